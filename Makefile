@@ -1,0 +1,36 @@
+# `make repro` and `make test` need Python 3.11 or newer, git and make, and nothing else.
+PYTHON ?= python3
+PORT ?= 5000
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help repro test test-all lint setup ui lock
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+repro: setup ## Run the pipeline on the grid of params.yaml
+	dvc repro
+
+test: setup ## Run the tests
+	python -m pytest
+
+test-all: setup ## Run the tests, the slow ones too
+	python -m pytest -m "slow or not slow"
+
+lint: setup ## Check format and style
+	ruff check .
+	ruff format --check .
+
+setup: .venv/.complete ## Create .venv with the exact versions of requirements.lock
+
+ui: setup ## Open the MLflow UI on 127.0.0.1 (PORT=5000)
+	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT)
+
+lock: setup ## Write the versions in .venv to requirements.lock
+	python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' > requirements.lock
+
+.venv/.complete: requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("error: PYTHON: %d.%d is not legal; legal: 3.11 or newer, for instance make PYTHON=python3.11" % v[:2])'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	touch $@

@@ -1,0 +1,1 @@
+"""The pipeline: one entrypoint per DVC stage, and the rooms they share (tasks, methods, engine, report)."""

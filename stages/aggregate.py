@@ -1,0 +1,58 @@
+"""Stage `aggregate`: the records of the grid's cells become the tables of the paper, a summary and plots.
+
+Reads metrics/records; writes metrics/summary.json, metrics/tables, metrics/plots.
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from stages.errors import main
+from stages.files import write_file
+from stages.params import Grid, read_grid
+from stages.report import curves, markdown, plots, summary, tables
+from stages.report.records import Records, read_records
+
+METRICS = Path("metrics")
+
+
+def report(records: Records, grid: Grid) -> dict[str, bytes]:
+    """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table."""
+    base_to_new = tables.base_to_new(records.evaluations, grid)
+    few_shot = tables.few_shot(records.evaluations, grid)
+    transfer = tables.transfer(records.evaluations, grid)
+    training_cost = tables.training_cost(records.costs, grid)
+    training_curves = curves.mean_curves(records.curves)
+    numbers = summary.summarise(records.evaluations, base_to_new, few_shot, transfer, grid)
+    return {
+        "tables/base_to_new.csv": _csv(base_to_new, "%.2f"),
+        "tables/base_to_new.md": markdown.base_to_new(base_to_new, grid).encode(),
+        "tables/few_shot.csv": _csv(few_shot, "%.2f"),
+        "tables/few_shot.md": markdown.few_shot(few_shot, grid).encode(),
+        "tables/transfer.csv": _csv(transfer, "%.2f"),
+        "tables/transfer.md": markdown.transfer(transfer, grid).encode(),
+        "tables/training_cost.csv": _csv(training_cost, "%.12g"),
+        "tables/training_cost.md": markdown.training_cost(training_cost, grid).encode(),
+        "plots/transfer_heatmap.png": plots.transfer_heatmap(transfer, grid),
+        "plots/training_curves.csv": _csv(training_curves, "%.6g"),
+        "plots/training_curves.png": plots.training_curves(training_curves, grid),
+        "summary.json": (json.dumps(numbers, indent=2) + "\n").encode(),
+    }
+
+
+def run(grid: Grid, metrics: Path = METRICS) -> None:
+    """Compute all, then write all: an error leaves nothing half-written."""
+    for name, content in report(read_records(grid, metrics / "records"), grid).items():
+        with write_file(metrics / name) as unfinished:
+            unfinished.write_bytes(content)
+
+
+def _csv(table: pd.DataFrame, form: str) -> bytes:
+    floats = table.select_dtypes("float64")
+    table = table.assign(**(floats.round(6) + 0.0))  # no -0 from the last bit of a difference
+    return table.to_csv(index=False, float_format=form, lineterminator="\n").encode()
+
+
+if __name__ == "__main__":
+    main(lambda: run(read_grid()))

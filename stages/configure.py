@@ -1,0 +1,177 @@
+"""Stage `configure`: check all of `params.yaml` before any work starts, and write down what each method is taught with.
+
+A recipe is the method's trainer, rewards and settings, all defaults and overrides resolved, and the md5 of the code
+that they run. Training depends on the recipe of its method, so that a change of `reward`, of a shared setting or of a
+trainer's code retrains the methods that it touches and no other.
+"""
+
+import re
+import shutil
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import Field
+
+from stages.engine import grpo, sft
+from stages.engine.pretraining import BaseModelParams
+from stages.errors import UserError, main
+from stages.files import write_directory, write_file, write_json
+from stages.methods import catalogue
+from stages.methods.method import load
+from stages.params import Grid, Section, read_params, validate
+from stages.provenance import code_md5
+from stages.tasks.classes import SETTINGS
+from stages.tasks.evaluation import EvaluateParams
+from stages.tasks.few_shot import SplitParams
+from stages.tasks.samples import ImageParams
+from stages.tasks.sources import EmbeddedParams
+
+
+class LengthParams(Section):
+    """Constants of the length reward; see `stages.methods.rewards.length`."""
+
+    weight: float = Field(gt=0)
+    steepness: float = Field(gt=0)
+    midpoint: float
+    unit: float = Field(gt=0)
+    correct_only: bool
+
+
+class RewardParams(Section):
+    """Section `rewards`: the rewards that have parameters."""
+
+    length: LengthParams
+
+
+class Params(Grid):
+    """All of `params.yaml`."""
+
+    reward: str | list[str] | None
+    rewards: RewardParams
+    images: ImageParams
+    base_model: BaseModelParams
+    download: dict[str, EmbeddedParams]
+    split: SplitParams
+    partition: dict[str, dict[str, Any]]
+    sft: dict[str, Any]
+    grpo: dict[str, Any]
+    train: dict[str, dict[str, Any]]
+    evaluate: EvaluateParams
+
+
+TRAINERS = {"sft": sft.Params, "grpo": grpo.Params}
+
+
+def check(params: dict[str, Any]) -> Params:
+    """Validate all of `params.yaml`, names and axes included.
+
+    Raises:
+        UserError: names the first offending key, its value, and what is legal.
+    """
+    checked = validate("", params, Params)
+    for axis, legal in {"datasets": checked.download, "methods": catalogue.METHODS, "settings": SETTINGS}.items():
+        _check_names(axis, getattr(checked, axis), legal)
+    _check_names("transfer", checked.transfer, checked.settings)
+    _check_unique("seeds", checked.seeds)
+    for seed in checked.seeds:
+        if seed < 0:
+            raise UserError(f"seeds: {seed} is not legal; legal: whole numbers from 0 on")
+    _check_names("partition", list(checked.partition), SETTINGS)
+    for setting in checked.settings:
+        if setting not in checked.partition:
+            raise UserError(f"partition.{setting}: missing; every setting of the grid has a section")
+    for setting, section in checked.partition.items():
+        validate(f"partition.{setting}", section, SETTINGS[setting])
+    _check_names("reward", _names(checked.reward), catalogue.REWARDS)
+    _check_names("train", list(checked.train), catalogue.METHODS)
+    _check_names("evaluate.zero_shot_method", [checked.evaluate.zero_shot_method], catalogue.METHODS)
+    for name in checked.methods:
+        if name not in checked.train:
+            raise UserError(f"train.{name}: missing; every method of the grid has a section")
+    return checked
+
+
+def recipe(name: str, params: Params) -> dict[str, Any]:
+    """What the method `name` is taught with, all defaults and overrides resolved.
+
+    Raises:
+        UserError: a setting of the trainer or of the method is not legal.
+    """
+    method = load(name)
+    model = TRAINERS[method.trainer]
+    shared = getattr(params, method.trainer)
+    validate(method.trainer, shared, model)
+    own = params.train[name]
+    if unknown := [key for key in own if key not in model.model_fields]:
+        raise UserError(f"train.{name}.{unknown[0]}: unknown key; legal: {', '.join(model.model_fields)}")
+    settings = validate(f"train.{name}", {**shared, **own}, model)
+    names = method.rewards if params.reward is None or method.trainer != "grpo" else _names(params.reward)
+    parameters = params.rewards.model_dump()
+    return {
+        "method": name,
+        "trainer": method.trainer,
+        "rewards": {reward: parameters.get(reward, {}) for reward in names},
+        "settings": settings.model_dump(),
+        "code": code_md5(f"stages.engine.{method.trainer}", *(f"stages.methods.rewards.{reward}" for reward in names)),
+    }
+
+
+def leftovers(params: Params, root: Path) -> list[Path]:
+    """Outputs of an earlier, larger grid, in folders that `cross_eval` and `aggregate` depend on as a whole."""
+    kept = {f"data/download/{dataset}" for dataset in params.datasets}
+    for seed, dataset in product(params.seeds, params.datasets):
+        for setting in params.settings:
+            kept |= {f"data/partition/{setting}/{seed}/{dataset}"}
+            kept |= {f"metrics/records/zero_shot/{setting}-{dataset}-{seed}.json"}
+            for method in params.methods:
+                kept |= {f"metrics/records/train/{setting}-{method}-{dataset}-{seed}"}
+                kept |= {f"metrics/records/evaluate/{setting}-{method}-{dataset}-{seed}.json"}
+        for setting, method in product(params.transfer, params.methods):
+            kept |= {f"metrics/records/cross_eval/{setting}-{method}-{dataset}-{seed}"}
+    return [
+        path
+        for pattern in ("data/download/*", "data/partition/*/*/*", "metrics/records/*/*")
+        for path in sorted(root.glob(pattern))
+        if path.name != ".gitignore" and path.relative_to(root).as_posix() not in kept
+    ]
+
+
+def configure() -> None:
+    """Read `params.yaml`; write `models/recipes/<method>.json` and `data/params_checked.txt`; clear leftovers away."""
+    params = check(read_params())
+    recipes = {name: recipe(name, params) for name in params.train}
+    with write_directory("models/recipes") as folder:
+        for name, content in recipes.items():
+            write_json(folder / f"{name}.json", content)
+    for path in leftovers(params, Path()):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # Always the same: what depends on it waits for this check, and is never stale because of it.
+    with write_file("data/params_checked.txt") as file:
+        file.write_text("params.yaml was checked by stage configure\n", encoding="utf-8")
+
+
+def _names(reward: str | list[str] | None) -> list[str]:
+    return [] if reward is None else [reward] if isinstance(reward, str) else reward
+
+
+def _check_names(key: str, names: list[str], legal: Any) -> None:
+    """Each name is legal, stands once, and has no character that DVC's stage names give a meaning."""
+    for name in names:
+        if name not in legal:
+            dash = " (and no dash: it joins the parts of a stage's name)" if "-" in name else ""
+            raise UserError(f"{key}: {name!r} is not legal; legal: {', '.join(legal)}{dash}")
+        if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+            raise UserError(f"{key}: {name!r} is not legal; legal: letters, digits and underscores, no dash")
+    _check_unique(key, names)
+
+
+def _check_unique(key: str, values: list) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise UserError(f"{key}: {value!r} stands twice; legal: each value once")
+
+
+if __name__ == "__main__":
+    main(lambda: typer.run(configure))

@@ -1,0 +1,52 @@
+"""Stage `cross_eval`: one trained model on the test images of every other dataset of the grid."""
+
+from pathlib import Path
+
+import typer
+
+from stages.engine import determinism, tracking
+from stages.errors import main
+from stages.files import write_directory, write_json
+from stages.methods.method import load as load_method
+from stages.params import read_grid, read_section
+from stages.tasks import evaluation, samples
+from stages.tasks.scoring import summarize
+
+
+def cross_eval(setting: str, method: str, dataset: str, seed: int) -> None:
+    """Write, for each target, `metrics/records/cross_eval/<key>/<target>.json` and its predictions, one row per sample."""
+    key = f"{setting}-{method}-{dataset}-{seed}"
+    params = read_section("evaluate", evaluation.EvaluateParams)
+    images = read_section("images", samples.ImageParams)
+    targets = [target for target in read_grid().datasets if target != dataset]
+    determinism.pin()
+    from stages.engine.model import load_model, load_processor
+
+    cell = {
+        "stage": f"cross_eval@{key}",
+        "setting": setting,
+        "method": method,
+        "trained_on": dataset,
+        "evaluated_on": None,
+        "seed": seed,
+    }
+    folder = f"models/train/{key}"
+    way = load_method(method)
+    with (
+        tracking.run(cell, params.model_dump(), {"data": f"data/partition/{setting}/{seed}", "model": folder}) as run,
+        write_directory(f"metrics/records/cross_eval/{key}") as records,
+        write_directory(f"metrics/predictions/cross_eval/{key}") as tables,
+    ):
+        model, processor = load_model(folder), load_processor(folder)
+        numbers = {}
+        for target in targets:
+            test = samples.read(setting, seed, target, "test", images.size)
+            predictions = evaluation.evaluate(model, processor, way, test, params, seed)
+            numbers[target] = summarize(predictions)
+            predictions.to_parquet(Path(tables) / f"{target}.parquet", index=False)
+            write_json(Path(records) / f"{target}.json", cell | {"evaluated_on": target, "parts": numbers[target]})
+        run.finish(numbers)
+
+
+if __name__ == "__main__":
+    main(lambda: typer.run(cross_eval))

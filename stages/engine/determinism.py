@@ -1,0 +1,34 @@
+"""What must be fixed before torch is imported so that the same inputs give the same bytes.
+
+One thread and one instruction set, whatever the processor offers: sums are then taken in one order. Measured for this
+pipeline's operations on x86-64 processors from AVX2 on (DESIGN section 5): MKL's COMPATIBLE branch is the one that gives
+the same bits on Intel and AMD.
+"""
+
+import os
+import sys
+
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MKL_CBWR": "COMPATIBLE",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def pin() -> None:
+    """Set the environment above, then torch's own switches. Call it first in an entrypoint that computes.
+
+    Raises:
+        RuntimeError: torch was imported before, when it is too late.
+    """
+    if "torch" in sys.modules:
+        raise RuntimeError("stages.engine.determinism.pin() must run before torch is imported")
+    os.environ.update(ENVIRONMENT)
+    import torch
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)

@@ -1,0 +1,70 @@
+"""Batched generation for evaluation."""
+
+from typing import Any
+
+from pydantic import Field
+
+from stages.params import Section
+
+
+class GenerationParams(Section):
+    """How outputs are generated in evaluation; temperature 0 is greedy (the paper's code leaves it to the checkpoint,
+    whose file makes it near greedy; its text says temperature 1.0)."""
+
+    batch_size: int = Field(gt=0)
+    max_new_tokens: int = Field(gt=0)
+    temperature: float = Field(ge=0)
+
+
+def generate(
+    model: Any, processor: Any, conversations: list[list[dict]], images: list[Any], params: GenerationParams, seed: int
+) -> list[tuple[str, int]]:
+    """Generate one output per conversation, in the order given.
+
+    Args:
+        model: an image-text-to-text model.
+        processor: its processor.
+        conversations: turns with one image placeholder each.
+        images: a PIL image per conversation.
+        params: section `evaluate.generation` of `params.yaml`.
+        seed: seeds the sampling, where the temperature is not 0.
+
+    Returns:
+        For each conversation its text, without special tokens, and its number of tokens, the end token included.
+    """
+    import torch
+    from transformers import GenerationConfig, set_seed
+
+    tokenizer = processor.tokenizer
+    sampled = params.temperature > 0
+    # top_k and top_p are set: unset ones would be filled from the checkpoint's own file.
+    config = GenerationConfig(
+        max_new_tokens=params.max_new_tokens,
+        do_sample=sampled,
+        **({"temperature": params.temperature, "top_k": 0, "top_p": 1.0} if sampled else {}),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    if sampled:
+        # transformers samples from the global generator and takes no other.
+        set_seed(seed)
+    model.eval()
+    outputs: list[tuple[str, int]] = []
+    for start in range(0, len(conversations), params.batch_size):
+        texts = [
+            processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            for turns in conversations[start : start + params.batch_size]
+        ]
+        batch = processor(
+            text=texts,
+            images=images[start : start + params.batch_size],
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        ).to(model.device)
+        with torch.inference_mode():
+            tokens = model.generate(**batch, generation_config=config)
+        for row in tokens[:, batch["input_ids"].shape[1] :].tolist():
+            end = row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row)
+            outputs.append((tokenizer.decode(row[:end], skip_special_tokens=True), end))
+    return outputs

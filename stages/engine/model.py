@@ -1,0 +1,74 @@
+"""Loading of Qwen2-VL folders, the embedded model's and the published ones, with or without torchvision.
+
+transformers 5 builds `Qwen2VLProcessor` with a video processor that needs torchvision, for which no build matches
+torch's CPU wheel (transformers#48558, #43986). No task here has a video, so the processor below leaves it out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoTokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditionalGeneration
+from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor as LibraryProcessor
+from transformers.processing_utils import ProcessorMixin
+
+
+class Qwen2VLProcessor(LibraryProcessor):
+    """The library's processor for images and text only.
+
+    It keeps the library's class name, since that name is written into saved folders and is what `AutoProcessor`
+    looks up on a machine with torchvision.
+    """
+
+    video_processor = None
+
+    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
+        self.image_token = getattr(tokenizer, "image_token", "<|image_pad|>")
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.video_token = getattr(tokenizer, "video_token", "<|video_pad|>")
+        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        image_backend = kwargs.pop("image_backend", "pil")
+        if image_backend == "torchvision":
+            from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor as image_class
+        else:
+            image_class = Qwen2VLImageProcessorPil
+        image_processor = image_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return [image_processor, tokenizer]
+
+
+def load_processor(
+    path: str | Path, image_backend: Literal["pil", "torchvision"] = "pil"
+) -> Qwen2VLProcessor:
+    """Load the processor of a Qwen2-VL folder; its tokenizer pads on the left, as generation needs.
+
+    The image backend is the caller's choice and not the environment's: pixels of the two differ by up to 0.03 when
+    they resize, so a run must not depend on whether torchvision happens to be installed.
+
+    Raises:
+        OSError: `path` has no tokenizer or image processor.
+    """
+    processor = Qwen2VLProcessor.from_pretrained(str(path), image_backend=image_backend, local_files_only=True)
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
+def load_model(
+    path: str | Path, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
+) -> Qwen2VLForConditionalGeneration:
+    """Load the weights of a Qwen2-VL folder in `dtype`, in evaluation mode; `attention` as transformers names it.
+
+    Raises:
+        OSError: `path` has no weights or config.
+    """
+    return Qwen2VLForConditionalGeneration.from_pretrained(
+        str(path), dtype=dtype, attn_implementation=attention, local_files_only=True
+    ).eval()

@@ -1,0 +1,126 @@
+"""What supervised and reinforcement training share: their settings, their arguments, and the record they leave."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from stages.params import Section
+
+
+class LoraParams(Section):
+    """Low-rank adapters; `target` is a regular expression over module names, so the vision tower is in or out on purpose."""
+
+    rank: int = Field(gt=0)
+    alpha: int = Field(gt=0)
+    dropout: float = Field(ge=0, lt=1)
+    target: str
+
+
+class TrainingParams(Section):
+    """What every trainer is told. Exactly one of `steps` (optimiser steps) and `epochs` is a number."""
+
+    steps: int | None = Field(gt=0)
+    epochs: float | None = Field(gt=0)
+    prompts_per_step: int = Field(gt=0)
+    prompts_per_pass: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    learning_rate_schedule: Literal["linear", "cosine", "constant"]
+    warmup_steps: int = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    max_gradient_norm: float = Field(gt=0)
+    adaptation: Literal["full", "lora"]
+    lora: LoraParams
+    precision: Literal["float32", "bfloat16"]
+    gradient_checkpointing: bool
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainingParams":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("exactly one of steps and epochs is a number, the other null")
+        if self.prompts_per_step % self.prompts_per_pass:
+            raise ValueError("prompts_per_pass must divide prompts_per_step")
+        return self
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a training leaves beside the model, free of times.
+
+    Attributes:
+        curves: one row per optimiser step: step, loss, and what the trainer adds.
+        cost: steps, samples_seen, prompt_tokens, generated_tokens.
+    """
+
+    curves: list[dict[str, float]]
+    cost: dict[str, int]
+
+
+def arguments(params: TrainingParams, seed: int, folder: str, rows_per_prompt: int) -> dict[str, Any]:
+    """The keyword arguments that `SFTConfig` and `GRPOConfig` share.
+
+    Args:
+        params: the section of the method.
+        seed: seeds the order of the samples, the adapters' start and what is sampled.
+        folder: where the trainer may write; nothing there is an output.
+        rows_per_prompt: 1 for SFT; G for GRPO, which counts completions.
+
+    Raises:
+        ValueError: the batch cannot be kept over this number of processes.
+    """
+    from accelerate import PartialState
+
+    processes = PartialState().num_processes
+    if params.prompts_per_step % (params.prompts_per_pass * processes):
+        raise ValueError(
+            f"prompts_per_step: {params.prompts_per_step} is not legal for {processes} processes of "
+            f"{params.prompts_per_pass} prompts a pass; legal: multiples of {processes * params.prompts_per_pass}"
+        )
+    return {
+        "output_dir": folder,
+        "max_steps": params.steps or -1,
+        "num_train_epochs": params.epochs or 1,
+        "per_device_train_batch_size": params.prompts_per_pass * rows_per_prompt,
+        "gradient_accumulation_steps": params.prompts_per_step // (params.prompts_per_pass * processes),
+        "learning_rate": params.learning_rate,
+        "lr_scheduler_type": params.learning_rate_schedule,
+        "warmup_steps": params.warmup_steps,
+        "weight_decay": params.weight_decay,
+        "max_grad_norm": params.max_gradient_norm,
+        # Fused: the unfused optimiser takes its square roots through MKL, whose bits differ between processors.
+        "optim": "adamw_torch_fused",
+        "bf16": params.precision == "bfloat16",
+        "gradient_checkpointing": params.gradient_checkpointing,
+        "seed": seed,
+        "data_seed": seed,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": None,
+        "dataloader_pin_memory": False,
+    }
+
+
+def adapters(params: TrainingParams) -> Any:
+    """The PEFT configuration of a LoRA training, None for a full one."""
+    if params.adaptation == "full":
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=params.lora.rank,
+        lora_alpha=params.lora.alpha,
+        lora_dropout=params.lora.dropout,
+        target_modules=params.lora.target,
+        task_type="CAUSAL_LM",
+    )
+
+
+def curves(history: list[dict[str, float]], columns: dict[str, str]) -> list[dict[str, float]]:
+    """The trainer's log, one row per optimiser step, with our names for its keys and nothing that tells the time."""
+    names = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate", **columns}
+    return [
+        {"step": entry["step"], **{ours: entry[theirs] for theirs, ours in names.items() if theirs in entry}}
+        for entry in history
+        if "loss" in entry
+    ]

@@ -1,0 +1,1 @@
+"""How it is taught: one file per method, named as in `params.yaml`, and the rewards."""

@@ -1,0 +1,40 @@
+"""Stage `partition`: which classes are taught and which are tested, by setting; option lists from each part only."""
+
+from pathlib import Path
+
+import pandas as pd
+import typer
+
+from stages.errors import main
+from stages.files import read_json, write_directory
+from stages.params import read_section
+from stages.tasks import few_shot, questions
+from stages.tasks.classes import SETTINGS, BaseToNewParams, parts
+
+
+def partition(setting: str, dataset: str, seed: int) -> None:
+    """Read `data/split/<dataset>-<seed>`, write `data/partition/<setting>/<seed>/<dataset>/*.parquet`."""
+    params = read_section(f"partition.{setting}", SETTINGS[setting])
+    card = read_json(f"data/download/{dataset}/dataset.json")
+    taught, *_ = labels_of = parts(len(card["classes"]), params)
+    with write_directory(f"data/partition/{setting}/{seed}/{dataset}") as folder:
+        for name in ("train", "validation", "test"):
+            table = pd.read_parquet(Path(f"data/split/{dataset}-{seed}") / f"{name}.parquet")
+            table["part"] = [
+                next(part for part, labels in labels_of.items() if label in labels) for label in table["label"]
+            ]
+            if name == "train":
+                table = table[table["part"] == taught]
+            if isinstance(params, BaseToNewParams):
+                random = few_shot.generator("options", setting, dataset, seed, name)
+                names = {part: [card["classes"][label] for label in labels] for part, labels in labels_of.items()}
+                table["options"] = [
+                    questions.draw_options(answer, names[part], params.options, random)
+                    for answer, part in zip(table["answer"], table["part"], strict=True)
+                ]
+                table["question"] = [questions.render(card["question"], options) for options in table["options"]]
+            table.to_parquet(folder / f"{name}.parquet", index=False)
+
+
+if __name__ == "__main__":
+    main(lambda: typer.run(partition))

@@ -1,0 +1,149 @@
+"""Figures as PNG bytes: same numbers, same bytes (own canvas, matplotlib's defaults and its own font, no metadata)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+
+import numpy as np
+import pandas as pd
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stages.params import Grid
+from stages.report.tables import MEAN, headline
+
+_STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "text.usetex": False}
+_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito: told apart by all
+_LINES = ["-", "--", "-.", ":"]
+_DOTS_PER_INCH = 150
+
+
+def transfer_heatmap(transfer: pd.DataFrame, grid: Grid) -> bytes:
+    """Gains over zero-shot in points, trained on (rows) by tested on (columns), a panel a method (P1 Figure 4).
+
+    One colour scale, symmetric around 0, serves all panels. The mean column is set off; the diagonal is bold.
+    """
+    if transfer.empty:
+        return _message("No transfer of the setting few_shot in the grid")
+    order, names = len(grid.datasets), grid.datasets
+    rows = headline(transfer, grid)
+    panels = {}
+    for method in grid.methods:
+        own = rows[(rows["method"] == method) & (rows["source"] != MEAN)]
+        panels[method] = own.pivot(index="source", columns="target", values="gain").loc[names, [*names, MEAN]]
+    limit = max(1.0, *(float(np.abs(panel).to_numpy().max()) for panel in panels.values()))
+    across = _across(len(panels), order)
+    down = -(-len(panels) // across)
+    cell = 0.62 if order <= 6 else 0.52
+    label = 0.075 * max(map(len, names))
+    with _settings():
+        width = across * (cell * (order + 1.3) + label + 0.35) + 1.0
+        height = down * (cell * order + label + 0.75) + 0.2
+        figure = Figure(figsize=(max(width, 3.2), max(height, 2.8)), layout="compressed")
+        figure.get_layout_engine().set(h_pad=0.1)
+        axes = figure.subplots(down, across, squeeze=False)
+        for axis, (method, panel) in zip(axes.flat, panels.items(), strict=False):
+            image = _panel(axis, method, panel, limit)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_axis_off()
+        for axis in axes[:, 0]:
+            axis.set_ylabel("trained on")
+        bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.015, aspect=30, shrink=0.8)
+        bar.set_label("gain over zero-shot (points)")
+        bar.outline.set_visible(False)
+        return _png(figure)
+
+
+def training_curves(curves: pd.DataFrame, grid: Grid) -> bytes:
+    """Reward and response length against the step: means over the cells of a method (`stages.report.curves`).
+
+    Pale: the means; strong: their running mean over a tenth of the curve.
+    """
+    if curves.empty:
+        return _message("No curves: no method of the grid has a reward")
+    methods = [method for method in grid.methods if (curves["method"] == method).any()]
+    with _settings():
+        figure = Figure(figsize=(8.4, 3.4), layout="constrained")
+        axes = figure.subplots(1, 2)
+        titles = {"reward": "Reward (each method's own sum)", "completion_length": "Response length (tokens)"}
+        for axis, (name, title) in zip(axes, titles.items(), strict=True):
+            for i, method in enumerate(methods):
+                curve = curves[curves["method"] == method]
+                window = max(1, round(len(curve) / 10))
+                smooth = curve[name].rolling(window, center=True, min_periods=1).mean()
+                colour = _COLOURS[grid.methods.index(method) % len(_COLOURS)]
+                axis.plot(curve["step"], curve[name], color=colour, alpha=0.25, linewidth=0.8)
+                line = _LINES[i // len(_COLOURS) % len(_LINES)]
+                axis.plot(curve["step"], smooth, line, color=colour, linewidth=1.8, label=method)
+            axis.set_title(title)
+            axis.set_xlabel("optimiser step")
+            axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+            axis.margins(x=0.01)
+            axis.grid(color="#e6e6e6", linewidth=0.6)
+            axis.set_axisbelow(True)
+            axis.spines[["top", "right"]].set_visible(False)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False)
+        return _png(figure)
+
+
+def _panel(axis: Axes, method: str, panel: pd.DataFrame, limit: float):
+    """Draw one matrix with its mean column set off by a gap; return the image, for the colour bar."""
+    count = len(panel)
+    gap = 0.25
+    edges = np.arange(count + 1) - 0.5
+    with_gap = [*edges, count - 0.5 + gap, count + 0.5 + gap]
+    values = panel.to_numpy(dtype=float)
+    spaced = np.ma.masked_invalid(np.insert(values, count, np.nan, axis=1))
+    image = axis.pcolormesh(
+        with_gap, edges, spaced, cmap="RdBu", vmin=-limit, vmax=limit, edgecolor="white", linewidth=1
+    )
+    centres = [*range(count), count + gap]
+    for row, column in np.ndindex(*values.shape):
+        value = values[row, column]
+        axis.text(
+            centres[column],
+            row,
+            f"{round(value, 1) + 0.0:.1f}",
+            ha="center",
+            va="center",
+            fontsize=8.5 if count <= 6 else 7.5,
+            color="white" if abs(value) > 0.6 * limit else "#222222",
+            fontweight="bold" if row == column else "normal",
+        )
+    axis.set_title(method, fontweight="bold")
+    axis.set_xticks(centres, list(panel.columns), rotation=40, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(count), list(panel.index))
+    axis.set_xlabel("tested on")
+    axis.tick_params(length=0)
+    axis.invert_yaxis()
+    axis.set_aspect("equal")
+    axis.spines[:].set_visible(False)
+    return image
+
+
+def _across(panels: int, order: int) -> int:
+    """Panels in a row: such that few places stay empty, and no figure is wider than a page can show."""
+    return {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3}.get(panels, 3) if order <= 6 else min(panels, 2)
+
+
+def _message(text: str) -> bytes:
+    """A figure that says why it shows nothing: the file must exist for DVC."""
+    with _settings():
+        figure = Figure(figsize=(6, 1))
+        figure.text(0.5, 0.5, text, ha="center", va="center")
+        return _png(figure)
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Matplotlib's own defaults, whatever the user's configuration says."""
+    with style.context(["default", _STYLE]):
+        yield
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,209 @@
+"""The records of the cells: exactly those of the grid, checked, as tidy frames.
+
+Whatever else lies in the folders (a larger grid's leftovers) is not looked at. The order of rows is that of the grid,
+so no result depends on the order of files.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+
+from stages.errors import UserError
+from stages.params import Grid
+
+FEW_SHOT, BASE_TO_NEW = "few_shot", "base_to_new"
+PARTS = {FEW_SHOT: ("all",), BASE_TO_NEW: ("base", "new")}
+ZERO_SHOT = "zero_shot"
+
+
+class Part(BaseModel):
+    """What one part of a test set gave: counts, and rates in percent."""
+
+    samples: PositiveInt
+    correct: NonNegativeInt
+    strict_correct: NonNegativeInt
+    answer_rate: float = Field(ge=0, le=100)
+    generated_tokens: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _counts(self) -> "Part":
+        if max(self.correct, self.strict_correct) > self.samples:
+            raise ValueError("more correct answers than samples")
+        return self
+
+
+class Evaluation(BaseModel):
+    """The record of `evaluate`, `zero_shot`, or of one target of `cross_eval`."""
+
+    stage: str
+    setting: str
+    method: str
+    trained_on: str | None
+    evaluated_on: str
+    seed: int
+    parts: dict[str, Part]
+
+
+class Cost(BaseModel):
+    """What the training of one cell took."""
+
+    stage: str
+    setting: str
+    method: str
+    dataset: str
+    seed: int
+    steps: PositiveInt
+    samples_seen: NonNegativeInt
+    prompt_tokens: NonNegativeInt
+    generated_tokens: NonNegativeInt
+
+
+@dataclass(frozen=True)
+class Records:
+    """All that the grid measured.
+
+    Attributes:
+        evaluations: one row per record and part: kind (the stage's group), stage, setting, method, trained_on,
+            evaluated_on, seed, part, samples, correct, strict_correct, accuracy, strict_accuracy, answer_rate
+            (percent), mean_generated_tokens. Rates come from the counts, so nothing is rounded twice.
+        costs: one row per trained cell: stage, setting, method, dataset, seed, steps, samples_seen, prompt_tokens,
+            generated_tokens.
+        curves: one row per optimiser step of the cells whose method has rewards: stage, method, step, reward,
+            completion_length (tokens).
+    """
+
+    evaluations: pd.DataFrame
+    costs: pd.DataFrame
+    curves: pd.DataFrame
+
+
+def read_records(grid: Grid, folder: Path) -> Records:
+    """Read the records of `grid` from `train`, `evaluate`, `zero_shot` and `cross_eval` in `folder`.
+
+    Raises:
+        UserError: a record is missing or is not one; the line names the stage that makes it.
+    """
+    evaluations: list[dict] = []
+    for setting, dataset, seed in product(grid.settings, grid.datasets, grid.seeds):
+        stage = f"zero_shot@{setting}-{dataset}-{seed}"
+        path = folder / "zero_shot" / f"{setting}-{dataset}-{seed}.json"
+        evaluations += _evaluation(path, stage, setting, ZERO_SHOT, None, dataset, seed)
+    costs: list[dict] = []
+    curves: list[pd.DataFrame] = []
+    for setting, method, dataset, seed in product(grid.settings, grid.methods, grid.datasets, grid.seeds):
+        key = f"{setting}-{method}-{dataset}-{seed}"
+        path = folder / "evaluate" / f"{key}.json"
+        evaluations += _evaluation(path, f"evaluate@{key}", setting, method, dataset, dataset, seed)
+        trained = folder / "train" / key
+        costs.append(_cost(trained / "cost.json", f"train@{key}", setting, method, dataset, seed))
+        curves.append(_curve(trained / "curves.csv", f"train@{key}", method))
+    for method, source, seed, target in _transfers(grid):
+        key = f"{FEW_SHOT}-{method}-{source}-{seed}"
+        path = folder / "cross_eval" / key / f"{target}.json"
+        evaluations += _evaluation(path, f"cross_eval@{key}", FEW_SHOT, method, source, target, seed)
+    return Records(pd.DataFrame(evaluations), pd.DataFrame(costs), pd.concat(curves, ignore_index=True))
+
+
+def has_transfer(grid: Grid) -> bool:
+    """Whether the grid has what the transfer table holds: few-shot models tested on every dataset (P1 Figure 4)."""
+    return FEW_SHOT in grid.settings and FEW_SHOT in grid.transfer
+
+
+def _transfers(grid: Grid) -> Iterator[tuple[str, str, int, str]]:
+    """Method, source, seed and target of each record of `cross_eval` that the transfer table holds."""
+    if not has_transfer(grid):
+        return
+    for method, source, seed, target in product(grid.methods, grid.datasets, grid.seeds, grid.datasets):
+        if target != source:
+            yield method, source, seed, target
+
+
+def _evaluation(
+    path: Path, stage: str, setting: str, method: str, trained_on: str | None, evaluated_on: str, seed: int
+) -> list[dict]:
+    expected = {
+        "stage": stage,
+        "setting": setting,
+        "method": method,
+        "trained_on": trained_on,
+        "evaluated_on": evaluated_on,
+        "seed": seed,
+    }
+    record = _read(path, stage, Evaluation, expected)
+    rows = []
+    for name in PARTS.get(setting, ("all",)):
+        if name not in record.parts:
+            raise _broken(path, stage, f"has no part {name!r}")
+        part = record.parts[name]
+        rows.append(
+            {
+                "kind": stage.partition("@")[0],
+                **expected,
+                "part": name,
+                "samples": part.samples,
+                "correct": part.correct,
+                "strict_correct": part.strict_correct,
+                "accuracy": 100 * part.correct / part.samples,
+                "strict_accuracy": 100 * part.strict_correct / part.samples,
+                "answer_rate": part.answer_rate,
+                "mean_generated_tokens": part.generated_tokens / part.samples,
+            }
+        )
+    return rows
+
+
+def _cost(path: Path, stage: str, setting: str, method: str, dataset: str, seed: int) -> dict:
+    expected = {"stage": stage, "setting": setting, "method": method, "dataset": dataset, "seed": seed}
+    return _read(path, stage, Cost, expected).model_dump()
+
+
+def _curve(path: Path, stage: str, method: str) -> pd.DataFrame:
+    columns = ["step", "reward", "completion_length"]
+    try:
+        curve = pd.read_csv(path)
+    except FileNotFoundError:
+        raise _missing(path, stage) from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise _broken(path, stage, str(error)) from None
+    if "reward" not in curve:
+        curve = curve.reindex(columns=columns).iloc[:0]
+    if absent := [name for name in columns if name not in curve]:
+        raise _broken(path, stage, f"has no column {absent[0]!r}")
+    try:
+        curve = curve[columns].astype("float64")
+    except ValueError as error:
+        raise _broken(path, stage, str(error)) from None
+    curve.insert(0, "stage", stage)
+    curve.insert(1, "method", method)
+    return curve
+
+
+def _read(path: Path, stage: str, model: type[BaseModel], expected: dict) -> BaseModel:
+    try:
+        record = model.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise _missing(path, stage) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise _broken(path, stage, f"{where}: {first['msg']}".removeprefix(": ")) from None
+    except ValueError as error:
+        raise _broken(path, stage, str(error)) from None
+    for name, value in expected.items():
+        if (found := getattr(record, name)) != value:
+            raise _broken(path, stage, f"{name} is {found!r}, should be {value!r}")
+    return record
+
+
+def _missing(path: Path, stage: str) -> UserError:
+    return UserError(f"{path.as_posix()} is missing: run `dvc repro {stage}`")
+
+
+def _broken(path: Path, stage: str, reason: str) -> UserError:
+    reason = " ".join(reason.split())
+    return UserError(f"{path.as_posix()} is not a record of {stage} ({reason}): run `dvc repro --force {stage}`")

@@ -1,0 +1,222 @@
+"""The tables of the paper as tidy frames: one row per cell, and rows of means.
+
+Accuracies are in percent. Plain columns follow the published matching rule (the paper's numbers), `strict_` ones want
+the answer alone. In a row of means the axis that was averaged holds `mean`. Where the grid has several seeds, rows of
+means over seeds carry sample standard deviations over the seeds (`_sd`). The column `stage` names what makes the row:
+one stage, or a pattern for `dvc repro --glob` where several do.
+"""
+
+import pandas as pd
+
+from stages.params import Grid
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, ZERO_SHOT, has_transfer
+from stages.report.statistics import harmonic_mean, wilson_interval
+
+MEAN = "mean"
+_BASE_TO_NEW = ["base", "new", "strict_base", "strict_new"]
+_FEW_SHOT = ["accuracy", "strict_accuracy", "answer_rate", "mean_generated_tokens"]
+_COSTS = ["steps", "samples_seen", "prompt_tokens", "generated_tokens"]
+
+
+def base_to_new(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """Accuracy on the base and the new half of the classes, and their harmonic mean H (P1 Table 9).
+
+    H of every row, means included, is the harmonic mean of that row's own base and new. For the mean over datasets
+    this is what the paper prints: No-Thinking's 82.64 is H of 83.42 and 81.88, while the mean of its eleven H is
+    82.52; the same holds for its other three methods.
+
+    Returns:
+        dataset, method, seed, stage, base_samples, base_correct, base_strict_correct, the same for new, base, new, H,
+        strict_base, strict_new, strict_H; with several seeds also base_sd, new_sd, H_sd, and the strict ones.
+    """
+    names = {
+        "samples": "{}_samples",
+        "correct": "{}_correct",
+        "strict_correct": "{}_strict_correct",
+        "accuracy": "{}",
+        "strict_accuracy": "strict_{}",
+    }
+    counts = [f"{part}_{name}" for part in ("base", "new") for name in ("samples", "correct", "strict_correct")]
+    columns = ["dataset", "method", "seed", "stage", *counts]
+    columns += ["base", "new", "H", "strict_base", "strict_new", "strict_H"]
+    cells = _in_domain(evaluations, BASE_TO_NEW)
+    halves = [
+        cells[cells["part"] == part]
+        .set_index(["dataset", "method", "seed"])[list(names)]
+        .rename(columns={old: new.format(part) for old, new in names.items()})
+        for part in ("base", "new")
+    ]
+    table = pd.concat(halves, axis=1).reset_index()
+    table = _with_harmonic_means(_with_means(table, "dataset", ["method", "seed"], _BASE_TO_NEW))
+    rates = [*_BASE_TO_NEW, "H", "strict_H"]
+    table = _with_seeds(table, ["dataset", "method"], rates, grid)
+    table = _with_harmonic_means(table)
+    table["stage"] = _stages(table, BASE_TO_NEW, grid)
+    table = _as_counts(_sorted(table, grid, ["dataset", "method", "seed"], mean_first=True), counts)
+    return table[columns + [name for name in table if name.endswith("_sd")]]
+
+
+def few_shot(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """Accuracy on the test set of the dataset that was trained on (P1 Table 5).
+
+    Returns:
+        dataset, method, seed, stage, samples, correct, strict_correct, accuracy, accuracy_low and accuracy_high (95%
+        Wilson interval, of single cells only), strict_accuracy, answer_rate, mean_generated_tokens; with several seeds
+        also `_sd` of the last four rates.
+    """
+    table = _in_domain(evaluations, FEW_SHOT)
+    columns = ["dataset", "method", "seed", "samples", "correct", "strict_correct", *_FEW_SHOT]
+    intervals = [wilson_interval(*counts) for counts in zip(table["correct"], table["samples"], strict=True)]
+    table = table[columns].assign(
+        accuracy_low=[low for low, _ in intervals], accuracy_high=[high for _, high in intervals]
+    )
+    table = _with_means(table, "dataset", ["method", "seed"], _FEW_SHOT)
+    table = _with_seeds(table, ["dataset", "method"], _FEW_SHOT, grid)
+    table["stage"] = _stages(table, FEW_SHOT, grid)
+    table = _sorted(table, grid, ["method", "dataset", "seed"])
+    table = _as_counts(table, ["samples", "correct", "strict_correct"])
+    order = ["dataset", "method", "seed", "stage", "samples", "correct", "strict_correct"]
+    order += ["accuracy", "accuracy_low", "accuracy_high", *_FEW_SHOT[1:]]
+    return table[order + [name for name in table if name.endswith("_sd")]]
+
+
+def transfer(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """Gain in points over zero-shot on each target, by the dataset that was trained on (P1 Figure 4).
+
+    The diagonal is the in-domain result of the few-shot table. As in the paper, the mean over targets includes it.
+
+    Returns:
+        method, source, target, seed, stage, zero_shot_stage, samples, correct, strict_correct, accuracy,
+        zero_shot_accuracy, gain, strict_accuracy, zero_shot_strict_accuracy, strict_gain; with several seeds also
+        gain_sd and strict_gain_sd.
+    """
+    counts = ["samples", "correct", "strict_correct"]
+    rates = ["accuracy", "strict_accuracy"]
+    cells = evaluations[(evaluations["setting"] == FEW_SHOT) & has_transfer(grid)].rename(
+        columns={"trained_on": "source", "evaluated_on": "target"}
+    )
+    without = cells.loc[cells["kind"] == "zero_shot", ["target", "seed", *rates]]
+    without = without.rename(columns={rate: f"zero_shot_{rate}" for rate in rates})
+    table = cells.loc[cells["kind"] != "zero_shot", ["method", "source", "target", "seed", *counts, *rates]]
+    table = table.merge(without, on=["target", "seed"], how="left", validate="many_to_one")
+    table["gain"] = table["accuracy"] - table["zero_shot_accuracy"]
+    table["strict_gain"] = table["strict_accuracy"] - table["zero_shot_strict_accuracy"]
+    values = ["accuracy", "zero_shot_accuracy", "gain"]
+    values += ["strict_accuracy", "zero_shot_strict_accuracy", "strict_gain"]
+    table = _with_means(table, "target", ["method", "source", "seed"], values)
+    table = _with_means(table, "source", ["method", "target", "seed"], values)
+    table = _with_seeds(table, ["method", "source", "target"], values, grid, deviations=["gain", "strict_gain"])
+    table["stage"] = [_transfer_stages(row, grid) for row in table.itertuples()]
+    table["zero_shot_stage"] = [
+        _name("zero_shot", FEW_SHOT, _any(row.target, grid.datasets), _any(row.seed, grid.seeds))
+        for row in table.itertuples()
+    ]
+    table = _as_counts(_sorted(table, grid, ["method", "source", "target", "seed"]), counts)
+    order = ["method", "source", "target", "seed", "stage", "zero_shot_stage", *counts, *values]
+    return table[order + [name for name in table if name.endswith("_sd")]]
+
+
+def training_cost(costs: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """What training took: optimiser steps, samples seen, and tokens read and written; means over all cells of a method.
+
+    Returns:
+        method, setting, dataset, seed, stage, steps, samples_seen, prompt_tokens, generated_tokens.
+    """
+    keys = ["setting", "dataset", "seed"]
+    means = costs.groupby("method", sort=False)[_COSTS].mean().reset_index().assign(**dict.fromkeys(keys, MEAN))
+    means["stage"] = [
+        _name("train", _any(MEAN, grid.settings), method, _any(MEAN, grid.datasets), _any(MEAN, grid.seeds))
+        for method in means["method"]
+    ]
+    table = pd.concat([costs.astype({"seed": str}), means], ignore_index=True)
+    return _sorted(table, grid, ["method", *keys])[["method", *keys, "stage", *_COSTS]]
+
+
+def headline(table: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """The rows that stand for all seeds: the means over them, or those of the only one."""
+    return table[table["seed"] == (MEAN if len(grid.seeds) > 1 else str(grid.seeds[0]))]
+
+
+def rows_of(grid: Grid) -> list[str]:
+    """The rows of the tables, as the paper has them: zero-shot, then the methods."""
+    return [ZERO_SHOT, *grid.methods]
+
+
+def _in_domain(evaluations: pd.DataFrame, setting: str) -> pd.DataFrame:
+    """The cells of a setting that were tested on what they were trained on, and zero-shot."""
+    chosen = (evaluations["setting"] == setting) & (evaluations["kind"] != "cross_eval")
+    return evaluations[chosen].rename(columns={"evaluated_on": "dataset"})
+
+
+def _with_means(table: pd.DataFrame, axis: str, others: list[str], values: list[str]) -> pd.DataFrame:
+    means = table.groupby(others, sort=False)[values].mean().reset_index().assign(**{axis: MEAN})
+    return pd.concat([table, means], ignore_index=True)
+
+
+def _with_seeds(
+    table: pd.DataFrame, others: list[str], values: list[str], grid: Grid, deviations: list[str] | None = None
+) -> pd.DataFrame:
+    """Append means and sample standard deviations over seeds, if there are several; seeds become strings."""
+    if len(grid.seeds) > 1:
+        groups = table.groupby(others, sort=False)
+        means = groups[values].mean()
+        spread = groups[deviations or values].std(ddof=1).add_suffix("_sd")
+        means = means.join(spread).reset_index().assign(seed=MEAN)
+        table = pd.concat([table.astype({"seed": str}), means], ignore_index=True)
+    return table.astype({"seed": str})
+
+
+def _with_harmonic_means(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(
+        H=harmonic_mean(table["base"], table["new"]),
+        strict_H=harmonic_mean(table["strict_base"], table["strict_new"]),
+    )
+
+
+def _stages(table: pd.DataFrame, setting: str, grid: Grid) -> list[str]:
+    names = []
+    for row in table.itertuples():
+        cell = [_any(row.dataset, grid.datasets), _any(row.seed, grid.seeds)]
+        if row.method == ZERO_SHOT:
+            names.append(_name("zero_shot", setting, *cell))
+        else:
+            names.append(_name("evaluate", setting, row.method, *cell))
+    return names
+
+
+def _transfer_stages(row: tuple, grid: Grid) -> str:
+    source, seed = _any(row.source, grid.datasets), _any(row.seed, grid.seeds)
+    evaluate = _name("evaluate", FEW_SHOT, row.method, source, seed)
+    cross_eval = _name("cross_eval", FEW_SHOT, row.method, source, seed)
+    if row.source == row.target != MEAN or len(grid.datasets) == 1:
+        return evaluate
+    # The means, and a target's mean over sources, have the diagonal in them too.
+    return f"{cross_eval} {evaluate}" if MEAN in (row.source, row.target) else cross_eval
+
+
+def _any(value: str, axis: list) -> str:
+    """One value of an axis, or for a mean over it the wildcard that stands for all."""
+    return str(value) if value != MEAN else "*" if len(axis) > 1 else str(axis[0])
+
+
+def _name(stage: str, *keys: str) -> str:
+    return f"{stage}@{'-'.join(keys)}"
+
+
+def _sorted(table: pd.DataFrame, grid: Grid, keys: list[str], mean_first: bool = False) -> pd.DataFrame:
+    """Rows in the order of the grid by `keys`, means last (or, of datasets, first)."""
+    datasets = [*grid.datasets, MEAN]
+    orders = {
+        "method": rows_of(grid),
+        "setting": [*grid.settings, MEAN],
+        "dataset": [MEAN, *grid.datasets] if mean_first else datasets,
+        "source": datasets,
+        "target": datasets,
+        "seed": [*map(str, grid.seeds), MEAN],
+    }
+    ranks = pd.DataFrame({key: table[key].map(orders[key].index) for key in keys})
+    return table.loc[ranks.sort_values(keys, kind="stable").index].reset_index(drop=True)
+
+
+def _as_counts(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    return table.astype(dict.fromkeys(names, "Int64"))

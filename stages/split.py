@@ -1,0 +1,43 @@
+"""Stage `split`: k shots per class by seed, validation and test images, and the question put to each."""
+
+from pathlib import Path
+
+import pandas as pd
+import typer
+
+from stages.errors import main
+from stages.files import read_json, write_directory
+from stages.params import read_section
+from stages.tasks import few_shot, questions
+
+
+def split(dataset: str, seed: int) -> None:
+    """Read `data/download/<dataset>`, write `data/split/<dataset>-<seed>/{train,validation,test}.parquet`."""
+    params = read_section("split", few_shot.SplitParams)
+    source = Path("data/download") / dataset
+    card = read_json(source / "dataset.json")
+    images = pd.read_parquet(source / "images.parquet", columns=["label", "split", "digest"])
+    shots = {"train": params.shots, "validation": params.validation_shots, "test": params.test_per_class}
+    with write_directory(f"data/split/{dataset}-{seed}") as folder:
+        for name, count in shots.items():
+            candidates = images[images["split"] == name]
+            rows = few_shot.draw(
+                candidates.index.tolist(),
+                candidates["label"].tolist(),
+                candidates["digest"].tolist(),
+                card["classes"],
+                count,
+                few_shot.generator("split", dataset, seed, name),
+            )
+            random = few_shot.generator("options", dataset, seed, name)
+            table = pd.DataFrame({"row": rows, "label": images["label"].loc[rows].to_numpy()})
+            table["answer"] = [card["classes"][label] for label in table["label"]]
+            table["options"] = [
+                questions.draw_options(answer, card["classes"], params.options, random) for answer in table["answer"]
+            ]
+            table["question"] = [questions.render(card["question"], options) for options in table["options"]]
+            table.to_parquet(folder / f"{name}.parquet", index=False)
+
+
+if __name__ == "__main__":
+    main(lambda: typer.run(split))

@@ -1,0 +1,1 @@
+"""What is asked: datasets, few-shot samples, questions, option lists, how an answer is matched."""

@@ -1,0 +1,79 @@
+"""k labelled images per class, drawn by a seed (P1 section 3.1; the paper draws without one, so its samples are lost)."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+from pydantic import Field
+
+from stages.errors import UserError
+from stages.params import Section
+
+
+class OptionRule(Section):
+    """How many class names a question lists; see `stages.tasks.questions.option_count`."""
+
+    fraction: float = Field(gt=0, le=1)
+    minimum: int = Field(ge=1)
+    maximum: int = Field(ge=1)
+    all_below_minimum: bool
+
+
+class SplitParams(Section):
+    """Section `split` of `params.yaml`."""
+
+    shots: int = Field(gt=0)
+    validation_shots: int = Field(ge=0)
+    test_per_class: int | None = Field(gt=0)
+    options: OptionRule
+
+
+def generator(*purpose: str | int) -> np.random.Generator:
+    """A generator of its own for each purpose (say, a dataset, a seed and what is drawn), the same on any machine.
+
+    >>> int(generator("digits", 1, "train").integers(1000)) == int(generator("digits", 1, "train").integers(1000))
+    True
+    """
+    digest = blake2b("\0".join(map(str, purpose)).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
+
+
+def draw(
+    rows: Sequence[int],
+    labels: Sequence[int],
+    identities: Sequence[bytes],
+    classes: Sequence[str],
+    shots: int | None,
+    random: np.random.Generator,
+) -> list[int]:
+    """Draw `shots` rows of each class (all of them where None), ordered by class, then as drawn.
+
+    Candidates are put in the order of `identities` (digests of the images) before the draw, so that the order in which
+    a source lists its files changes nothing.
+
+    Args:
+        rows: candidates, as positions in the dataset's table of images.
+        labels: the class of each candidate.
+        identities: what each candidate is known by, whatever its position.
+        classes: class names by label.
+        shots: how many of each class, or None for all.
+        random: the generator of this draw.
+
+    Raises:
+        UserError: a class has fewer than `shots` images.
+    """
+    by_class: dict[int, list[tuple[bytes, int]]] = defaultdict(list)
+    for row, label, identity in zip(rows, labels, identities, strict=True):
+        by_class[label].append((identity, row))
+    drawn: list[int] = []
+    for label, name in enumerate(classes):
+        candidates = [row for _, row in sorted(by_class[label])]
+        if shots is not None and len(candidates) < shots:
+            raise UserError(
+                f"split.shots: {shots} is not legal: class {name!r} has {len(candidates)} images; "
+                f"legal: at most {len(candidates)}"
+            )
+        count = len(candidates) if shots is None else shots
+        drawn += [candidates[i] for i in random.permutation(len(candidates))[:count]]
+    return drawn

@@ -1,0 +1,68 @@
+"""From outputs to a record per sample, and from those to the numbers of a cell."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from stages.tasks import matching
+
+
+def score(
+    samples: Sequence[dict[str, Any]], outputs: Sequence[tuple[str, int]], parse: Callable[[str], str | None]
+) -> pd.DataFrame:
+    """Score each output.
+
+    Args:
+        samples: with `row`, `part`, `answer`, `options`.
+        outputs: text and number of generated tokens, one per sample.
+        parse: the method's parser.
+
+    Returns:
+        One row per sample: row, part, answer, output, parsed, correct (published rule), strict_correct (equality after
+        the parser), answered (the parser found one of the options), generated_tokens.
+    """
+    rows = []
+    for sample, (output, tokens) in zip(samples, outputs, strict=True):
+        parsed = parse(output)
+        rows.append(
+            {
+                "row": sample["row"],
+                "part": sample["part"],
+                "answer": sample["answer"],
+                "output": output,
+                "parsed": parsed,
+                "correct": matching.published(output, sample["answer"]),
+                "strict_correct": matching.strict(parsed, sample["answer"]),
+                "answered": parsed in sample["options"],
+                "generated_tokens": tokens,
+            }
+        )
+    return pd.DataFrame(rows).astype({"parsed": "string"})
+
+
+def summarize(predictions: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """The numbers of each part of the test set, in the order in which the parts appear; shares in percent.
+
+    Raises:
+        ValueError: there are no predictions.
+    """
+    if predictions.empty:
+        raise ValueError("no predictions to summarize")
+    summary = {}
+    for part, rows in predictions.groupby("part", sort=False):
+        summary[part] = {
+            "samples": len(rows),
+            "correct": int(rows["correct"].sum()),
+            "strict_correct": int(rows["strict_correct"].sum()),
+            "accuracy": _percent(rows["correct"]),
+            "strict_accuracy": _percent(rows["strict_correct"]),
+            "answer_rate": _percent(rows["answered"]),
+            "generated_tokens": int(rows["generated_tokens"].sum()),
+            "mean_generated_tokens": round(float(rows["generated_tokens"].mean()), 2),
+        }
+    return summary
+
+
+def _percent(flags: pd.Series) -> float:
+    return round(100 * int(flags.sum()) / len(flags), 2)

@@ -1,0 +1,61 @@
+"""Stage `train`: one model, taught by one method on the taught classes of one partition."""
+
+from importlib import import_module
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+import typer
+
+from stages.engine import determinism, tracking
+from stages.errors import main
+from stages.files import read_json, write_directory, write_json
+from stages.methods import rewards
+from stages.methods.method import load as load_method
+from stages.params import read_section
+from stages.tasks import samples
+
+BASE_MODEL = "models/base_model"
+
+
+def train(setting: str, method: str, dataset: str, seed: int) -> None:
+    """Read the method's recipe, the base model and a partition; write `models/train/<key>` and `metrics/records/train/<key>`."""
+    key = f"{setting}-{method}-{dataset}-{seed}"
+    cell = {"stage": f"train@{key}", "setting": setting, "method": method, "dataset": dataset, "seed": seed}
+    recipe = read_json(f"models/recipes/{method}.json")
+    images = read_section("images", samples.ImageParams)
+    determinism.pin()
+    trainer = import_module(f"stages.engine.{recipe['trainer']}")
+    from stages.engine.model import load_model, load_processor
+
+    way = load_method(method)
+    taught = [
+        {"prompt": way.conversation(sample["question"]), "image": sample["image"], "answer": sample["answer"]}
+        | ({"target": way.target(sample["answer"])} if way.target else {})
+        for sample in samples.read(setting, seed, dataset, "train", images.size)
+    ]
+    partition = f"data/partition/{setting}/{seed}/{dataset}"
+    with (
+        tracking.run(cell, recipe["settings"], inputs={"data": partition, "base_model": BASE_MODEL}) as run,
+        TemporaryDirectory() as scratch,
+    ):
+        model, record = trainer.train(
+            load_model(BASE_MODEL),
+            processor := load_processor(BASE_MODEL),
+            taught,
+            {name: rewards.load(name, parameters) for name, parameters in recipe["rewards"].items()},
+            trainer.Params.model_validate(recipe["settings"]),
+            seed,
+            scratch,
+            [run.callback()],
+        )
+        with write_directory(f"models/train/{key}") as folder:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+        with write_directory(f"metrics/records/train/{key}") as folder:
+            pd.DataFrame(record.curves).to_csv(folder / "curves.csv", index=False)
+            write_json(folder / "cost.json", cell | record.cost)
+        run.finish(record.cost, outputs={"model": f"models/train/{key}"})
+
+
+if __name__ == "__main__":
+    main(lambda: typer.run(train))

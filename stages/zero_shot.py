@@ -1,0 +1,46 @@
+"""Stage `zero_shot`: the base model, taught nothing, on the test images of one partition."""
+
+import typer
+
+from stages.engine import determinism, tracking
+from stages.errors import main
+from stages.files import write_file, write_json
+from stages.methods.method import load as load_method
+from stages.params import read_section
+from stages.tasks import samples
+from stages.tasks.evaluation import EvaluateParams, evaluate
+from stages.tasks.scoring import summarize
+
+BASE_MODEL = "models/base_model"
+
+
+def zero_shot(setting: str, dataset: str, seed: int) -> None:
+    """Write `metrics/records/zero_shot/<key>.json` and, one row per sample, `metrics/predictions/zero_shot/<key>.parquet`."""
+    key = f"{setting}-{dataset}-{seed}"
+    params = read_section("evaluate", EvaluateParams)
+    images = read_section("images", samples.ImageParams)
+    determinism.pin()
+    from stages.engine.model import load_model, load_processor
+
+    cell = {
+        "stage": f"zero_shot@{key}",
+        "setting": setting,
+        "method": "zero_shot",
+        "trained_on": None,
+        "evaluated_on": dataset,
+        "seed": seed,
+    }
+    test = samples.read(setting, seed, dataset, "test", images.size)
+    inputs = {"data": f"data/partition/{setting}/{seed}/{dataset}", "model": BASE_MODEL}
+    with tracking.run(cell, params.model_dump(), inputs) as run:
+        method = load_method(params.zero_shot_method)
+        predictions = evaluate(load_model(BASE_MODEL), load_processor(BASE_MODEL), method, test, params, seed)
+        parts = summarize(predictions)
+        with write_file(f"metrics/predictions/zero_shot/{key}.parquet") as file:
+            predictions.to_parquet(file, index=False)
+        write_json(f"metrics/records/zero_shot/{key}.json", cell | {"parts": parts})
+        run.finish(parts)
+
+
+if __name__ == "__main__":
+    main(lambda: typer.run(zero_shot))

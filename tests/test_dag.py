@@ -1,0 +1,231 @@
+"""The DAG: its stages by name, its code against the real imports, and what each parameter makes stale."""
+
+import fnmatch
+import importlib
+from itertools import product
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+from ruamel.yaml import YAML
+
+from stages import configure
+from stages.methods import catalogue
+from stages.provenance import EXEMPT, closure
+from tests.conftest import ROOT, Project
+
+PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
+STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+
+
+def expected_names(params: dict) -> set[str]:
+    """The stage names that DESIGN asks for."""
+
+    def names(stage: str, *axes: list) -> set[str]:
+        return {f"{stage}@{'-'.join(map(str, values))}" for values in product(*axes)}
+
+    datasets, methods, settings, seeds, transfer = (
+        params[axis] for axis in ("datasets", "methods", "settings", "seeds", "transfer")
+    )
+    return {
+        "configure",
+        "base_model",
+        "aggregate",
+        *names("download", datasets),
+        *names("split", datasets, seeds),
+        *names("partition", settings, datasets, seeds),
+        *names("zero_shot", settings, datasets, seeds),
+        *names("train", settings, methods, datasets, seeds),
+        *names("evaluate", settings, methods, datasets, seeds),
+        *names("cross_eval", transfer, methods, datasets, seeds),
+    }
+
+
+def test_stage_names_and_count_of_the_default_grid():
+    with Repo(str(ROOT)) as repo:
+        names = [stage.name for stage in repo.index.stages]
+    assert len(names) == len(set(names))
+    assert set(names) == expected_names(PARAMS)
+    assert len(names) == 3 + 4 + 4 + 8 + 8 + 32 + 32 + 16
+    assert "evaluate@base_to_new-cls_rl-digits-1" in names
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_declared_code_is_what_the_stage_imports(stage):
+    """What `configure` hashes into the recipes it depends on as folders; a method's file is loaded by its name."""
+    declared = {Path(path) for path in STAGES[stage]["deps"] if path.startswith("stages/") and "${" not in path}
+    imported = set(closure(f"stages.{stage}"))
+    by_name = {path for path in STAGES[stage]["deps"] if "${" in path and path.startswith("stages/")}
+    if stage == "configure":
+        folders = {path for path in declared if not path.suffix}
+        assert {path for path in imported if not folders & set(path.parents)} == declared - folders
+        return
+    if stage == "train" or by_name:
+        assert len(by_name) == 1
+        for method in catalogue.METHODS:
+            imported |= set(closure(f"stages.methods.{method}")) - {Path(f"stages/methods/{method}.py")}
+    assert declared == imported
+
+
+@pytest.mark.parametrize("method", catalogue.METHODS)
+def test_recipe_names_the_code_that_training_loads_by_name(method):
+    recipe = configure.recipe(method, configure.check(PARAMS))
+    trainer = importlib.import_module(f"stages.engine.{recipe['trainer']}")
+    assert Path(trainer.__file__).relative_to(ROOT).as_posix() in recipe["code"]
+    for reward in recipe["rewards"]:
+        assert f"stages/methods/rewards/{reward}.py" in recipe["code"]
+    assert not {path.as_posix() for path in EXEMPT} & set(recipe["code"])
+
+
+# Which stages become stale when a key of params.yaml changes (the ones that follow from their outputs not counted).
+STALE = {
+    "reward": ["train@*-cls_rl-*", "train@*-no_thinking-*"],
+    "rewards.*": [],  # no method of this grid has the length reward
+    "images.size": ["train@*", "zero_shot@*", "evaluate@*", "cross_eval@*"],
+    "base_model.*": ["base_model"],
+    "download.digits.*": ["download@digits"],
+    "download.shapes.*": ["download@shapes"],
+    "download.*": [],
+    "split.*": ["split@*"],
+    "partition.few_shot.*": ["partition@few_shot-*"],
+    "partition.base_to_new.*": ["partition@base_to_new-*"],
+    "sft.*": ["train@*-sft-*"],
+    "grpo.*": ["train@*-cls_rl-*", "train@*-no_thinking-*"],
+    "train.no_thinking.*": ["train@*-no_thinking-*"],
+    "train.*": [],  # methods that are not in this grid
+    "evaluate.*": ["zero_shot@*", "evaluate@*", "cross_eval@*"],
+}
+AXES = ("datasets", "methods", "settings", "seeds", "transfer")
+# Keys with few legal values, and one of those.
+OTHER = {
+    "reward": "accuracy",
+    "download.source": None,
+    "classes": None,
+    "base_half": "ceil",
+    "learning_rate_schedule": "cosine",
+    "adaptation": "lora",
+    "precision": "bfloat16",
+    "loss_type": "dapo",
+    "scale_rewards": "none",
+    "prompts": "training",
+    "zero_shot_method": "cls_rl",
+    "target": ".*q_proj",
+    "dropout": 0.1,
+    "prompts_per_step": 16,
+    "prompts_per_pass": 4,
+    "test_per_class": 3,
+    "epochs": None,  # together with steps
+    "source": None,  # one legal value
+    "fraction": 0.5,
+    "top_p": 0.5,
+    "think_flaws": 0.5,
+    "direct_flaws": 0.5,
+}
+
+
+def leaves(value: object, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    if isinstance(value, dict) and value:
+        return [leaf for key, child in value.items() for leaf in leaves(child, (*path, key))]
+    return [path]
+
+
+def other(path: tuple[str, ...], value: object) -> object:
+    """Another legal value of a key, None where there is no other."""
+    if path[-1] in OTHER:
+        return OTHER[path[-1]]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, str):
+        return value + " really"
+    return None
+
+
+def set_path(params: dict, path: tuple[str, ...], value: object) -> None:
+    for key in path[:-1]:
+        params = params[key]
+    params[path[-1]] = value
+
+
+@pytest.fixture(scope="module")
+def settled(module_project: Project) -> Project:
+    """A clone of which DVC believes that every stage is up to date: real recipes, and placeholders elsewhere."""
+    project = module_project
+    project.change(datasets=["digits", "shapes"], methods=["sft", "cls_rl", "no_thinking"])
+    project.run("dvc", "repro", "-q", "configure")
+    with Repo(str(project.root)) as repo:
+        outputs = [out for stage in repo.index.stages for out in stage.outs if stage.name != "configure"]
+        for out in outputs:
+            path = Path(out.fs_path)
+            if path.suffix:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(out.def_path)
+            else:
+                path.mkdir(parents=True)
+                (path / "placeholder").write_text(out.def_path)
+    project.run("dvc", "commit", "--force")
+    return project
+
+
+def test_each_parameter_makes_exactly_its_stages_stale(settled, in_directory):
+    in_directory(settled.root)
+    original = (settled.root / "params.yaml").read_text()
+    yaml = YAML(typ="safe")
+    params = yaml.load(original)
+    yaml.default_flow_style = False
+    wrong = {}
+    checked = 0
+    for path in leaves(params):
+        key = ".".join(path)
+        if path[0] in AXES:
+            continue
+        value = params
+        for part in path:
+            value = value[part]
+        if (new := other(path, value)) is None:
+            continue
+        changed = yaml.load(original)
+        set_path(changed, path, new)
+        with (settled.root / "params.yaml").open("w") as file:
+            yaml.dump(changed, file)
+        configure.configure()
+        with Repo(str(settled.root)) as repo:
+            stale = {name for name in repo.status() if name != "configure"}
+            names = [stage.name for stage in repo.index.stages]
+        patterns = next(stale for pattern, stale in STALE.items() if fnmatch.fnmatchcase(key, pattern))
+        expected = {name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+        checked += 1
+        if stale != expected:
+            wrong[key] = (sorted(stale - expected), sorted(expected - stale))
+    (settled.root / "params.yaml").write_text(original)
+    configure.configure()
+    assert not wrong
+    assert checked > 60
+
+
+def test_nothing_is_stale_in_the_settled_clone(settled, in_directory):
+    in_directory(settled.root)
+    with Repo(str(settled.root)) as repo:
+        assert repo.status() == {}
+
+
+@pytest.mark.parametrize(
+    ("axis", "value", "new"),
+    [
+        ("methods", ["sft", "cls_rl", "no_thinking", "adaptive_thinking"], ["*adaptive_thinking*"]),
+        ("datasets", ["digits", "shapes", "letters"], ["*letters*", "cross_eval@*"]),
+        ("seeds", [1, 2], ["*-2"]),
+    ],
+)
+def test_a_longer_axis_adds_cells_and_touches_no_other(settled, axis, value, new, in_directory):
+    in_directory(settled.root)
+    original = (settled.root / "params.yaml").read_text()
+    settled.change(**{axis: value})
+    configure.configure()
+    with Repo(str(settled.root)) as repo:
+        stale = {name for name in repo.status() if name not in ("configure", "aggregate")}
+        names = {stage.name for stage in repo.index.stages} - {"configure", "aggregate"}
+    (settled.root / "params.yaml").write_text(original)
+    configure.configure()
+    assert stale == {name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in new)}

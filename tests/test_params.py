@@ -1,0 +1,108 @@
+"""A user's mistakes in params.yaml: one line that names the key, the value and what is legal, and nothing started."""
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages import configure
+from stages.errors import UserError
+from stages.params import read_params
+from tests.conftest import ROOT
+
+MISTAKES = [
+    ("datasets", ["digit"], "datasets: 'digit' is not legal; legal: digits, letters, shapes, textures"),
+    ("datasets", ["digits", "digits"], "datasets: 'digits' stands twice"),
+    ("datasets", [], r"datasets: \[\] is not legal"),
+    ("datasets", ["uci-digits"], "datasets: 'uci-digits' is not legal; legal: digits, .* no dash"),
+    ("methods", ["no-thinking"], "methods: 'no-thinking' is not legal; legal: sft, cls_rl, no_thinking, .* no dash"),
+    ("methods", "sft", "methods: 'sft' is not legal; legal: a valid list"),
+    ("settings", ["fewshot"], "settings: 'fewshot' is not legal; legal: few_shot, base_to_new"),
+    ("seeds", [-1], "seeds: -1 is not legal; legal: whole numbers from 0 on"),
+    ("seeds", [1.5], r"seeds\.0: 1\.5 is not legal; legal: a valid integer"),
+    ("transfer", ["base"], "transfer: 'base' is not legal; legal: few_shot, base_to_new"),
+    ("reward", "equalty", "reward: 'equalty' is not legal; legal: accuracy, format, equality, "),
+    ("reward", ["accuracy", "accuracy"], "reward: 'accuracy' stands twice"),
+    ("rewards__length__weight", 0, r"rewards\.length\.weight: 0 is not legal; legal: greater than 0"),
+    ("split__shots", 0, r"split\.shots: 0 is not legal; legal: greater than 0"),
+    ("split__shots", "four", r"split\.shots: 'four' is not legal; legal: a valid integer"),
+    ("split__shot", 4, r"split\.shot: unknown key; legal: shots, "),
+    ("split__options__fraction", 1.2, r"split\.options\.fraction: 1\.2 is not legal; legal: less than or equal to 1"),
+    ("partition__base_to_new__base_half", "half", r"partition\.base_to_new\.base_half: 'half' .* 'floor' or 'ceil'"),
+    ("partition__few_shots", {}, "partition: 'few_shots' is not legal; legal: few_shot, base_to_new"),
+    ("download__digits__source", "hub", r"download\.digits\.source: 'hub' is not legal; legal: 'embedded'"),
+    ("images__size", 0, r"images\.size: 0 is not legal"),
+    ("grpo__beta", -1, r"grpo\.beta: -1 is not legal; legal: greater than or equal to 0"),
+    ("grpo__adaptation", "adapter", r"grpo\.adaptation: 'adapter' is not legal; legal: 'full' or 'lora'"),
+    ("grpo__steps", None, "exactly one of steps and epochs is a number"),
+    ("grpo__prompts_per_pass", 3, "prompts_per_pass must divide prompts_per_step"),
+    ("train__cls_rl__learning_rat", 1e-4, r"train\.cls_rl\.learning_rat: unknown key; legal: .*learning_rate"),
+    ("train__cls_rl__generations", 1, r"train\.cls_rl\.generations: 1 is not legal"),
+    ("train__clsrl", {}, "train: 'clsrl' is not legal; legal: sft, cls_rl"),
+    ("evaluate__zero_shot_method", "none", r"evaluate\.zero_shot_method: 'none' is not legal; legal: sft, "),
+    ("evaluate__prompts", "mine", r"evaluate\.prompts: 'mine' is not legal; legal: 'published' or 'training'"),
+    ("evaluate__generation__batch_size", 0, r"evaluate\.generation\.batch_size: 0 is not legal"),
+    ("shots", 4, "shots: unknown key; legal: datasets, methods, settings, seeds, "),
+    ("base_model__seed", "x", r"base_model\.seed: 'x' is not legal"),
+]
+
+
+def changed(key: str, value: object) -> dict:
+    params = YAML(typ="safe").load(ROOT / "params.yaml")
+    *parents, last = key.split("__")
+    section = params
+    for parent in parents:
+        section = section[parent]
+    section[last] = value
+    return params
+
+
+@pytest.mark.parametrize(("key", "value", "message"), MISTAKES)
+def test_mistake_is_told_in_one_line(key, value, message):
+    params = changed(key, value)
+    with pytest.raises(UserError, match=message) as error:
+        checked = configure.check(params)
+        for name in checked.train:
+            configure.recipe(name, checked)
+    assert "\n" not in str(error.value)
+
+
+def test_params_yaml_is_legal_and_every_method_has_a_recipe():
+    checked = configure.check(read_params(ROOT / "params.yaml"))
+    assert {name: configure.recipe(name, checked)["rewards"] for name in checked.train} == {
+        "sft": {},
+        "cls_rl": {"accuracy": {}, "format": {}},
+        "no_thinking": {"equality": {}},
+        "think_after_answer": {"accuracy": {}, "answer_first_format": {}},
+        "adaptive_thinking": {"accuracy": {}, "adaptive_format": {}},
+        "cls_rl_length": {"accuracy": {}, "format": {}, "length": checked.rewards.length.model_dump()},
+    }
+
+
+def test_reward_replaces_the_rewards_of_every_reinforcement_method_and_no_other():
+    names = ["accuracy", "format", "length"]
+    checked = configure.check(changed("reward", names))
+    for name in checked.train:
+        assert list(configure.recipe(name, checked)["rewards"]) == ([] if name == "sft" else names)
+
+
+def test_override_of_a_method_stays_its_own():
+    checked = configure.check(changed("train__cls_rl__learning_rate", 0.5))
+    rates = {name: configure.recipe(name, checked)["settings"]["learning_rate"] for name in checked.train}
+    assert rates.pop("cls_rl") == 0.5
+    assert 0.5 not in rates.values()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is not valid YAML"),
+        ("seeds: [1]\nseeds: [2]", "is not valid YAML: .*duplicate key"),
+        ("- 1", "must be a mapping"),
+        (None, "is missing"),
+    ],
+)
+def test_a_broken_file(tmp_path, text, message):
+    path = tmp_path / "params.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_params(path)

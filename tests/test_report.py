@@ -1,0 +1,388 @@
+"""The report: worked examples of each table, partial grids, leftovers, missing records, the same bytes each time."""
+
+import json
+import random
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages import aggregate
+from stages.errors import UserError
+from stages.params import Grid
+from stages.report import tables
+from stages.report.curves import mean_curves
+from stages.report.records import read_records
+from stages.report.statistics import harmonic_mean, wilson_interval
+
+FULL = Grid(
+    datasets=["digits", "letters", "shapes"],
+    methods=["sft", "cls_rl", "no_thinking"],
+    settings=["few_shot", "base_to_new"],
+    seeds=[1, 2],
+    transfer=["few_shot"],
+)
+SMALL = Grid(
+    datasets=["digits", "letters"],
+    methods=["cls_rl"],
+    settings=["few_shot", "base_to_new"],
+    seeds=[1],
+    transfer=["few_shot"],
+)
+
+
+def part(correct: int, samples: int = 100, strict: int | None = None, tokens: int = 5) -> dict:
+    strict = correct if strict is None else strict
+    return {
+        "samples": samples,
+        "correct": correct,
+        "strict_correct": strict,
+        "accuracy": round(100 * correct / samples, 2),
+        "strict_accuracy": round(100 * strict / samples, 2),
+        "answer_rate": 99.0,
+        "generated_tokens": tokens * samples,
+        "mean_generated_tokens": float(tokens),
+    }
+
+
+def write_evaluation(metrics: Path, path: str, stage: str, **record) -> None:
+    file = metrics / "records" / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"stage": stage, **record}))
+
+
+def write_training(metrics: Path, key: str, curves: dict[str, list[float]] | None = None, **cost) -> None:
+    setting, method, dataset, seed = key.split("-")
+    folder = metrics / "records" / "train" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {"setting": setting, "method": method, "dataset": dataset, "seed": int(seed)}
+    defaults = {"steps": 10, "prompt_tokens": 3000, "generated_tokens": 500, "samples_seen": 80}
+    (folder / "cost.json").write_text(json.dumps({"stage": f"train@{key}", **names, **defaults, **cost}))
+    if curves is None:
+        steps = list(range(1, 11))
+        curves = {"step": steps, "loss": [1 / step for step in steps]}
+        if method != "sft":
+            curves |= {"reward": [step / 10 for step in steps], "completion_length": [30 - step for step in steps]}
+    pd.DataFrame(curves).to_csv(folder / "curves.csv", index=False)
+
+
+def write_cells(metrics: Path, grid: Grid, correct=None, shuffle: int | None = None) -> None:
+    """Write every record of `grid`; `correct(setting, method, source, target, seed, part)` of 100 are right."""
+
+    def default(setting, method, source, target, seed, name):
+        words = f"{setting} {method} {source} {target} {seed} {name}"
+        return 30 + sum(map(ord, words)) * 7 % 60
+
+    correct = correct or default
+    jobs = []
+
+    def evaluation(path, stage, setting, method, source, target, seed):
+        names = ["all"] if setting == "few_shot" else ["base", "new"]
+        parts = {}
+        for name in names:
+            right = correct(setting, method, source, target, seed, name)
+            parts[name] = part(right, strict=right // 2, tokens=20 if method == "cls_rl" else 5)
+        record = {"setting": setting, "method": method, "trained_on": source, "evaluated_on": target}
+        jobs.append(lambda: write_evaluation(metrics, path, stage, **record, seed=seed, parts=parts))
+
+    for setting, dataset, seed in product(grid.settings, grid.datasets, grid.seeds):
+        key = f"{setting}-{dataset}-{seed}"
+        evaluation(f"zero_shot/{key}.json", f"zero_shot@{key}", setting, "zero_shot", None, dataset, seed)
+        for method in grid.methods:
+            key = f"{setting}-{method}-{dataset}-{seed}"
+            evaluation(f"evaluate/{key}.json", f"evaluate@{key}", setting, method, dataset, dataset, seed)
+            jobs.append(lambda key=key: write_training(metrics, key))
+            if setting in grid.transfer:
+                for target in grid.datasets:
+                    if target != dataset:
+                        file, stage = f"cross_eval/{key}/{target}.json", f"cross_eval@{key}"
+                        evaluation(file, stage, setting, method, dataset, target, seed)
+    if shuffle is not None:
+        random.Random(shuffle).shuffle(jobs)
+    for job in jobs:
+        job()
+
+
+def report(metrics: Path, grid: Grid) -> dict[str, bytes]:
+    return aggregate.report(read_records(grid, metrics / "records"), grid)
+
+
+def row(table: pd.DataFrame, **keys) -> pd.Series:
+    for name, value in keys.items():
+        table = table[table[name] == value]
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_base_to_new_by_hand(tmp_path):
+    right = {("digits", "base"): 80, ("digits", "new"): 40, ("letters", "base"): 60, ("letters", "new"): 60}
+    write_cells(tmp_path, SMALL, lambda setting, method, source, target, seed, name: right.get((source, name), 50))
+    records = read_records(SMALL, tmp_path / "records")
+    table = tables.base_to_new(records.evaluations, SMALL)
+    digits = row(table, dataset="digits", method="cls_rl")
+    assert digits["stage"] == "evaluate@base_to_new-cls_rl-digits-1"
+    assert digits[["base", "new", "strict_base", "strict_new"]].tolist() == [80, 40, 40, 20]
+    assert digits["H"] == pytest.approx(2 * 80 * 40 / 120)
+    assert digits["strict_H"] == pytest.approx(2 * 40 * 20 / 60)
+    mean = row(table, dataset="mean", method="cls_rl")
+    # H of the means (70, 50), as in the paper, not the mean of 53.33 and 60.
+    assert mean["H"] == pytest.approx(2 * 70 * 50 / 120)
+    assert mean["stage"] == "evaluate@base_to_new-cls_rl-*-1"
+    assert row(table, dataset="digits", method="zero_shot")["stage"] == "zero_shot@base_to_new-digits-1"
+    assert table["dataset"].tolist() == ["mean"] * 2 + ["digits"] * 2 + ["letters"] * 2
+    text = report(tmp_path, SMALL)["tables/base_to_new.md"].decode()
+    line = "| cls_rl    | **80.00** (40.00) | 40.00 (20.00)     | **53.33** (26.67) |"
+    assert f"{line} `evaluate@base_to_new-cls_rl-digits-1` |" in text
+
+
+def test_paper_averages_harmonic_mean_of_means():
+    """P1 Table 9, No-Thinking-RFT: the printed average is H of the printed mean base and new."""
+    assert round(float(harmonic_mean(83.42, 81.88)), 2) == 82.64
+
+
+def test_few_shot_by_hand(tmp_path):
+    right = {(None, "digits"): 40, (None, "letters"): 50, ("digits", "digits"): 70, ("letters", "letters"): 45}
+    write_cells(tmp_path, SMALL, lambda setting, method, source, target, seed, name: right.get((source, target), 50))
+    table = tables.few_shot(read_records(SMALL, tmp_path / "records").evaluations, SMALL)
+    digits = row(table, dataset="digits", method="cls_rl")
+    assert digits["stage"] == "evaluate@few_shot-cls_rl-digits-1"
+    assert (digits["samples"], digits["correct"], digits["accuracy"], digits["strict_accuracy"]) == (100, 70, 70, 35)
+    # p = 0.7, n = 100, z = 1.96: centre 0.6926, half-width 0.0883
+    assert (digits["accuracy_low"], digits["accuracy_high"]) == pytest.approx((60.42, 78.11), abs=0.01)
+    assert row(table, dataset="mean", method="cls_rl")["accuracy"] == 57.5
+    assert pd.isna(row(table, dataset="mean", method="cls_rl")["samples"])
+    files = report(tmp_path, SMALL)
+    text = files["tables/few_shot.md"].decode()
+    assert "| zero_shot | 40.00 (20.00)     | **50.00** (25.00) | 45.00 (22.50)     |" in text
+    assert "| cls_rl    | **70.00** (35.00) | 45.00 (22.00)     | **57.50** (28.50) |" in text
+    assert "`evaluate@few_shot-cls_rl-letters-1`" in text
+    assert "seeds 1" in text and "digits 100, letters 100" in text
+    assert b"cls_rl,1,evaluate@few_shot-cls_rl-digits-1,100,70,35,70.00,60.42,78.11," in files["tables/few_shot.csv"]
+
+
+def test_transfer_by_hand(tmp_path):
+    right = {
+        (None, "digits"): 40,
+        (None, "letters"): 50,
+        ("digits", "digits"): 70,
+        ("digits", "letters"): 44,
+        ("letters", "digits"): 46,
+        ("letters", "letters"): 60,
+    }
+    write_cells(tmp_path, SMALL, lambda setting, method, source, target, seed, name: right.get((source, target)))
+    table = tables.transfer(read_records(SMALL, tmp_path / "records").evaluations, SMALL)
+    gains = table.pivot(index="source", columns="target", values="gain")
+    names = ["digits", "letters", "mean"]
+    assert gains.loc[names, names].to_numpy().tolist() == [[30, -6, 12], [6, 10, 8], [18, 2, 10]]
+    stages = table.set_index(["source", "target"])["stage"]
+    assert stages["digits", "digits"] == "evaluate@few_shot-cls_rl-digits-1"
+    assert stages["digits", "letters"] == "cross_eval@few_shot-cls_rl-digits-1"
+    assert stages["digits", "mean"] == "cross_eval@few_shot-cls_rl-digits-1 evaluate@few_shot-cls_rl-digits-1"
+    files = report(tmp_path, SMALL)
+    summary = json.loads(files["summary.json"])
+    assert summary["cls_rl"]["transfer"] == {"gain": 10.0, "gain_elsewhere": 0.0}
+    assert (
+        "| digits       | +30.00 (+15.00) | -6.00 (-3.00)  | +12.00 (+6.00) |" in files["tables/transfer.md"].decode()
+    )
+
+
+def test_seeds_are_averaged_with_sample_deviation(tmp_path):
+    grid = SMALL.model_copy(update={"seeds": [1, 2]})
+
+    def right(setting, method, source, target, seed, name):
+        return (60, 64)[seed - 1] if method == "cls_rl" else 50
+
+    write_cells(tmp_path, grid, right)
+    evaluations = read_records(grid, tmp_path / "records").evaluations
+    mean = row(tables.few_shot(evaluations, grid), dataset="digits", method="cls_rl", seed="mean")
+    assert mean["accuracy"] == 62 and mean["accuracy_sd"] == pytest.approx(8**0.5)
+    assert mean["stage"] == "evaluate@few_shot-cls_rl-digits-*"
+    halves = row(tables.base_to_new(evaluations, grid), dataset="mean", method="cls_rl", seed="mean")
+    assert halves["H"] == pytest.approx(62) and halves["H_sd"] == pytest.approx(8**0.5)
+    gain = row(tables.transfer(evaluations, grid), source="digits", target="letters", seed="mean")
+    assert gain["gain"] == 12 and gain["gain_sd"] == pytest.approx(8**0.5)
+    assert gain["zero_shot_stage"] == "zero_shot@few_shot-letters-*"
+    assert "**62.00 ± 2.83** (31.00)" in report(tmp_path, grid)["tables/few_shot.md"].decode()
+
+
+def test_training_cost_by_hand(tmp_path):
+    write_cells(tmp_path, SMALL)
+    write_training(tmp_path, "few_shot-cls_rl-digits-1", prompt_tokens=7000)
+    files = report(tmp_path, SMALL)
+    table = files["tables/training_cost.csv"].decode()
+    assert "cls_rl,few_shot,digits,1,train@few_shot-cls_rl-digits-1,10,80,7000,500\n" in table
+    assert "cls_rl,mean,mean,mean,train@*-cls_rl-*-1,10,80,4000,500\n" in table
+    assert "4,000" in files["tables/training_cost.md"].decode()
+
+
+def test_summary_is_one_screen(tmp_path):
+    grid = FULL.model_copy(update={"methods": ["sft", "cls_rl", "no_thinking", "think_after_answer"]})
+    write_cells(tmp_path, grid)
+    files = report(tmp_path, grid)
+    summary = json.loads(files["summary.json"])
+    leaves = pd.json_normalize(summary).columns
+    assert list(summary) == ["zero_shot", *grid.methods]
+    assert len(leaves) == 38
+    table = pd.read_csv(pd.io.common.BytesIO(files["tables/few_shot.csv"]))
+    mean = row(table, dataset="mean", method="sft", seed="mean")
+    assert summary["sft"]["few_shot"] == {"accuracy": mean["accuracy"], "strict_accuracy": mean["strict_accuracy"]}
+    assert summary["cls_rl"]["mean_generated_tokens"] == 20.0
+
+
+@pytest.mark.parametrize(
+    ("change", "absent"),
+    [
+        ({"settings": ["few_shot"]}, "base_to_new"),
+        ({"settings": ["base_to_new"]}, "few_shot"),
+        ({"datasets": ["digits"]}, "transfer"),
+        ({"methods": ["sft"]}, None),
+        ({"transfer": []}, "transfer"),
+        ({"datasets": ["digits"], "methods": ["cls_rl"], "settings": ["few_shot"], "seeds": [7]}, "base_to_new"),
+    ],
+)
+def test_partial_grids(tmp_path, change, absent):
+    grid = FULL.model_copy(update=change)
+    write_cells(tmp_path, grid)
+    files = report(tmp_path, grid)
+    assert sorted(files) == sorted(report_files())
+    summary = json.loads(files["summary.json"])
+    for method, numbers in summary.items():
+        assert absent not in numbers
+        assert not any(np.isnan(value) for value in pd.json_normalize(numbers).iloc[0])
+        if len(grid.datasets) > 1 and absent not in ("few_shot", "transfer") and method != "zero_shot":
+            assert set(numbers["transfer"]) == {"gain", "gain_elsewhere"}
+    for name, content in files.items():
+        if name.endswith(".csv"):
+            assert content.count(b"\n") >= 1
+        if name.endswith(".md"):
+            assert b"nan" not in content
+    if grid.settings == ["base_to_new"]:
+        assert "does not have the setting `few_shot`" in files["tables/few_shot.md"].decode()
+    if grid.methods == ["sft"]:
+        assert files["plots/training_curves.csv"] == b"method,step,reward,completion_length,cells\n"
+
+
+def report_files() -> list[str]:
+    names = ["base_to_new", "few_shot", "transfer", "training_cost"]
+    plots = ["transfer_heatmap.png", "training_curves.csv", "training_curves.png"]
+    tables = [f"tables/{name}.{kind}" for name in names for kind in ("csv", "md")]
+    return ["summary.json", *tables, *(f"plots/{name}" for name in plots)]
+
+
+def test_leftovers_of_a_larger_grid_are_ignored(tmp_path):
+    write_cells(tmp_path / "larger", FULL)
+    write_cells(tmp_path / "exact", SMALL)
+    (tmp_path / "larger" / "records" / "evaluate" / "few_shot-cls_rl-digits-9.json").write_text("broken")
+    assert report(tmp_path / "larger", SMALL) == report(tmp_path / "exact", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"),
+    [
+        ("records/evaluate/base_to_new-cls_rl-digits-1.json", "evaluate@base_to_new-cls_rl-digits-1"),
+        ("records/zero_shot/few_shot-letters-1.json", "zero_shot@few_shot-letters-1"),
+        ("records/cross_eval/few_shot-cls_rl-letters-1/digits.json", "cross_eval@few_shot-cls_rl-letters-1"),
+        ("records/train/few_shot-cls_rl-letters-1/cost.json", "train@few_shot-cls_rl-letters-1"),
+        ("records/train/few_shot-cls_rl-letters-1/curves.csv", "train@few_shot-cls_rl-letters-1"),
+    ],
+)
+def test_a_missing_or_broken_record_names_its_stage(tmp_path, file, stage):
+    write_cells(tmp_path, SMALL)
+    (tmp_path / file).write_text("")
+    with pytest.raises(UserError) as broken:
+        aggregate.run(SMALL, tmp_path)
+    assert str(broken.value).startswith(f"{(tmp_path / file).as_posix()} is not a record of {stage} (")
+    assert str(broken.value).endswith(f"run `dvc repro --force {stage}`") and "\n" not in str(broken.value)
+    (tmp_path / file).unlink()
+    with pytest.raises(UserError) as missing:
+        aggregate.run(SMALL, tmp_path)
+    assert str(missing.value) == f"{(tmp_path / file).as_posix()} is missing: run `dvc repro {stage}`"
+    assert not (tmp_path / "summary.json").exists() and not (tmp_path / "tables").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"seed": 2}, "seed is 2, should be 1"),
+        ({"stage": "evaluate@x"}, "stage is 'evaluate@x'"),
+        ({"parts": {"all": part(1) | {"correct": 101}}}, "more correct answers than samples"),
+        ({"parts": {"all": part(1) | {"samples": 0}}}, "parts.all.samples"),
+        ({"parts": {"base": part(1)}}, "has no part 'all'"),
+    ],
+)
+def test_a_record_of_something_else_is_refused(tmp_path, change, reason):
+    write_cells(tmp_path, SMALL)
+    path = tmp_path / "records" / "evaluate" / "few_shot-cls_rl-digits-1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match="is not a record of evaluate@few_shot-cls_rl-digits-1") as error:
+        read_records(SMALL, tmp_path / "records")
+    assert reason in str(error.value)
+
+
+def test_same_records_same_bytes(tmp_path):
+    for name, shuffle in (("one", 1), ("two", 2)):
+        write_cells(tmp_path / name, FULL, shuffle=shuffle)
+        aggregate.run(FULL, tmp_path / name)
+    for name in report_files():
+        content = (tmp_path / "one" / name).read_bytes()
+        assert content == (tmp_path / "two" / name).read_bytes(), name
+    aggregate.run(FULL, tmp_path / "one")
+    assert all((tmp_path / "one" / n).read_bytes() == (tmp_path / "two" / n).read_bytes() for n in report_files())
+
+
+def test_plots_do_not_depend_on_configuration(tmp_path, monkeypatch):
+    import matplotlib
+
+    write_cells(tmp_path, SMALL)
+    before = report(tmp_path, SMALL)
+    with matplotlib.rc_context({"font.family": "serif", "figure.dpi": 55, "savefig.bbox": "tight", "axes.grid": True}):
+        assert report(tmp_path, SMALL) == before
+
+
+def test_curves_are_aligned_by_share_of_training():
+    long = pd.DataFrame({"stage": "a", "step": [1, 2, 3, 4], "reward": [0.0, 1.0, 1.0, 2.0]})
+    short = pd.DataFrame({"stage": "b", "step": [1, 2], "reward": [1.5, 2.5]})
+    curves = pd.concat([long, short]).assign(method="cls_rl", completion_length=7.0)
+    mean = mean_curves(curves)
+    assert mean["step"].tolist() == [1.5, 3.0]
+    assert mean["reward"].tolist() == [(0.5 + 1.5) / 2, (1.5 + 2.5) / 2]
+    assert mean["cells"].tolist() == [2, 2] and mean["completion_length"].tolist() == [7.0, 7.0]
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=5))
+def test_curves_keep_every_step_and_invent_none(lengths):
+    """The mean over points, weighed by how many steps each stands for, is the mean over steps."""
+    cells = [
+        pd.DataFrame({"stage": str(i), "step": range(1, count + 1), "reward": np.ones(count)})
+        for i, count in enumerate(lengths)
+    ]
+    curves = pd.concat(cells).assign(method="m", completion_length=3.0)
+    mean = mean_curves(curves)
+    assert len(mean) == min(lengths)
+    assert mean["step"].is_monotonic_increasing and mean["step"].iloc[-1] == pytest.approx(np.mean(lengths))
+    assert np.allclose(mean["reward"], 1) and np.allclose(mean["completion_length"], 3)
+
+
+percent = st.floats(0, 100, allow_subnormal=False)
+
+
+@given(percent, percent)
+def test_harmonic_mean_lies_between(base, new):
+    value = float(harmonic_mean(base, new))
+    slack = 1e-9
+    assert min(base, new) - slack <= value <= max(base, new) + slack
+    assert value <= (base + new) / 2 + slack
+    assert value == pytest.approx(float(harmonic_mean(new, base)), abs=slack)
+    if 0 in (base, new):
+        assert value == 0
+
+
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_holds_the_share(counts):
+    correct, samples = counts
+    low, high = wilson_interval(correct, samples)
+    assert -1e-9 <= low <= 100 * correct / samples + 1e-9 <= high + 2e-9 <= 100 + 3e-9

@@ -1,0 +1,387 @@
+"""MLflow tracking against the real MLflow on temporary sqlite stores, and against real `dvc` and `git` commands."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stages.engine import tracking
+
+PROJECT = Path(__file__).resolve().parents[1]
+STAGE = "train@few_shot-no_thinking-digits-1"
+TAGS = {"method": "no_thinking", "dataset": "digits", "setting": "few_shot", "seed": 1}
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A store whose schema exists: making it takes a second, copying it none."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, empty_store):
+    """An empty project as the working folder, with a store."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DISABLE_MLFLOW_INTEGRATION", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "a project"  # a space in the path must do no harm
+    (folder / ".dvc").mkdir(parents=True)
+    shutil.copy(empty_store, folder / "mlflow.db")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def client(project):
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+
+
+def runs(project, view="ACTIVE_ONLY"):
+    from mlflow.entities import ViewType
+
+    store = client(project)
+    experiment = store.get_experiment_by_name(tracking.EXPERIMENT)
+    return store.search_runs([experiment.experiment_id], run_view_type=getattr(ViewType, view))
+
+
+def statuses(project, **arguments):
+    return sorted(run.info.status for run in runs(project, **arguments))
+
+
+def python(code, folder, *arguments, **environment):
+    """Start `code` in a process of its own, in `folder`, with the project's package importable."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+SLEEPER = """
+import sys, time
+from stages.engine import tracking
+with tracking.run(sys.argv[1]) as run:
+    print(run.run_id, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_params_tags_and_curves_arrive(project, monkeypatch):
+    monkeypatch.setenv("DVC_EXP_NAME", "tarot-wave")
+    Path("data").mkdir()
+    Path("data/train.parquet").write_bytes(b"rows")
+    parameters = {"learning_rate": 1e-4, "rewards": ["format", "equality"], "lora": False, "reward": None}
+    rows = [{"step": step, "loss": 1 / step, "reward/format": 0.5, "kl": None} for step in range(1, 401)]
+    with tracking.run(STAGE, parameters, TAGS, inputs={"data": "data", "model": "missing"}) as run:
+        run.log_curve(rows)
+        run.log_metrics({"accuracy": 66.67, "bad name*": 1, "text": "no"})
+        run.tag_md5("model", "data/train.parquet")
+    (found,) = runs(project)
+    assert (found.info.run_name, found.info.status, run.problem) == (STAGE, "FINISHED", None)
+    assert found.data.params == {
+        "learning_rate": "0.0001",
+        "rewards": "format, equality",
+        "lora": "false",
+        "reward": "null",
+    }
+    tags = found.data.tags
+    assert {name: tags[name] for name in TAGS} == {name: str(value) for name, value in TAGS.items()}
+    assert (tags["dvc.stage"], tags["dvc.experiment"]) == (STAGE, "tarot-wave")
+    assert tags["md5.model"] == tracking.content_md5(Path("data/train.parquet"))
+    assert set(found.data.metrics) == {"loss", "reward/format", "accuracy", "bad name_", "wall_seconds"}
+    history = client(project).get_metric_history(run.run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [(row["step"], row["loss"]) for row in rows]
+    (dataset,) = found.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("digits", tags["md5.data"])
+    assert tags["md5.data"].endswith(".dir")
+    assert [path.name for path in (project / "mlflow.db-running").iterdir()] == ["opening"]
+
+
+def test_callback_logs_live_and_the_final_curve_fills_the_gaps(project):
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    state, control = TrainerState(), TrainerControl()
+    arguments = TrainingArguments(output_dir=str(project / "scratch"), report_to="none")
+    with tracking.run(STAGE) as run:
+        callback = run.callback(select=lambda logs: {"loss": logs["loss"]})
+        run._next_write = 0.0
+        for state.global_step in (3, 4):
+            callback.on_log(arguments, state, control, logs={"loss": float(state.global_step), "epoch": 1})
+        live = client(project).get_metric_history(run.run_id, "loss")
+        assert [point.step for point in live] == [3]  # the second waits for LIVE_SECONDS
+        run.log_curve([{"step": step, "loss": float(step)} for step in range(1, 6)])
+    history = client(project).get_metric_history(run.run_id, "loss")
+    assert sorted((point.step, point.value) for point in history) == [(step, float(step)) for step in range(1, 6)]
+    assert set(runs(project)[0].data.metrics) == {"loss", "wall_seconds"}
+
+
+def test_failures_are_recorded_pass_through_and_do_not_pile_up(project):
+    for attempt in range(3):
+        with pytest.raises(ValueError, match="no images"), tracking.run(STAGE, {"seed": attempt}):
+            raise ValueError("no images\nmore")
+    (failed,) = runs(project)  # only the newest failure is seen
+    assert (failed.info.status, failed.data.params["seed"]) == ("FAILED", "2")
+    assert failed.data.tags["error"] == "ValueError: no images"
+    with pytest.raises(KeyboardInterrupt), tracking.run("train@another"):
+        raise KeyboardInterrupt
+    with tracking.run(STAGE, {"seed": 3}):
+        pass
+    with pytest.raises(SystemExit), tracking.run(STAGE, {"seed": 4}):
+        sys.exit(0)
+    assert statuses(project) == ["FINISHED", "FINISHED", "KILLED"]  # the killed one is another stage's
+    assert len(runs(project, view="DELETED_ONLY")) == 3
+
+
+def test_killed_run_is_closed_and_a_live_one_is_not(project):
+    dead, live, elsewhere = (
+        python(SLEEPER, project, stage, DVC_EXP_NAME=experiment)
+        for stage, experiment in ((STAGE, ""), (STAGE, ""), (STAGE, "queued"))
+    )
+    try:
+        for process in (dead, live, elsewhere):
+            assert len(process.stdout.readline().strip()) == 32, process.stderr.read()
+        assert statuses(project) == ["RUNNING"] * 3
+        for process in (dead, elsewhere):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        with tracking.run(STAGE):
+            # Closed: the dead one of this stage and experiment. Left: the live one, and another experiment's.
+            assert statuses(project) == ["KILLED", "RUNNING", "RUNNING", "RUNNING"]
+        assert statuses(project) == ["FINISHED", "RUNNING", "RUNNING"]
+    finally:
+        live.send_signal(signal.SIGINT)  # Ctrl-C: ends by itself, as KILLED
+        assert live.wait(20) != 0
+        for process in (dead, elsewhere, live):
+            process.communicate()
+    assert statuses(project) == ["FINISHED", "KILLED", "RUNNING"]
+
+
+def test_forked_child_does_not_keep_a_run_alive(project):
+    code = SLEEPER.replace("print(", "import os\n    if os.fork() == 0: time.sleep(20); os._exit(0)\n    print(")
+    parent = python(code, project, STAGE)
+    run_id = parent.stdout.readline().strip()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    with tracking.run(STAGE):
+        assert client(project).get_run(run_id).info.status == "KILLED"
+
+
+def test_locked_store_costs_seconds_and_no_result(project, monkeypatch, capfd):
+    monkeypatch.setattr(tracking, "LOCK_SECONDS", 0.5)
+    other = sqlite3.connect("mlflow.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    started = time.monotonic()
+    with tracking.run(STAGE, TAGS) as run:
+        for step in range(100):
+            run.log_curve([{"step": step, "loss": 1.0}])
+        result = "kept"
+    assert (result, time.monotonic() - started < 5) == ("kept", True)
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert output.err.startswith("warning: MLflow store")
+    assert "database is locked" in output.err
+    other.execute("ROLLBACK")
+    other.close()
+
+
+def test_store_that_was_locked_for_a_moment_loses_nothing(project, monkeypatch, capfd):
+    monkeypatch.setattr(tracking, "LOCK_SECONDS", 0.2)
+    other = sqlite3.connect("mlflow.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with tracking.run(STAGE, {"seed": 1}) as run:
+        run.log_curve([{"step": 1, "loss": 1.0}])
+        other.execute("ROLLBACK")
+    other.close()
+    (found,) = runs(project)
+    assert (found.info.status, found.data.params, found.data.metrics["loss"]) == ("FINISHED", {"seed": "1"}, 1.0)
+    assert capfd.readouterr().err.count("warning:") == 1
+
+
+@pytest.mark.parametrize("store", ["sqlite:////dev/null/mlflow.db", "http://user:secret@127.0.0.1:9", "nonsense://x"])
+def test_unreachable_store_is_a_warning(project, monkeypatch, capfd, store):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="from the body"), tracking.run(STAGE) as run:
+        run.log_curve([{"step": 1, "loss": 1.0}])
+        raise ValueError("from the body")
+    error = capfd.readouterr().err
+    assert (error.count("\n"), error.startswith("warning: MLflow store")) == (1, True), error
+    assert "secret" not in error
+    assert time.monotonic() - started < 15
+
+
+def test_full_disk_is_a_warning(project):
+    code = """
+import pathlib, resource, sys
+from stages.engine import tracking
+with tracking.run("train@full") as run:
+    size = pathlib.Path("mlflow.db").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    run.log_curve([{"step": step, "loss": 0.1} for step in range(20_000)])
+    print("result")
+"""
+    process = python(code, project)
+    output, error = process.communicate(timeout=60)
+    assert (process.returncode, output) == (0, "result\n")
+    assert (error.count("\n"), error.startswith("warning: MLflow store")) == (1, True), error
+
+
+def test_several_stages_start_on_a_fresh_store_at_once_and_silently(project):
+    Path("mlflow.db").unlink()
+    code = "import sys\nfrom stages.engine import tracking\nwith tracking.run(sys.argv[1]) as run: pass"
+    processes = [python(code, project, f"evaluate@{number}") for number in range(3)]
+    assert [process.communicate(timeout=60) for process in processes] == [("", "")] * 3
+    assert sorted(run.info.run_name for run in runs(project)) == ["evaluate@0", "evaluate@1", "evaluate@2"]
+    assert statuses(project) == ["FINISHED"] * 3
+
+
+def test_deleted_experiment_is_restored(project):
+    with tracking.run(STAGE):
+        pass
+    store = client(project)
+    store.delete_experiment(store.get_experiment_by_name(tracking.EXPERIMENT).experiment_id)
+    with tracking.run(STAGE) as run:
+        pass
+    assert run.problem is None
+    assert store.get_run(run.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("variable", [("DISABLE_MLFLOW_INTEGRATION", "TRUE"), ("RANK", "1")])
+def test_switched_off_or_not_the_first_process(project, monkeypatch, variable):
+    monkeypatch.setenv(*variable)
+    Path("mlflow.db").unlink()
+    with tracking.run(STAGE, {"a": 1}, TAGS, {"data": "."}) as run:
+        run.log_curve([{"step": 1, "loss": 1.0}])
+        run.tag_md5("model", ".")
+        run.callback().on_log(None, None, None, logs={"loss": 1.0})
+    assert sorted(path.name for path in project.iterdir()) == [".dvc"]
+
+
+def test_project_root_and_store(tmp_path):
+    root = tmp_path.resolve() / "project"
+    copy = root / ".dvc/tmp/exps/standalone/tmpo2fuxfa4"
+    for folder in (root / "stages", copy / ".dvc", copy / "stages", root / ".dvc/tmp/exps/tmprn25oddq/.dvc"):
+        folder.mkdir(parents=True)
+    for directory in (root, root / "stages", copy, copy / "stages", root / ".dvc/tmp/exps/tmprn25oddq"):
+        for environment in ({}, {"DVC_ROOT": str(root)}, {"DVC_ROOT": "/foreign"}):
+            assert tracking.project_root(environment, directory) == root
+            assert tracking.store_uri(environment, directory) == f"sqlite:///{root}/mlflow.db"
+    assert tracking.project_root({}, tmp_path) == tmp_path.resolve()
+    chosen = {"MLFLOW_TRACKING_URI": "sqlite:///other/store.db"}
+    assert tracking.store_uri(chosen, copy) == f"sqlite:///{root}/other/store.db"
+    assert tracking.store_uri({"MLFLOW_TRACKING_URI": "sqlite:////srv/m.db"}, copy) == "sqlite:////srv/m.db"
+    assert tracking.store_uri({"MLFLOW_TRACKING_URI": "http://server:5000"}, copy) == "http://server:5000"
+
+
+def test_git_tags_compare_contents(tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    assert tracking.git_tags(tmp_path) == {}
+    git("init", "-q")
+    assert tracking.git_tags(tmp_path) == {}  # no commit yet
+    (tmp_path / "params.yaml").write_text("x: 1\n")
+    (tmp_path / "dvc.lock").write_text("1\n")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    commit = git("rev-parse", "HEAD")
+    (tmp_path / "dvc.lock").write_text("2\n")
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics/summary.json").write_text("{}")
+    clean = {"git.commit": commit, "git.dirty": "false"}
+    assert tracking.git_tags(tmp_path) == clean  # what the stages write says nothing about the code
+    for path in ("params.yaml", "new.py"):
+        before = (tmp_path / path).read_text() if (tmp_path / path).exists() else None
+        (tmp_path / path).write_text("x: 4\n")
+        assert tracking.git_tags(tmp_path) == clean | {"git.dirty": "true"}
+        if before is not None:
+            (tmp_path / path).write_text(before)
+    (tmp_path / "new.py").unlink()
+    (tmp_path / "sub").mkdir()
+    assert tracking.git_tags(tmp_path / "sub") == clean
+
+
+STAGE_PROGRAM = """
+import pathlib
+from stages.engine import tracking
+parameters = {"x": pathlib.Path("params.yaml").read_text().strip()}
+with tracking.run("train@one", parameters, inputs={"data": "images"}) as run:
+    pathlib.Path("out/sub").mkdir(parents=True)
+    pathlib.Path("out/b-file.txt").write_text("b")
+    pathlib.Path("out/b/").mkdir()
+    pathlib.Path("out/b/é.txt").write_text("c")
+    pathlib.Path("out/sub/empty.bin").write_bytes(b"")
+    pathlib.Path("table.csv").write_bytes(b"a\\r\\n1\\r\\n")
+    run.tag_md5("model", "out")
+    run.tag_md5("table", "table.csv")
+"""
+
+
+def test_experiments_of_dvc_reach_the_projects_store_and_md5_is_that_of_the_lock(project):
+    """`dvc repro`, then `dvc exp run --temp`, for real; a queue worker's copy differs in its folder's name only."""
+    (project / ".dvc").rmdir()
+    environment = os.environ | {
+        "PYTHONPATH": str(PROJECT),
+        "DVC_NO_ANALYTICS": "true",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        **{f"GIT_{role}_{key}": "a@b.c" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")},
+    }
+
+    def call(*arguments):
+        done = subprocess.run(arguments, cwd=project, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    dvc = [sys.executable, "-m", "dvc"]
+    call("git", "init", "-q")
+    call(*dvc, "init", "-q")
+    Path("program.py").write_text(STAGE_PROGRAM)
+    Path("images").mkdir()
+    Path("images/1.txt").write_text("1")
+    Path("params.yaml").write_text("x: 1\n")
+    Path(".gitignore").write_text("/mlflow.db*\n/mlruns/\n/out\n/table.csv\n")
+    stage = {"cmd": f"{sys.executable} program.py", "deps": ["images", "program.py"], "params": ["x"]}
+    Path("dvc.yaml").write_text(json.dumps({"stages": {"one": stage | {"outs": ["out", "table.csv"]}}}))
+    call("git", "add", "-A")
+    call("git", "commit", "-qm", "one")
+    output = call(*dvc, "repro")
+    assert "warning" not in output
+    assert "INFO" not in output
+    lock = Path("dvc.lock").read_text()
+    (first,) = runs(project)
+    for name in ("data", "model", "table"):
+        assert f"md5: {first.data.tags[f'md5.{name}']}\n" in lock
+    assert first.data.tags["git.dirty"] == "false"
+    call("git", "add", "-A")
+    call("git", "commit", "-qm", "two")
+    call(*dvc, "exp", "run", "--temp", "-n", "aside", "-S", "x=2")
+    second = runs(project)[0]
+    assert (second.data.tags["dvc.experiment"], second.data.params["x"]) == ("aside", "x: 2")
+    assert (second.data.tags["git.dirty"], second.info.status) == ("true", "FINISHED")
+    assert second.data.tags["project.root"] == str(project.resolve())
+    assert first.data.tags["dvc.experiment"] == tracking.WORKSPACE
+
+
+def test_import_is_free():
+    code = "import sys, stages.engine.tracking\nprint({'mlflow', 'torch', 'transformers'} & set(sys.modules))"
+    assert python(code, PROJECT).communicate() == ("set()\n", "")
