@@ -24,7 +24,10 @@ lint: setup ## Check format and style
 setup: .venv/.complete ## Create .venv with the exact versions of requirements.lock
 
 ui: setup ## Open the MLflow UI on 127.0.0.1 (PORT=5000)
-	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT)
+	@echo "http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C stops it)"
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 \
+		--backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --default-artifact-root "$(CURDIR)/mlruns" \
+		--host 127.0.0.1 --port $(PORT)
 
 lock: setup ## Write the versions in .venv to requirements.lock
 	python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' > requirements.lock

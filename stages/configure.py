@@ -11,7 +11,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import typer
 from pydantic import Field
 
 from stages.engine import grpo, sft
@@ -134,7 +133,7 @@ def leftovers(params: Params, root: Path) -> list[Path]:
         path
         for pattern in ("data/download/*", "data/partition/*/*/*", "metrics/records/*/*")
         for path in sorted(root.glob(pattern))
-        if path.name != ".gitignore" and path.relative_to(root).as_posix() not in kept
+        if path.relative_to(root).as_posix() not in kept
     ]
 
 
@@ -174,4 +173,4 @@ def _check_unique(key: str, values: list) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: typer.run(configure))
+    main(configure)

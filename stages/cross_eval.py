@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import typer
-
 from stages.engine import determinism, tracking
 from stages.errors import main
 from stages.files import write_directory, write_json
@@ -14,7 +12,7 @@ from stages.tasks.scoring import summarize
 
 
 def cross_eval(setting: str, method: str, dataset: str, seed: int) -> None:
-    """Write, for each target, `metrics/records/cross_eval/<key>/<target>.json` and its predictions, one row per sample."""
+    """Write `metrics/records/cross_eval/<key>/<target>.json` of each target, and its predictions, a row per sample."""
     key = f"{setting}-{method}-{dataset}-{seed}"
     params = read_section("evaluate", evaluation.EvaluateParams)
     images = read_section("images", samples.ImageParams)
@@ -33,20 +31,22 @@ def cross_eval(setting: str, method: str, dataset: str, seed: int) -> None:
     folder = f"models/train/{key}"
     way = load_method(method)
     with (
-        tracking.run(cell, params.model_dump(), {"data": f"data/partition/{setting}/{seed}", "model": folder}) as run,
+        tracking.run(
+            cell["stage"], params.model_dump(), cell, {"data": f"data/partition/{setting}/{seed}", "model": folder}
+        ) as run,
         write_directory(f"metrics/records/cross_eval/{key}") as records,
         write_directory(f"metrics/predictions/cross_eval/{key}") as tables,
     ):
         model, processor = load_model(folder), load_processor(folder)
-        numbers = {}
         for target in targets:
             test = samples.read(setting, seed, target, "test", images.size)
             predictions = evaluation.evaluate(model, processor, way, test, params, seed)
-            numbers[target] = summarize(predictions)
+            parts = summarize(predictions)
             predictions.to_parquet(Path(tables) / f"{target}.parquet", index=False)
-            write_json(Path(records) / f"{target}.json", cell | {"evaluated_on": target, "parts": numbers[target]})
-        run.finish(numbers)
+            write_json(Path(records) / f"{target}.json", cell | {"evaluated_on": target, "parts": parts})
+            for part, numbers in parts.items():
+                run.log_metrics({f"{target}/{part}/{name}": number for name, number in numbers.items()})
 
 
 if __name__ == "__main__":
-    main(lambda: typer.run(cross_eval))
+    main(cross_eval)

@@ -2,8 +2,6 @@
 
 from hashlib import blake2b
 
-import typer
-
 from stages.errors import UserError, main
 from stages.files import write_directory, write_json
 from stages.params import read_section
@@ -47,4 +45,4 @@ def download(dataset: str) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: typer.run(download))
+    main(download)

@@ -3,15 +3,25 @@
 import sys
 from collections.abc import Callable
 
+import typer
+
 
 class UserError(Exception):
     """A mistake in parameters or data that the user can mend; its message is one line, shown without a traceback."""
 
 
-def main(run: Callable[[], None]) -> None:
-    """Run an entrypoint; end with `error: <line>` on stderr and exit status 2 where it raises `UserError`."""
+def main(entrypoint: Callable[..., None]) -> None:
+    """Run an entrypoint with the command line's arguments.
+
+    A `UserError` ends in `error: <line>` on stderr and exit status 2, and so does an input that is not there.
+    """
+    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    command.command()(entrypoint)
     try:
-        run()
+        command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except FileNotFoundError as error:
+        print(f"error: {error.filename or error}: missing; `dvc repro` makes it", file=sys.stderr)
         sys.exit(2)

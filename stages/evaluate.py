@@ -1,7 +1,5 @@
 """Stage `evaluate`: one trained model on the test images of the partition that it was taught on."""
 
-import typer
-
 from stages.engine import determinism, tracking
 from stages.errors import main
 from stages.files import write_file, write_json
@@ -12,7 +10,7 @@ from stages.tasks.scoring import summarize
 
 
 def evaluate(setting: str, method: str, dataset: str, seed: int) -> None:
-    """Write `metrics/records/evaluate/<key>.json` and, one row per sample, `metrics/predictions/evaluate/<key>.parquet`."""
+    """Write `metrics/records/evaluate/<key>.json`, and its predictions, one row per sample."""
     key = f"{setting}-{method}-{dataset}-{seed}"
     params = read_section("evaluate", evaluation.EvaluateParams)
     images = read_section("images", samples.ImageParams)
@@ -30,15 +28,16 @@ def evaluate(setting: str, method: str, dataset: str, seed: int) -> None:
     folder = f"models/train/{key}"
     test = samples.read(setting, seed, dataset, "test", images.size)
     inputs = {"data": f"data/partition/{setting}/{seed}/{dataset}", "model": folder}
-    with tracking.run(cell, params.model_dump(), inputs) as run:
+    with tracking.run(cell["stage"], params.model_dump(), cell, inputs) as run:
         model, processor = load_model(folder), load_processor(folder)
         predictions = evaluation.evaluate(model, processor, load_method(method), test, params, seed)
         parts = summarize(predictions)
         with write_file(f"metrics/predictions/evaluate/{key}.parquet") as file:
             predictions.to_parquet(file, index=False)
         write_json(f"metrics/records/evaluate/{key}.json", cell | {"parts": parts})
-        run.finish(parts)
+        for part, numbers in parts.items():
+            run.log_metrics({f"{part}/{name}": number for name, number in numbers.items()})
 
 
 if __name__ == "__main__":
-    main(lambda: typer.run(evaluate))
+    main(evaluate)

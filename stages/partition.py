@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pandas as pd
-import typer
 
 from stages.errors import main
 from stages.files import read_json, write_directory
@@ -37,4 +36,4 @@ def partition(setting: str, dataset: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: typer.run(partition))
+    main(partition)

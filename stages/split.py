@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pandas as pd
-import typer
 
 from stages.errors import main
 from stages.files import read_json, write_directory
@@ -40,4 +39,4 @@ def split(dataset: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: typer.run(split))
+    main(split)

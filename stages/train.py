@@ -4,9 +4,9 @@ from importlib import import_module
 from tempfile import TemporaryDirectory
 
 import pandas as pd
-import typer
 
 from stages.engine import determinism, tracking
+from stages.engine.training import tidy
 from stages.errors import main
 from stages.files import read_json, write_directory, write_json
 from stages.methods import rewards
@@ -18,9 +18,9 @@ BASE_MODEL = "models/base_model"
 
 
 def train(setting: str, method: str, dataset: str, seed: int) -> None:
-    """Read the method's recipe, the base model and a partition; write `models/train/<key>` and `metrics/records/train/<key>`."""
+    """Read the method's recipe, the base model and a partition; write the taught model, its curves and its cost."""
     key = f"{setting}-{method}-{dataset}-{seed}"
-    cell = {"stage": f"train@{key}", "setting": setting, "method": method, "dataset": dataset, "seed": seed}
+    cell = {"setting": setting, "method": method, "dataset": dataset, "seed": seed}
     recipe = read_json(f"models/recipes/{method}.json")
     images = read_section("images", samples.ImageParams)
     determinism.pin()
@@ -35,7 +35,12 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
     ]
     partition = f"data/partition/{setting}/{seed}/{dataset}"
     with (
-        tracking.run(cell, recipe["settings"], inputs={"data": partition, "base_model": BASE_MODEL}) as run,
+        tracking.run(
+            f"train@{key}",
+            params=recipe["settings"] | {"rewards": list(recipe["rewards"])},
+            tags=cell,
+            inputs={"data": partition, "base_model": BASE_MODEL},
+        ) as run,
         TemporaryDirectory() as scratch,
     ):
         model, record = trainer.train(
@@ -46,16 +51,17 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
             trainer.Params.model_validate(recipe["settings"]),
             seed,
             scratch,
-            [run.callback()],
+            [run.callback(tidy)],
         )
         with write_directory(f"models/train/{key}") as folder:
             model.save_pretrained(folder)
             processor.save_pretrained(folder)
         with write_directory(f"metrics/records/train/{key}") as folder:
             pd.DataFrame(record.curves).to_csv(folder / "curves.csv", index=False)
-            write_json(folder / "cost.json", cell | record.cost)
-        run.finish(record.cost, outputs={"model": f"models/train/{key}"})
+            write_json(folder / "cost.json", {"stage": f"train@{key}"} | cell | record.cost)
+        run.log_metrics(record.cost)
+        run.tag_md5("model", f"models/train/{key}")
 
 
 if __name__ == "__main__":
-    main(lambda: typer.run(train))
+    main(train)

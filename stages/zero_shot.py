@@ -1,7 +1,5 @@
 """Stage `zero_shot`: the base model, taught nothing, on the test images of one partition."""
 
-import typer
-
 from stages.engine import determinism, tracking
 from stages.errors import main
 from stages.files import write_file, write_json
@@ -15,7 +13,7 @@ BASE_MODEL = "models/base_model"
 
 
 def zero_shot(setting: str, dataset: str, seed: int) -> None:
-    """Write `metrics/records/zero_shot/<key>.json` and, one row per sample, `metrics/predictions/zero_shot/<key>.parquet`."""
+    """Write `metrics/records/zero_shot/<key>.json`, and its predictions, one row per sample."""
     key = f"{setting}-{dataset}-{seed}"
     params = read_section("evaluate", EvaluateParams)
     images = read_section("images", samples.ImageParams)
@@ -32,15 +30,16 @@ def zero_shot(setting: str, dataset: str, seed: int) -> None:
     }
     test = samples.read(setting, seed, dataset, "test", images.size)
     inputs = {"data": f"data/partition/{setting}/{seed}/{dataset}", "model": BASE_MODEL}
-    with tracking.run(cell, params.model_dump(), inputs) as run:
+    with tracking.run(cell["stage"], params.model_dump(), cell, inputs) as run:
         method = load_method(params.zero_shot_method)
         predictions = evaluate(load_model(BASE_MODEL), load_processor(BASE_MODEL), method, test, params, seed)
         parts = summarize(predictions)
         with write_file(f"metrics/predictions/zero_shot/{key}.parquet") as file:
             predictions.to_parquet(file, index=False)
         write_json(f"metrics/records/zero_shot/{key}.json", cell | {"parts": parts})
-        run.finish(parts)
+        for part, numbers in parts.items():
+            run.log_metrics({f"{part}/{name}": number for name, number in numbers.items()})
 
 
 if __name__ == "__main__":
-    main(lambda: typer.run(zero_shot))
+    main(zero_shot)

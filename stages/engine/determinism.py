@@ -1,8 +1,7 @@
 """What must be fixed before torch is imported so that the same inputs give the same bytes.
 
-One thread and one instruction set, whatever the processor offers: sums are then taken in one order. Measured for this
-pipeline's operations on x86-64 processors from AVX2 on (DESIGN section 5): MKL's COMPATIBLE branch is the one that gives
-the same bits on Intel and AMD.
+One thread and one instruction set, whatever the processor offers: sums are then taken in one order. On x86-64 from AVX2
+on, MKL's COMPATIBLE branch is the one that gives the same bits on Intel and AMD.
 """
 
 import os

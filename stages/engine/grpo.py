@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from stages.engine.training import Record, TrainingParams, adapters, arguments, curves
+from stages.engine.training import Record, TrainingParams, adapters, arguments, curves, progress
 
 RewardFunction = Callable[[str, str, int], float]
 
@@ -90,6 +90,7 @@ def train(
         peft_config=adapters(params),
         callbacks=callbacks,
     )
+    progress(trainer)
     trainer.train()
     history = trainer.state.log_history
     steps = trainer.state.global_step
@@ -97,19 +98,13 @@ def train(
     tokens = int(max(entry.get("num_tokens", 0) for entry in history))
     lengths = [entry["completions/mean_length"] for entry in history if "completions/mean_length" in entry]
     generated = sum(round(length * samples_per_step) for length in lengths)
-    columns = {
-        "reward": "reward",
-        **{f"rewards/{name}/mean": f"reward/{name}" for name in rewards},
-        "completions/mean_length": "completion_length",
-        "kl": "kl",
-    }
     cost = {
         "steps": steps,
         "samples_seen": steps * samples_per_step,
         "prompt_tokens": tokens - generated,
         "generated_tokens": generated,
     }
-    return trainer.accelerator.unwrap_model(trainer.model), Record(curves(history, columns), cost)
+    return trainer.accelerator.unwrap_model(trainer.model), Record(curves(history), cost)
 
 
 def _batched(name: str, reward: RewardFunction) -> Callable[..., list[float]]:

@@ -45,9 +45,7 @@ class Qwen2VLProcessor(LibraryProcessor):
         return [image_processor, tokenizer]
 
 
-def load_processor(
-    path: str | Path, image_backend: Literal["pil", "torchvision"] = "pil"
-) -> Qwen2VLProcessor:
+def load_processor(path: str | Path, image_backend: Literal["pil", "torchvision"] = "pil") -> Qwen2VLProcessor:
     """Load the processor of a Qwen2-VL folder; its tokenizer pads on the left, as generation needs.
 
     The image backend is the caller's choice and not the environment's: pixels of the two differ by up to 0.03 when

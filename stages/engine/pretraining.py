@@ -43,9 +43,7 @@ def _optimiser(
     import torch
 
     # Fused: its square root is the same on every processor.
-    optimiser = torch.optim.AdamW(
-        parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
+    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     warmup = max(1, steps // 20)
 
     def factor(step: int) -> float:

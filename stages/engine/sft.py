@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stages.engine.training import Record, TrainingParams, adapters, arguments, curves
+from stages.engine.training import Record, TrainingParams, adapters, arguments, curves, progress
 
 
 class Params(TrainingParams):
@@ -63,6 +63,7 @@ def train(
         peft_config=adapters(params),
         callbacks=callbacks,
     )
+    progress(trainer)
     trainer.train()
     history = trainer.state.log_history
     steps = trainer.state.global_step
@@ -73,4 +74,4 @@ def train(
         "prompt_tokens": tokens,
         "generated_tokens": 0,
     }
-    return trainer.accelerator.unwrap_model(trainer.model), Record(curves(history, {}), cost)
+    return trainer.accelerator.unwrap_model(trainer.model), Record(curves(history), cost)

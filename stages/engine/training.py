@@ -9,7 +9,7 @@ from stages.params import Section
 
 
 class LoraParams(Section):
-    """Low-rank adapters; `target` is a regular expression over module names, so the vision tower is in or out on purpose."""
+    """Low-rank adapters; `target` is a regular expression over module names: the vision tower is in or out on purpose."""
 
     rank: int = Field(gt=0)
     alpha: int = Field(gt=0)
@@ -96,7 +96,7 @@ def arguments(params: TrainingParams, seed: int, folder: str, rows_per_prompt: i
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
-        "disable_tqdm": None,
+        "disable_tqdm": False,
         "dataloader_pin_memory": False,
     }
 
@@ -116,11 +116,32 @@ def adapters(params: TrainingParams) -> Any:
     )
 
 
-def curves(history: list[dict[str, float]], columns: dict[str, str]) -> list[dict[str, float]]:
-    """The trainer's log, one row per optimiser step, with our names for its keys and nothing that tells the time."""
-    names = {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate", **columns}
-    return [
-        {"step": entry["step"], **{ours: entry[theirs] for theirs, ours in names.items() if theirs in entry}}
-        for entry in history
-        if "loss" in entry
-    ]
+def progress(trainer: Any) -> None:
+    """Leave the progress bar and take away the lines of numbers under it: they are in MLflow and in curves.csv."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    class Bar(ProgressCallback):
+        def on_log(self, *_: Any, **__: Any) -> None:
+            pass
+
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(Bar)
+
+
+def tidy(log: dict[str, float]) -> dict[str, float]:
+    """A trainer's log entry under our names: what is learned from, and nothing that tells the time.
+
+    >>> tidy({"loss": 0.5, "rewards/format/mean": 1.0, "completions/mean_length": 9.0, "train_runtime": 7.1})
+    {'loss': 0.5, 'reward/format': 1.0, 'completion_length': 9.0}
+    """
+    names = {name: name for name in ("loss", "reward", "kl", "grad_norm", "learning_rate")}
+    names |= {"completions/mean_length": "completion_length"}
+    rewards = [name for name in log if name.startswith("rewards/") and name.endswith("/mean")]
+    names |= {name: f"reward/{name.split('/')[1]}" for name in rewards}
+    return {names[name]: value for name, value in log.items() if name in names}
+
+
+def curves(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The trainer's log, one row per optimiser step."""
+    return [{"step": int(entry["step"]), **tidy(entry)} for entry in history if "loss" in entry]

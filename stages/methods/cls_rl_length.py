@@ -1,7 +1,7 @@
 """CLS-RL with P2's normalized length reward added, so that the model "thinks" more (P2 section 3).
 
 Differs from the paper: the constants of the length reward are not published. Ours stand under `rewards.length` in
-`params.yaml`, marked as our choice. The prompts are CLS-RL's, written out again so that this method depends on one file.
+`params.yaml`, marked as our choice. The prompts are CLS-RL's, written out again: a method depends on its own file.
 """
 
 from stages.methods.answers import read_tag

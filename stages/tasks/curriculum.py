@@ -77,7 +77,7 @@ def _draw_digit(name: str, generator: np.random.Generator) -> np.ndarray:
 
 def _draw_letter(name: str, generator: np.random.Generator) -> np.ndarray:
     font = LETTER_FONTS[generator.integers(len(LETTER_FONTS))]
-    return rendering.warp(
+    mask = rendering.warp(
         rendering.character_canvas(rendering.LETTERS[name], font),
         rotation=generator.uniform(-10, 10),
         shear=generator.uniform(-0.15, 0.15),
@@ -85,17 +85,19 @@ def _draw_letter(name: str, generator: np.random.Generator) -> np.ndarray:
         scale=generator.uniform(0.85, 1.2),
         shift=tuple(generator.uniform(-2, 2, 2)),
     )
+    return rendering.wobble(mask, generator.uniform(0, 1.5), generator)
 
 
 def _draw_shape(name: str, generator: np.random.Generator) -> np.ndarray:
-    stroke = generator.uniform(5, 8) if generator.random() < 0.25 else None
-    return rendering.warp(
+    stroke = generator.uniform(4, 8) if generator.random() < 0.35 else None
+    mask = rendering.warp(
         rendering.shape_canvas(name, stroke),
         rotation=generator.uniform(-30, 30),
         squeeze=generator.uniform(0.8, 1.2),
         scale=generator.uniform(0.75, 1.15),
         shift=tuple(generator.uniform(-2.5, 2.5, 2)),
     )
+    return rendering.wobble(mask, generator.uniform(0, 1.2), generator)
 
 
 def _draw_texture(name: str, generator: np.random.Generator) -> np.ndarray:

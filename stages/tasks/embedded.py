@@ -33,13 +33,13 @@ def _draw_letter(name: str, generator: np.random.Generator) -> np.ndarray:
     font = LETTER_FONTS[generator.integers(len(LETTER_FONTS))]
     mask = rendering.warp(
         rendering.character_canvas(rendering.LETTERS[name], font),
-        rotation=generator.uniform(-15, 25),
-        shear=generator.uniform(-0.5, 0.1),
+        rotation=generator.uniform(-10, 18),
+        shear=generator.uniform(-0.35, 0.1),
         squeeze=generator.uniform(0.6, 0.9),
         scale=generator.uniform(0.9, 1.2),
         shift=tuple(generator.uniform(-2, 2, 2)),
     )
-    mask = rendering.wobble(mask, 2.6, generator)
+    mask = rendering.wobble(mask, 1.8, generator)
     foreground, background = rendering.two_colours(generator)
     return rendering.paint(mask, foreground, background, 0.08, generator)
 
@@ -47,14 +47,14 @@ def _draw_letter(name: str, generator: np.random.Generator) -> np.ndarray:
 def _draw_shape(name: str, generator: np.random.Generator) -> np.ndarray:
     """Draw a shape as an unsteady outline, turned."""
     mask = rendering.warp(
-        rendering.shape_canvas(name, stroke=generator.uniform(3, 6)),
-        rotation=generator.uniform(-50, 50),
+        rendering.shape_canvas(name, stroke=generator.uniform(3.5, 6)),
+        rotation=generator.uniform(-40, 40),
         shear=generator.uniform(-0.3, 0.3),
         squeeze=generator.uniform(0.7, 1.2),
         scale=generator.uniform(0.75, 1.15),
         shift=tuple(generator.uniform(-2.5, 2.5, 2)),
     )
-    mask = rendering.wobble(mask, 2.0, generator)
+    mask = rendering.wobble(mask, 1.3, generator)
     foreground, background = rendering.two_colours(generator)
     return rendering.paint(mask, foreground, background, 0.08, generator)
 
@@ -62,7 +62,7 @@ def _draw_shape(name: str, generator: np.random.Generator) -> np.ndarray:
 def _draw_texture(name: str, generator: np.random.Generator) -> np.ndarray:
     """Draw a texture on cloth: wrinkled, faint, washed out."""
     mask = rendering.texture(name, generator, period=generator.uniform(5, 11), rotation=generator.uniform(-60, 60))
-    mask = rendering.blur(rendering.wobble(mask, 3.2, generator))
+    mask = rendering.blur(rendering.wobble(mask, 2.2, generator))
     foreground, background = rendering.two_colours(generator, 0.6)
     return rendering.paint(mask, foreground, background, 0.1, generator)
 

@@ -1,4 +1,4 @@
-"""k labelled images per class, drawn by a seed (P1 section 3.1; the paper draws without one, so its samples are lost)."""
+"""k labelled images per class, drawn by a seed (P1 section 3.1; the paper draws without one: its samples are lost)."""
 
 from collections import defaultdict
 from collections.abc import Sequence
