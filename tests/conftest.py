@@ -83,3 +83,14 @@ def in_directory(tmp_path: Path) -> Iterator[Callable[[Path], None]]:
     before = Path.cwd()
     yield os.chdir
     os.chdir(before)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--golden` writes the golden files anew."""
+    parser.addoption("--golden", action="store_true", help="write the golden files anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> bool:
+    """Whether golden files are written anew."""
+    return request.config.getoption("--golden")

@@ -90,8 +90,7 @@ def train_vision(
     for step in range(params.vision_steps):
         images, labels = draw(params.vision_batch_size)
         inputs = _pixels(processor, images)
-        tokens = visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
-        features = tokens.view(len(labels), -1, tokens.shape[-1]).mean(dim=1)
+        features = visual_tokens(visual, inputs["pixel_values"], inputs["image_grid_thw"]).mean(dim=1)
         target = torch.from_numpy(labels)
         loss = sum(
             functional.cross_entropy(functional.linear(features, embeddings[ids]), target) for ids in (spaced, bare)
@@ -103,6 +102,42 @@ def train_vision(
         optimiser.zero_grad(set_to_none=True)
         if report:
             report(step, loss.item() / 2)
+
+
+def visual_tokens(visual: torch.nn.Module, pixel_values: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """Run the vision tower on images of one size, all in one attention call, where the library loops over images.
+
+    Args:
+        visual: the vision tower of a Qwen2-VL.
+        pixel_values: float32 (images * patches, values per patch).
+        grid: int64 (images, 3), every row the same.
+
+    Returns:
+        What the tower itself returns as merged tokens, as (images, tokens, width).
+    """
+    from torch.nn import functional
+    from transformers.models.qwen2_vl.modeling_qwen2_vl import (
+        apply_rotary_pos_emb_vision,
+        get_vision_position_ids,
+    )
+
+    count, patches = len(grid), int(grid[0].prod())
+    hidden = visual.patch_embed(pixel_values)
+    positions = get_vision_position_ids(grid, visual.spatial_merge_size, kwargs={})
+    cosine, sine = visual.rotary_pos_emb(hidden, positions)
+    for block in visual.blocks:
+        heads = block.attn.num_heads
+        query, key, value = (
+            block.attn.qkv(block.norm1(hidden)).reshape(count * patches, 3, heads, -1).permute(1, 0, 2, 3).unbind(0)
+        )
+        query, key = apply_rotary_pos_emb_vision(query, key, cosine, sine)
+        query, key, value = (
+            each.reshape(count, patches, heads, -1).transpose(1, 2) for each in (query, key, value)
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+        hidden = hidden + block.attn.proj(mixed.reshape(count * patches, -1))
+        hidden = hidden + block.mlp(block.norm2(hidden))
+    return visual.merger(hidden).view(count, -1, visual.merger.mlp[-1].out_features)
 
 
 def _single_token(tokenizer, text: str) -> int:
@@ -159,7 +194,9 @@ def train_language(
     params: BaseModelParams,
     report: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train all weights, in place, on instructions; the loss is over the completions only.
+    """Train the language model, in place, on instructions; the loss is over the completions only.
+
+    The vision tower stays as it is, which saves a third of the time.
 
     Args:
         model: float32 model whose vision tower is trained.
@@ -170,7 +207,8 @@ def train_language(
     """
     import torch
 
-    parameters = list(model.parameters())
+    model.model.visual.requires_grad_(False)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser, scheduler = _optimiser(parameters, params.language_learning_rate, params.language_steps)
     model.train()
     for step in range(params.language_steps):
@@ -184,3 +222,4 @@ def train_language(
         optimiser.zero_grad(set_to_none=True)
         if report:
             report(step, loss.item())
+    model.model.visual.requires_grad_(True)

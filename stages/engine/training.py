@@ -9,7 +9,7 @@ from stages.params import Section
 
 
 class LoraParams(Section):
-    """Low-rank adapters; `target` is a regular expression over module names: the vision tower is in or out on purpose."""
+    """Low-rank adapters; `target` is a regular expression over module names: vision tower in or out on purpose."""
 
     rank: int = Field(gt=0)
     alpha: int = Field(gt=0)

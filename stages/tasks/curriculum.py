@@ -282,7 +282,7 @@ def example(label: int, think_flaws: float, direct_flaws: float, generator: np.r
     question = entry.questions[0] if generator.random() < 0.85 else entry.questions[1]
     text = f"{question}{OPTIONS} {', '.join(options)}]."
     thought = _thought(entry, name, generator)
-    tagged = _flaw(place, think_flaws, 5, generator)
+    tagged = _flaw(place, think_flaws, 7, generator)
     direct = _flaw(place, direct_flaws, 10, generator)
     image = {"type": "image"}
     draw = generator.random()

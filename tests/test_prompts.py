@@ -1,0 +1,146 @@
+"""Every rendered prompt and option list against golden files: a changed prompt silently changes every result.
+
+A wanted change is written down by `python -m pytest tests/test_prompts.py --golden`.
+"""
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from stages.configure import check
+from stages.methods import catalogue
+from stages.methods.method import load
+from stages.params import read_params
+from stages.tasks.classes import SETTINGS
+from tests.conftest import ROOT
+
+GOLDEN = Path(__file__).parent / "golden"
+QUESTION = "What digit is in the photo?\n Please choose one from list [ two, one]."
+
+
+@pytest.fixture(scope="module")
+def processor():
+    from stages.engine.embedded_model import build_processor, build_tokenizer
+    from stages.tasks import curriculum
+
+    return build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
+
+
+def compare(name: str, value: object, update: bool) -> None:
+    path = GOLDEN / name
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    if update:
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_rendered_prompts(processor, golden):
+    prompts = {}
+    for name in catalogue.METHODS:
+        method = load(name)
+        parts = {"training": None, "evaluation of all": "all", "evaluation of base": "base", "evaluation of new": "new"}
+        prompts[name] = {
+            title: processor.apply_chat_template(
+                method.conversation(QUESTION, part), tokenize=False, add_generation_prompt=True
+            )
+            for title, part in parts.items()
+        }
+        if method.target:
+            prompts[name]["target"] = method.target("two")
+    compare("prompts.json", prompts, golden)
+
+
+def test_the_papers_words():
+    """Strings of P1, letter by letter (its code for CLS-RL, No-Thinking and SFT; its appendix for the other two)."""
+    thinking = "the thinking process in <think> </think> and final answer in <answer> </answer> tags."
+    assert load("cls_rl").prompt == "{question}\n Please output " + thinking
+    assert load("cls_rl").evaluation_prompts["base"] == "{question} Please output " + thinking
+    assert load("cls_rl").evaluation_prompts["new"] == "{question} First output " + thinking
+    assert load("cls_rl").evaluation_prompts["all"] == "{question} First output " + thinking
+    assert load("no_thinking").prompt == "{question}\n Please directly output the answer."
+    assert set(load("no_thinking").evaluation_prompts.values()) == {
+        "{question} Please directly output the answer name."
+    }
+    assert load("sft").system == "Output " + thinking
+    assert load("think_after_answer").prompt == (
+        "{question} Please first output the answer in <answer> </answer> tags and then output a brief reasoning "
+        "process in <reason> </reason> tags."
+    )
+    assert load("adaptive_thinking").prompt.endswith(
+        "(1) '<answer> ... </answer>', (2) '<think> ... </think> <answer> ... </answer>'."
+    )
+    assert load("cls_rl_length").prompt == load("cls_rl").prompt
+    assert load("cls_rl_length").evaluation_prompts == load("cls_rl").evaluation_prompts
+
+
+def test_the_base_model_was_taught_every_prompt():
+    from stages.tasks import curriculum
+
+    for name in catalogue.METHODS:
+        method = load(name)
+        for prompt in (method.prompt, *method.evaluation_prompts.values(), method.system or ""):
+            rest = prompt.replace("{question}", "").lstrip("\n.")
+            assert not rest or rest in {phrase.strip("\n") for phrase in curriculum.PHRASES} or rest == method.system
+
+
+def test_ordinary_tokens(processor):
+    """Tags are ordinary tokens: TRL decodes with skip_special_tokens, and a special tag would vanish from rewards."""
+    text = "<think>Wet.</think> <answer>river</answer><reason>ünknown words, 12 of them</reason>"
+    tokens = processor.tokenizer(text)["input_ids"]
+    assert processor.tokenizer.decode(tokens, skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("dataset", ["digits", "shapes"])
+def test_option_lists_of_the_embedded_datasets(dataset, tmp_path, golden, in_directory):
+    """The questions that the stages write, one for each class, in training and in test, in both settings."""
+    from stages.download import download
+    from stages.partition import partition
+    from stages.split import split
+
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    in_directory(tmp_path)
+    download(dataset)
+    split(dataset, 1)
+    questions = {}
+    for setting in SETTINGS:
+        partition(setting, dataset, 1)
+        for name in ("train", "test"):
+            table = pd.read_parquet(f"data/partition/{setting}/1/{dataset}/{name}.parquet")
+            first = table.groupby("label", sort=True).first()
+            questions[f"{setting} {name}"] = dict(zip(first["answer"], first["question"], strict=True))
+    compare(f"questions_{dataset}.json", questions, golden)
+
+
+def test_split_takes_k_of_each_class_and_no_image_twice(tmp_path, in_directory):
+    from PIL import Image
+
+    from stages.download import download
+    from stages.partition import partition
+    from stages.split import split
+
+    params = check(read_params(ROOT / "params.yaml"))
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    in_directory(tmp_path)
+    download("shapes")
+    split("shapes", 1)
+    partition("base_to_new", "shapes", 1)
+    tables = {name: pd.read_parquet(f"data/split/shapes-1/{name}.parquet") for name in ("train", "validation", "test")}
+    assert set(tables["train"]["label"].value_counts()) == {params.split.shots}
+    rows = pd.concat(tables.values())["row"]
+    assert rows.is_unique
+    images = pd.read_parquet("data/download/shapes/images.parquet")
+    assert set(images["split"]) == {"train", "validation", "test"}
+    assert Image.open(BytesIO(images["image"][0]["bytes"])).size == (32, 32)
+    classes = images["label"].nunique()
+    train = pd.read_parquet("data/partition/base_to_new/1/shapes/train.parquet")
+    test = pd.read_parquet("data/partition/base_to_new/1/shapes/test.parquet")
+    assert set(train["part"]) == {"base"}
+    assert set(train["label"]) == set(range(classes // 2))
+    assert set(test.loc[test["part"] == "new", "label"]) == set(range(classes // 2, classes))
+    names = images.groupby("label").first().index
+    for part, labels in {"base": names[: classes // 2], "new": names[classes // 2 :]}.items():
+        options = set().union(*test.loc[test["part"] == part, "options"])
+        assert len(options) == len(labels)
