@@ -1,7 +1,5 @@
 """Stage `cross_eval`: one trained model on the test images of every other dataset of the grid."""
 
-from pathlib import Path
-
 from stages.engine import determinism, tracking
 from stages.errors import main
 from stages.files import write_directory, write_json
@@ -14,12 +12,6 @@ from stages.tasks.scoring import summarize
 def cross_eval(setting: str, method: str, dataset: str, seed: int) -> None:
     """Write `metrics/records/cross_eval/<key>/<target>.json` of each target, and its predictions, a row per sample."""
     key = f"{setting}-{method}-{dataset}-{seed}"
-    params = read_section("evaluate", evaluation.EvaluateParams)
-    images = read_section("images", samples.ImageParams)
-    targets = [target for target in read_grid().datasets if target != dataset]
-    determinism.pin()
-    from stages.engine.model import load_model, load_processor
-
     cell = {
         "stage": f"cross_eval@{key}",
         "setting": setting,
@@ -28,22 +20,26 @@ def cross_eval(setting: str, method: str, dataset: str, seed: int) -> None:
         "evaluated_on": None,
         "seed": seed,
     }
+    params = read_section("evaluate", evaluation.EvaluateParams)
+    images = read_section("images", samples.ImageParams)
+    targets = [target for target in read_grid().datasets if target != dataset]
     folder = f"models/train/{key}"
-    way = load_method(method)
+    inputs = {"data": f"data/partition/{setting}/{seed}", "model": folder}
     with (
-        tracking.run(
-            cell["stage"], params.model_dump(), cell, {"data": f"data/partition/{setting}/{seed}", "model": folder}
-        ) as run,
+        tracking.run(cell["stage"], params.model_dump(), cell | {"dataset": dataset}, inputs) as run,
         write_directory(f"metrics/records/cross_eval/{key}") as records,
         write_directory(f"metrics/predictions/cross_eval/{key}") as tables,
     ):
-        model, processor = load_model(folder), load_processor(folder)
+        determinism.pin()
+        from stages.engine.model import load_model, load_processor
+
+        model, processor, way = load_model(folder), load_processor(folder), load_method(method)
         for target in targets:
             test = samples.read(setting, seed, target, "test", images.size)
             predictions = evaluation.evaluate(model, processor, way, test, params, seed)
             parts = summarize(predictions)
-            predictions.to_parquet(Path(tables) / f"{target}.parquet", index=False)
-            write_json(Path(records) / f"{target}.json", cell | {"evaluated_on": target, "parts": parts})
+            predictions.to_parquet(tables / f"{target}.parquet", index=False)
+            write_json(records / f"{target}.json", cell | {"evaluated_on": target, "parts": parts})
             for part, numbers in parts.items():
                 run.log_metrics({f"{target}/{part}/{name}": number for name, number in numbers.items()})
 

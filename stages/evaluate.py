@@ -12,11 +12,6 @@ from stages.tasks.scoring import summarize
 def evaluate(setting: str, method: str, dataset: str, seed: int) -> None:
     """Write `metrics/records/evaluate/<key>.json`, and its predictions, one row per sample."""
     key = f"{setting}-{method}-{dataset}-{seed}"
-    params = read_section("evaluate", evaluation.EvaluateParams)
-    images = read_section("images", samples.ImageParams)
-    determinism.pin()
-    from stages.engine.model import load_model, load_processor
-
     cell = {
         "stage": f"evaluate@{key}",
         "setting": setting,
@@ -25,10 +20,15 @@ def evaluate(setting: str, method: str, dataset: str, seed: int) -> None:
         "evaluated_on": dataset,
         "seed": seed,
     }
+    params = read_section("evaluate", evaluation.EvaluateParams)
+    images = read_section("images", samples.ImageParams)
     folder = f"models/train/{key}"
-    test = samples.read(setting, seed, dataset, "test", images.size)
     inputs = {"data": f"data/partition/{setting}/{seed}/{dataset}", "model": folder}
-    with tracking.run(cell["stage"], params.model_dump(), cell, inputs) as run:
+    with tracking.run(cell["stage"], params.model_dump(), cell | {"dataset": dataset}, inputs) as run:
+        determinism.pin()
+        from stages.engine.model import load_model, load_processor
+
+        test = samples.read(setting, seed, dataset, "test", images.size)
         model, processor = load_model(folder), load_processor(folder)
         predictions = evaluation.evaluate(model, processor, load_method(method), test, params, seed)
         parts = summarize(predictions)

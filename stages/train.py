@@ -23,29 +23,22 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
     cell = {"setting": setting, "method": method, "dataset": dataset, "seed": seed}
     recipe = read_json(f"models/recipes/{method}.json")
     images = read_section("images", samples.ImageParams)
-    determinism.pin()
-    trainer = import_module(f"stages.engine.{recipe['trainer']}")
-    from stages.engine.model import load_model, load_processor
+    inputs = {"data": f"data/partition/{setting}/{seed}/{dataset}", "base_model": BASE_MODEL}
+    settings = recipe["settings"] | {"rewards": list(recipe["rewards"])}
+    with tracking.run(f"train@{key}", settings, cell, inputs) as run, TemporaryDirectory() as scratch:
+        determinism.pin()
+        trainer = import_module(f"stages.engine.{recipe['trainer']}")
+        from stages.engine.model import load_model, load_processor
 
-    way = load_method(method)
-    taught = [
-        {"prompt": way.conversation(sample["question"]), "image": sample["image"], "answer": sample["answer"]}
-        | ({"target": way.target(sample["answer"])} if way.target else {})
-        for sample in samples.read(setting, seed, dataset, "train", images.size)
-    ]
-    partition = f"data/partition/{setting}/{seed}/{dataset}"
-    with (
-        tracking.run(
-            f"train@{key}",
-            params=recipe["settings"] | {"rewards": list(recipe["rewards"])},
-            tags=cell,
-            inputs={"data": partition, "base_model": BASE_MODEL},
-        ) as run,
-        TemporaryDirectory() as scratch,
-    ):
+        way = load_method(method)
+        taught = [
+            {"prompt": way.conversation(sample["question"]), "image": sample["image"], "answer": sample["answer"]}
+            | ({"target": way.target(sample["answer"])} if way.target else {})
+            for sample in samples.read(setting, seed, dataset, "train", images.size)
+        ]
         model, record = trainer.train(
             load_model(BASE_MODEL),
-            processor := load_processor(BASE_MODEL),
+            load_processor(BASE_MODEL),
             taught,
             {name: rewards.load(name, parameters) for name, parameters in recipe["rewards"].items()},
             trainer.Params.model_validate(recipe["settings"]),
@@ -55,7 +48,8 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
         )
         with write_directory(f"models/train/{key}") as folder:
             model.save_pretrained(folder)
-            processor.save_pretrained(folder)
+            # A fresh one: training leaves its padding in the tokenizer.
+            load_processor(BASE_MODEL).save_pretrained(folder)
         with write_directory(f"metrics/records/train/{key}") as folder:
             pd.DataFrame(record.curves).to_csv(folder / "curves.csv", index=False)
             write_json(folder / "cost.json", {"stage": f"train@{key}"} | cell | record.cost)

@@ -5,8 +5,7 @@ from stages.errors import main
 from stages.files import write_file, write_json
 from stages.methods.method import load as load_method
 from stages.params import read_section
-from stages.tasks import samples
-from stages.tasks.evaluation import EvaluateParams, evaluate
+from stages.tasks import evaluation, samples
 from stages.tasks.scoring import summarize
 
 BASE_MODEL = "models/base_model"
@@ -15,11 +14,6 @@ BASE_MODEL = "models/base_model"
 def zero_shot(setting: str, dataset: str, seed: int) -> None:
     """Write `metrics/records/zero_shot/<key>.json`, and its predictions, one row per sample."""
     key = f"{setting}-{dataset}-{seed}"
-    params = read_section("evaluate", EvaluateParams)
-    images = read_section("images", samples.ImageParams)
-    determinism.pin()
-    from stages.engine.model import load_model, load_processor
-
     cell = {
         "stage": f"zero_shot@{key}",
         "setting": setting,
@@ -28,11 +22,17 @@ def zero_shot(setting: str, dataset: str, seed: int) -> None:
         "evaluated_on": dataset,
         "seed": seed,
     }
-    test = samples.read(setting, seed, dataset, "test", images.size)
+    params = read_section("evaluate", evaluation.EvaluateParams)
+    images = read_section("images", samples.ImageParams)
     inputs = {"data": f"data/partition/{setting}/{seed}/{dataset}", "model": BASE_MODEL}
-    with tracking.run(cell["stage"], params.model_dump(), cell, inputs) as run:
+    with tracking.run(cell["stage"], params.model_dump(), cell | {"dataset": dataset}, inputs) as run:
+        determinism.pin()
+        from stages.engine.model import load_model, load_processor
+
+        test = samples.read(setting, seed, dataset, "test", images.size)
         method = load_method(params.zero_shot_method)
-        predictions = evaluate(load_model(BASE_MODEL), load_processor(BASE_MODEL), method, test, params, seed)
+        model, processor = load_model(BASE_MODEL), load_processor(BASE_MODEL)
+        predictions = evaluation.evaluate(model, processor, method, test, params, seed)
         parts = summarize(predictions)
         with write_file(f"metrics/predictions/zero_shot/{key}.parquet") as file:
             predictions.to_parquet(file, index=False)

@@ -1,11 +1,14 @@
 """What is asked: shots, option lists, halves, matching, as the papers' facts have them."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.errors import UserError
-from stages.tasks import few_shot, matching, questions
+from stages.provenance import closure
+from stages.tasks import curriculum, embedded, few_shot, matching, questions
 from stages.tasks.classes import BaseToNewParams, FewShotParams, parts
 
 FEW_SHOT = few_shot.OptionRule(fraction=0.4, minimum=30, maximum=100, all_below_minimum=False)
@@ -146,3 +149,20 @@ def test_strict_matching_is_equality():
     assert matching.strict("river", "river")
     assert not matching.strict("River", "river")
     assert not matching.strict(None, "river")
+
+
+def test_the_base_model_knows_the_classes_and_reads_no_evaluation_dataset():
+    assert {name: subject.classes for name, subject in curriculum.SUBJECTS.items()} == embedded.CLASSES
+    assert Path("stages/tasks/embedded.py") not in closure("stages.base_model")
+
+
+@pytest.mark.parametrize("name", list(embedded.CLASSES))
+def test_embedded_datasets_are_drawn_alike_every_time(name):
+    images, labels, splits, classes = embedded.build(name, 0, 6, 2, 3)
+    assert (images, labels, splits, classes) == embedded.build(name, 0, 6, 2, 3)
+    assert images != embedded.build(name, 1, 6, 2, 3)[0]
+    assert len(set(images)) == len(images)
+    counts = {(label, split): 0 for label in range(len(classes)) for split in ("train", "validation", "test")}
+    for label, split in zip(labels, splits, strict=True):
+        counts[label, split] += 1
+    assert set(counts.values()) == {6, 2, 3}

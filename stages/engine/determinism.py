@@ -31,3 +31,5 @@ def pin() -> None:
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    # Or every new tensor is first filled with NaN, a third of a reinforcement step.
+    torch.utils.deterministic.fill_uninitialized_memory = False

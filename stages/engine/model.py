@@ -7,7 +7,7 @@ torch's CPU wheel (transformers#48558, #43986). No task here has a video, so the
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from transformers import AutoTokenizer
@@ -15,6 +15,14 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor as LibraryProcessor
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils import logging
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+# A stage loads and saves models many times over; what it says of that would drown its own output.
+logging.set_verbosity_error()
+logging.disable_progress_bar()
 
 
 class Qwen2VLProcessor(LibraryProcessor):
@@ -56,17 +64,27 @@ def load_processor(path: str | Path, image_backend: Literal["pil", "torchvision"
     """
     processor = Qwen2VLProcessor.from_pretrained(str(path), image_backend=image_backend, local_files_only=True)
     processor.tokenizer.padding_side = "left"
+    # How it was loaded would be written into the folders it is saved to.
+    for key in ("is_local", "local_files_only"):
+        processor.tokenizer.init_kwargs.pop(key, None)
     return processor
 
 
 def load_model(
     path: str | Path, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
-) -> Qwen2VLForConditionalGeneration:
+) -> Qwen2VLForConditionalGeneration | PeftModel:
     """Load the weights of a Qwen2-VL folder in `dtype`, in evaluation mode; `attention` as transformers names it.
+
+    A folder of LoRA adapters is loaded on top of the model that its config names.
 
     Raises:
         OSError: `path` has no weights or config.
     """
+    if (Path(path) / "adapter_config.json").exists():
+        from peft import PeftConfig, PeftModel
+
+        base = load_model(PeftConfig.from_pretrained(str(path)).base_model_name_or_path, dtype, attention)
+        return PeftModel.from_pretrained(base, str(path)).eval()
     return Qwen2VLForConditionalGeneration.from_pretrained(
         str(path), dtype=dtype, attn_implementation=attention, local_files_only=True
     ).eval()

@@ -1,8 +1,8 @@
 """Pretraining of the embedded model from nothing, in two steps.
 
 Trained end to end it does not learn to look. So first its vision tower is trained as a plain classifier, against the
-embeddings of the class names, which leaves visual tokens that already point to words; then the whole model is trained on
-instructions.
+embeddings of the class names, which leaves visual tokens that already point to words; then the language model is
+trained on instructions.
 """
 
 from __future__ import annotations
@@ -131,9 +131,7 @@ def visual_tokens(visual: torch.nn.Module, pixel_values: torch.Tensor, grid: tor
             block.attn.qkv(block.norm1(hidden)).reshape(count * patches, 3, heads, -1).permute(1, 0, 2, 3).unbind(0)
         )
         query, key = apply_rotary_pos_emb_vision(query, key, cosine, sine)
-        query, key, value = (
-            each.reshape(count, patches, heads, -1).transpose(1, 2) for each in (query, key, value)
-        )
+        query, key, value = (each.reshape(count, patches, heads, -1).transpose(1, 2) for each in (query, key, value))
         mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
         hidden = hidden + block.attn.proj(mixed.reshape(count * patches, -1))
         hidden = hidden + block.mlp(block.norm2(hidden))

@@ -1,11 +1,16 @@
 """What supervised and reinforcement training share: their settings, their arguments, and the record they leave."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from stages.params import Section
+
+
+# TRL sets the key that transformers renames.
+warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
 
 
 class LoraParams(Section):

@@ -24,10 +24,11 @@ REASON_AFTER = (
     " <reason> </reason> tags."
 )
 ADAPTIVE = (
-    " Please first identify whether this problem requires intermediate thinking or calculation. If the problem requires"
-    " thinking or calculation, output the thinking and calculation process inside <think> </think> tags and the final"
-    " answer inside <answer> </answer> tags. If no thinking or calculation is required, directly output the final answer"
-    " inside <answer> </answer> tags. Your output should follow one of two cases: (1) '<answer> ... </answer>',"
+    " Please first identify whether this problem requires intermediate thinking or calculation."
+    " If the problem requires thinking or calculation, output the thinking and calculation process inside"
+    " <think> </think> tags and the final answer inside <answer> </answer> tags."
+    " If no thinking or calculation is required, directly output the final answer inside <answer> </answer> tags."
+    " Your output should follow one of two cases: (1) '<answer> ... </answer>',"
     " (2) '<think> ... </think> <answer> ... </answer>'."
 )
 OPTIONS = "\n Please choose one from list ["
@@ -44,6 +45,7 @@ class Subject:
     features: dict[str, tuple[str, ...]]
     draw: Callable[[str, np.random.Generator], np.ndarray]
     coloured: bool = True
+    weight: float = 1.0
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -121,6 +123,8 @@ SUBJECTS = {
         },
         _draw_digit,
         coloured=False,
+        # Twice as often: real handwriting is further from fonts than the other subjects are from their styles.
+        weight=2.0,
     ),
     "letters": Subject(
         ("What letter is in the photo?", "Which letter is this?"),
@@ -182,6 +186,12 @@ SUBJECTS = {
 
 CLASSES = tuple((subject, name) for subject, entry in SUBJECTS.items() for name in entry.classes)
 """All classes of all subjects."""
+
+
+def draw_labels(count: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw classes by the weight of their subjects: int64 (count,), indices into `CLASSES`."""
+    weights = np.array([SUBJECTS[subject].weight for subject, _ in CLASSES])
+    return generator.choice(len(CLASSES), count, p=weights / weights.sum())
 
 
 @dataclass(frozen=True)

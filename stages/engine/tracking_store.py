@@ -1,0 +1,262 @@
+"""MLflow tracking, the store's side: a child process of a stage that reads messages and writes them with MLflow.
+
+Started by `tracking.py`, as a file, with the stage's folder and environment; it imports nothing of the project. The
+first message opens the run, `finish` ends it, and the end of the input without it means that the stage was killed.
+
+- *One store per project*: `sqlite:///<root>/mlflow.db`, where `<root>` is the original project, also in the copies
+  under `.dvc/tmp/exps` in which `dvc exp run --temp` and queue workers run. `MLFLOW_TRACKING_URI` overrides it (a
+  relative sqlite path is taken from `<root>`).
+- *A store that fails* is told in one line on stderr. What it did not take is kept in memory, and tried again after a
+  growing pause, and once more when the stage ends. A locked sqlite file is given up after `LOCK_SECONDS`; MLflow
+  itself would wait for minutes.
+- *A new run for every execution*: MLflow's parameters are immutable, so a run cannot be continued with changed ones,
+  and the history of finished runs is worth keeping.
+- *No pile of half-runs*: a run left RUNNING because this process died too (power) becomes KILLED when the same stage
+  of the same DVC experiment next starts. Who lives is asked of the kernel: every run holds a lock on a file beside the
+  store, which tells the truth across containers and reused process ids. When a run ends, the earlier FAILED and KILLED
+  runs of that stage and experiment are deleted in MLflow's sense (hidden, restorable with `mlflow runs restore`): at
+  most the newest failure is seen, and none after a success.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+EXPERIMENT = "think-or-not"
+LOCK_SECONDS = 4.0  # how long a locked sqlite store is waited for
+PAUSE_SECONDS = 60.0  # the first pause after a failure; doubled by every further one
+LIVE_SECONDS = 2.0  # live curves are written at most this often
+HUNG_SECONDS = 120  # a write that lasts longer ends this process, so that none can outlive its stage for good
+WORKSPACE = "workspace"  # DVC's own word for what runs outside an experiment
+WRITTEN_BY_STAGES = ("dvc.lock", "data", "models", "metrics")  # not what `git.dirty` is about
+
+
+def project_root(directory: Path) -> Path:
+    """Find the nearest folder upwards with `.dvc`; of a copy that DVC made in `<root>/.dvc/tmp/exps`, its `<root>`."""
+    directory = directory.resolve()
+    folders = (directory, *directory.parents)
+    copies = [folder.parents[2] for folder in folders if folder.parts[-3:] == (".dvc", "tmp", "exps")]
+    return next(iter(copies + [folder for folder in folders if (folder / ".dvc").is_dir()]), directory)
+
+
+def store_uri(environment: Mapping[str, str], directory: Path) -> str:
+    """Give the tracking URI: `MLFLOW_TRACKING_URI`, or `mlflow.db` of the project; sqlite paths become absolute."""
+    uri = environment.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    path = _sqlite_path(uri)
+    return uri if path is None else f"sqlite:///{project_root(directory) / path}"
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def git_tags(directory: Path) -> dict[str, str]:
+    """Give `git.commit` and `git.dirty` (true or false) of the work tree.
+
+    Empty outside a repository, before its first commit, and without git. Dirty means that something other than what
+    the stages write differs from the commit, untracked files included.
+    """
+
+    def git(*arguments: str, **environment: str) -> str:
+        options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "text": True, "timeout": 30}
+        output = subprocess.check_output(["git", *arguments], cwd=directory, env=os.environ | environment, **options)
+        return output.strip()
+
+    with contextlib.suppress(OSError, subprocess.SubprocessError), tempfile.TemporaryDirectory() as folder:
+        commit = git("rev-parse", "--verify", "--quiet", "HEAD")
+        # A fresh index has no cached file times, so that contents are compared: in a queue's copy, the index that DVC
+        # leaves took `x: 4` for the committed `x: 1`. It also stays clear of locks that DVC's own git use may need.
+        index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+        git("read-tree", "HEAD", **index)
+        excluded = [f":(top,exclude){path}" for path in WRITTEN_BY_STAGES]
+        dirty = git("status", "--porcelain", "--", ":/", *excluded, **index)
+        return {"git.commit": commit, "git.dirty": "true" if dirty else "false"}
+    return {}
+
+
+def _metric_name(name: str) -> str:
+    """Replace what MLflow refuses in a name, since one refused name costs the whole batch."""
+    parts = re.sub(r"[^\w\-. :/]", "_", name).split("/")
+    return "/".join(part for part in parts if part not in {"", ".", ".."})[:250] or "_"
+
+
+def _lock(path: Path, mode: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> TextIO:
+    """Lock a file until it is closed or this process dies; OSError where another process has it."""
+    file = path.open("w")
+    fcntl.flock(file, mode)
+    return file
+
+
+class Record:
+    """One run in the store."""
+
+    def __init__(self, start: dict[str, Any]):
+        """Take the first message; nothing is written yet."""
+        self.start = start
+        self.uri = store_uri(os.environ, Path.cwd())
+        self.root = project_root(Path.cwd())
+        self.database = _sqlite_path(self.uri)
+        self.running = self.root / "mlruns/running" if self.database is None else Path(f"{self.database}-running")
+        experiment = os.environ.get("DVC_EXP_NAME") or WORKSPACE
+        applied = "" if experiment == WORKSPACE else f"`dvc exp apply {experiment}`, then "
+        self.key = {"dvc.stage": start["stage"], "dvc.experiment": experiment}
+        self.run_id: str | None = None
+        self.params = start["params"]
+        self.tags = self.key | git_tags(Path.cwd())
+        self.tags |= {
+            "project.root": str(self.root),
+            "mlflow.user": os.environ.get("USER", "unknown"),
+            "mlflow.source.name": start["source"],
+            "mlflow.source.type": "LOCAL",
+            "mlflow.note.content": f"Made again by {applied}`dvc repro {start['stage']}`.",
+        }
+        if "git.commit" in self.tags:
+            self.tags["mlflow.source.git.commit"] = self.tags["git.commit"]
+        self.metrics: list[tuple[str, float, int, int]] = []  # name, value, milliseconds, step
+        self.next_write = 0.0
+        self.pause = PAUSE_SECONDS
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Keep what a message brings, until it is written."""
+        self.tags |= message.get("tags", {})
+        for name, value in message.get("metrics", {}).items():
+            self.metrics.append((_metric_name(name), value, message["time"], message["step"]))
+
+    def write(self, status: str | None = None) -> None:
+        """Write what the store does not have yet, unless it did so or failed a short while ago; end with `status`."""
+        if status is None and time.monotonic() < self.next_write:
+            return
+        signal.alarm(HUNG_SECONDS)
+        try:
+            if self.run_id is None:
+                self._open()
+            else:
+                self._await_store()
+            self.next_write = time.monotonic() + LIVE_SECONDS if self.metrics else 0.0
+            self._send()
+            if status is not None:
+                self.client.set_terminated(self.run_id, status)
+                (self.running / self.run_id).unlink(missing_ok=True)
+                self._hide_failures()
+        except Exception as error:  # whatever the store or its client raises
+            self.next_write = time.monotonic() + self.pause
+            if self.pause == PAUSE_SECONDS:
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                problem = f"MLflow store {self.uri} not written, the stage goes on: {lines[0][:300]}"
+                problem = re.sub(r"//[^@/\s]+@", "//", problem)  # no password of a server's address
+                print(f"warning: {problem}", file=sys.stderr, flush=True)
+            self.pause *= 2
+        signal.alarm(0)
+
+    def _await_store(self) -> None:
+        """Raise where a sqlite store cannot be written within `LOCK_SECONDS`; MLflow would retry for minutes."""
+        if self.database is not None:
+            store = sqlite3.connect(self.database, timeout=LOCK_SECONDS, isolation_level=None)
+            with contextlib.closing(store):
+                store.execute("BEGIN IMMEDIATE")
+
+    def _open(self) -> None:
+        from mlflow import MlflowClient
+
+        for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        if self.database is not None:
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (half a second: not while others wait)
+        self.running.mkdir(parents=True, exist_ok=True)
+        # One stage at a time: MLflow's own guard of a new schema lets some through.
+        with _lock(self.running / "opening", fcntl.LOCK_EX):
+            self._await_store()
+            self.client = MlflowClient(tracking_uri=self.uri)
+            self.experiment_id = self._find_experiment()
+            self._close_dead()
+            made = self.client.create_run(self.experiment_id, self.start["started"], self.tags, self.start["stage"])
+            self.run_id = made.info.run_id
+            with contextlib.suppress(OSError):
+                self.life = _lock(self.running / self.run_id)
+
+    def _find_experiment(self) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            place = None if self.database is None else (self.root / "mlruns" / name).as_uri()
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # what the web page calls model training
+            return self.client.create_experiment(name, artifact_location=place, tags=kind)
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+
+    def _others(self, *statuses: str) -> list[Any]:
+        """Give the other runs of this stage and DVC experiment that have one of `statuses`."""
+        key = " and ".join(f"tags.`{name}` = '{value}'" for name, value in self.key.items())
+        queries = [f"{key} and attributes.status = '{status}'" for status in statuses]
+        runs = [run for query in queries for run in self.client.search_runs([self.experiment_id], query)]
+        return [run for run in runs if run.info.run_id != self.run_id]
+
+    def _close_dead(self) -> None:
+        for run in self._others("RUNNING"):
+            file = self.running / run.info.run_id
+            # Beside a sqlite store, a missing file means a dead process; to a server, other machines' runs report too.
+            if self.database is not None or file.exists():
+                with contextlib.suppress(OSError), _lock(file):  # raised where it lives, or nothing can be locked
+                    self.client.set_terminated(run.info.run_id, "KILLED")
+                    file.unlink(missing_ok=True)
+
+    def _hide_failures(self) -> None:
+        for run in self._others("FAILED", "KILLED"):
+            if run.data.tags.get("project.root", str(self.root)) == str(self.root):
+                self.client.delete_run(run.info.run_id)
+
+    def _send(self) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+        if self.params or self.tags:
+            params = [Param(name, value) for name, value in self.params.items()]
+            tags = [RunTag(name, value) for name, value in self.tags.items()]
+            self.client.log_batch(self.run_id, params=params[:100], tags=tags[:100])
+            if "md5.data" in self.tags:
+                path = self.start["data"]
+                name = self.start["tags"].get("dataset", Path(path).name)
+                source = json.dumps({"uri": path})
+                dataset = Dataset(name=name, digest=self.tags["md5.data"], source_type="local", source=source)
+                use = InputTag("mlflow.data.context", self.start["stage"].partition("@")[0])
+                self.client.log_inputs(self.run_id, [DatasetInput(dataset, [use])])
+            self.params, self.tags = {}, {}
+        while self.metrics:
+            batch = self.metrics[:1000]  # the most that one call may carry
+            self.client.log_batch(self.run_id, metrics=[Metric(*metric) for metric in batch])
+            del self.metrics[: len(batch)]
+
+
+def main() -> None:
+    """Read messages until `finish` or the end of the input."""
+    record, message = None, {}
+    for line in sys.stdin.buffer:
+        if not line.endswith(b"\n"):  # killed in the middle of a word
+            break
+        message = json.loads(line)
+        record = record or Record(message)
+        record.take(message)
+        record.write(message.get("finish"))
+        if "finish" in message:
+            break
+    if record is not None and "finish" not in message:
+        record.write("KILLED")
+    os._exit(0)  # MLflow's modules take a tenth of a second to go
+
+
+if __name__ == "__main__":
+    main()

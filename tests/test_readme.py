@@ -1,0 +1,75 @@
+"""README as a user types it: its commands, stages and keys exist, its values are legal, its numbers are the tables'."""
+
+import itertools
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+from ruamel.yaml import YAML
+
+from stages.configure import check, recipe
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip() and not line.startswith("#")
+]
+
+
+@pytest.fixture(scope="module")
+def stages() -> set[str]:
+    with Repo(str(ROOT)) as repo:
+        return {stage.name for stage in repo.index.stages} | {stage.name.split("@")[0] for stage in repo.index.stages}
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make")])
+def test_make_targets_exist(command):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert shlex.split(command)[1] in targets
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("dvc repro")])
+def test_stages_exist(command, stages):
+    assert set(shlex.split(command)[2:]) <= stages
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if " -S " in command])
+def test_changes_are_legal(command):
+    words = shlex.split(command)
+    params = YAML(typ="safe").load(ROOT / "params.yaml")
+    for flag, change in itertools.pairwise(words):
+        if flag == "-S":
+            *parents, last = change.split("=")[0].split(".")
+            section = params
+            for parent in parents:
+                section = section[parent]
+            assert last in section
+            section[last] = YAML(typ="safe").load(change.split("=", 1)[1])
+    checked = check(params)
+    for name in checked.train:
+        recipe(name, checked)
+
+
+def test_ci_calls_the_readmes_test_command():
+    assert "make test" in COMMANDS
+    assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+def test_numbers_are_those_of_the_tables():
+    shown = [line for line in README.splitlines() if re.match(r"\|.*\d\.\d\d.*\|", line)]
+    tables = "\n".join(path.read_text() for path in sorted((ROOT / "metrics/tables").glob("*.md"))).splitlines()
+    assert shown
+    assert [line for line in shown if line not in tables] == []
+
+
+def test_paths_exist():
+    for path in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / path).exists(), path
+    for path in Path(ROOT / "docs").glob("*.md"):
+        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / link).exists(), link
