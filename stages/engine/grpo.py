@@ -1,4 +1,4 @@
-"""Group-relative policy optimisation with TRL's `GRPOTrainer`, as P1 uses it (section 2 and appendix A).
+"""Group-relative policy optimisation, as P1 uses it (section 2 and appendix A), with TRL's `GRPOTrainer` or ours.
 
 Every key that changes the gradient is written out in `params.yaml`: TRL's defaults have moved away from the paper's
 (per-sequence mean, KL penalty 0.04 without bias correction, scaling by the group's standard deviation).
@@ -15,8 +15,13 @@ RewardFunction = Callable[[str, str, int], float]
 
 
 class Params(TrainingParams):
-    """Section `grpo` of `params.yaml`."""
+    """Section `grpo` of `params.yaml`.
 
+    `shared_prefix` encodes each prompt once per group instead of once per completion: the same mathematics at a
+    fraction of the work (`stages.engine.shared_prefix`); without it the trainer is TRL's own.
+    """
+
+    shared_prefix: bool
     generations: int = Field(ge=2)
     max_completion_length: int = Field(gt=0)
     temperature: float = Field(gt=0)
@@ -65,7 +70,9 @@ def train(
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    trainer = GRPOTrainer(
+    from stages.engine.shared_prefix import SharedPrefixGRPOTrainer
+
+    trainer = (SharedPrefixGRPOTrainer if params.shared_prefix else GRPOTrainer)(
         model=model,
         reward_funcs=[_batched(name, reward) for name, reward in rewards.items()],
         args=GRPOConfig(

@@ -547,8 +547,10 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         def run(completions: Tensor) -> tuple[Tensor, Tensor]:
             if self._is_reference(model):
                 encoding = self._encode_reference(base, samples)
-            elif self._kept is not None and torch.is_grad_enabled() and len(samples) == len(self._kept.last):
-                encoding, self._kept = self._kept, None
+            elif self._kept is not None and len(samples) == len(self._kept.last):
+                encoding = self._kept
+                if torch.is_grad_enabled():  # its activations serve one backward pass
+                    self._kept = None
             else:
                 encoding = encode(base, samples, completions.device)
             packed = pack(completions, mask, prompt_of, encoding)

@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from stages.params import Section
 
-
 # TRL sets the key that transformers renames.
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
 
