@@ -1,6 +1,7 @@
 # `make repro` and `make test` need Python 3.11 or newer, git and make, and nothing else.
 PYTHON ?= python3
 PORT ?= 5000
+JOBS ?= 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help repro test test-all lint setup ui lock
@@ -8,8 +9,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-repro: setup ## Run the pipeline on the grid of params.yaml
-	dvc repro
+repro: setup ## Run the pipeline on the grid of params.yaml (JOBS=2: two stages at a time)
+	$(if $(filter-out 1,$(JOBS)),python tools/repro.py --jobs $(JOBS),dvc repro)
 
 test: setup ## Run the tests
 	python -m pytest

@@ -1,6 +1,6 @@
 """GRPO with shared prefixes against stock TRL, and both against supervised fine-tuning, side by side.
 
-    python -m benchmarks.shared_prefix                          # 30M parameters, CPU, about 10 minutes
+    python -m benchmarks.shared_prefix                          # 30M parameters, CPU, about 15 minutes
     python -m benchmarks.shared_prefix --size 2b --device cuda  # the shapes of Qwen2-VL-2B, bfloat16
 
 A step is a whole optimiser step: decoding the images, sampling, the reference pass, training pass, clipping, AdamW.
@@ -246,6 +246,7 @@ def parity(base: Path, per_step: int, device: str) -> dict[str, float]:
     Raises:
         SystemExit: they do not agree.
     """
+    torch.backends.cudnn.allow_tf32 = False
     results = {}
     for kind in ("stock", "ours"):
         stepper = Stepper(kind, base, CASES[0], per_step, device, torch.float32)
@@ -268,11 +269,12 @@ def parity(base: Path, per_step: int, device: str) -> dict[str, float]:
             f"parity: completions equal: {texts == our_texts}, loss {loss} and {our_loss}, gradients {worst:.1e}; "
             "nothing is timed"
         )
+    torch.backends.cudnn.allow_tf32 = True
     return {"loss_difference": abs(loss - our_loss), "worst_relative_gradient_difference": worst}
 
 
 def resident(peak: bool) -> int:
-    """Bytes of main memory this process has now, or had at most since `forget_peak`."""
+    """Bytes of main memory this process has now, or had at most since the peak was forgotten."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+)" if peak else r"VmRSS:\s+(\d+)", status)[1]) * 1024
 
@@ -347,13 +349,14 @@ def run(size: str, device: str, per_step: int, repeats: int) -> dict[str, Any]:
             for _ in range(repeats):
                 rates.append(matmul_rate(device, precision))
                 for kind, stepper in steppers.items():
+                    print(f"{case.key}: {kind}", file=sys.stderr)
                     samples.setdefault(case.key, {}).setdefault(kind, []).append(stepper.step())
             del steppers, stepper
         memory = {
             kind: int(
                 subprocess.run(
-                    [sys.executable, "-m", "benchmarks.shared_prefix", "--memory-of", kind, "--base", str(base)]
-                    + ["--device", device, "--prompts", str(per_step)],
+                    f"{sys.executable} -m benchmarks.shared_prefix --memory-of {kind} --base {base} "
+                    f"--device {device} --prompts {per_step}".split(),
                     check=True,
                     capture_output=True,
                     text=True,
@@ -408,7 +411,8 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"{setting['size']} parameters, {setting['prompt_tokens']} prompt tokens (196 visual), "
         f"{setting['prompts_per_step']} prompts a step, {setting['precision']}, {setting['device']}, "
-        f"{setting['processor']}, {setting['threads']} thread(s), {report['matmul_gflops']} GFLOP/s in a matrix product.",
+        f"{setting['processor']}, {setting['threads']} thread(s), "
+        f"{report['matmul_gflops']} GFLOP/s in matrix products.",
         "",
         "| case | stock, s | ours, s | ratio | target | floor, s | ours / floor |",
         "|---|---|---|---|---|---|---|",

@@ -340,13 +340,17 @@ def sample(
 
 
 class SharedPrefixGRPOTrainer(GRPOTrainer):
-    """`GRPOTrainer` with each prompt encoded once per group; the module's docstring says where it differs."""
+    """`GRPOTrainer` with each prompt encoded once per group; the module's docstring says where it differs.
+
+    Attributes:
+        why_stock: what cannot be shared, so that this trainer is the stock one; None where prompts are shared.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._reason = why_not_shared(self)
-        if self._reason:
-            logger.warning(f"Prompts are not shared, training goes on with stock GRPOTrainer: {self._reason}")
+        self.why_stock = why_not_shared(self)
+        if self.why_stock:
+            logger.warning(f"Prompts are not shared, training goes on with stock GRPOTrainer: {self.why_stock}")
         elif self.args.per_device_train_batch_size % self.num_generations:
             logger.warning(
                 f"A pass of {self.args.per_device_train_batch_size} completions does not hold whole groups of "
@@ -359,11 +363,13 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         self._row_numbers: list[int] = []
         self._kept: Encoding | None = None
         self._redirect = _ForwardRedirection()
+        # A layer of the adapters, which tells whether they are switched off for the reference.
         self._tuner = None
         if is_peft_model(self.model):
             from peft.tuners.tuners_utils import BaseTunerLayer
 
-            self._tuner = next(module for module in self.model.modules() if isinstance(module, BaseTunerLayer))
+            tuners = (module for module in self.model.modules() if isinstance(module, BaseTunerLayer))
+            self._tuner = next(tuners, None)
 
     @property
     def _mode(self) -> str:
@@ -373,7 +379,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._kept = self._batch[self._mode] = None
-        if self._reason:
+        if self.why_stock:
             return super()._generate_and_score_completions(inputs)
         if not all(_images(row) for row in inputs):
             logger.warning("Prompts of a batch are not shared, since a row has no image", main_process_only=True)
@@ -439,7 +445,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
         """As stock, but shuffled by whole groups (with the same random draw), where a pass holds whole groups."""
         whole_groups = self.args.per_device_train_batch_size % self.num_generations == 0
-        if self._reason or self._mode == "eval" or not whole_groups:
+        if self.why_stock or self._mode == "eval" or not whole_groups:
             return super()._prepare_inputs(generation_batch)
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
             batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
@@ -627,6 +633,12 @@ def why_not_shared(trainer: GRPOTrainer) -> str | None:
         or model.is_activation_checkpointing,
         "dropout would draw one mask for a whole group": dropout > 0
         or model.config.get_text_config().attention_dropout > 0,
+        "adapters other than LoRA": is_peft_model(trainer.model)
+        and any(
+            adapter.peft_type != "LORA" or getattr(adapter, "alora_invocation_tokens", None)
+            for adapter in trainer.model.peft_config.values()
+        ),
+        "torch_compile": args.torch_compile,
         "FSDP and DeepSpeed split the weights": trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
         "pad_to_multiple_of": args.pad_to_multiple_of,
         "cast_lm_head_to_fp32": args.cast_lm_head_to_fp32,

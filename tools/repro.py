@@ -1,0 +1,70 @@
+"""`dvc repro`, several stages at a time: the same commands and the same `dvc.lock`, in less time on several cores.
+
+DVC itself runs one stage after the other. It can be run several times at once where each run has one stage whose inputs
+are ready and waits for the lock of the repository, which is what this does, in the order of DVC's own graph. What is up
+to date is left alone by DVC, so nothing is lost by interrupting it or by mixing it with `dvc repro`.
+"""
+
+import subprocess
+import sys
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Annotated
+
+import networkx
+import typer
+from dvc.repo import Repo
+
+
+def needs() -> networkx.DiGraph:
+    """DVC's graph by stage names; an edge points from what is needed to what needs it."""
+    with Repo() as repo:
+        graph = networkx.relabel_nodes(repo.index.graph, {stage: stage.name for stage in repo.index.graph})
+    return graph.reverse()
+
+
+def is_up_to_date() -> bool:
+    """Whether DVC has nothing to run."""
+    return subprocess.run(["dvc", "status", "--quiet"], check=False).returncode == 0
+
+
+def run(stage: str) -> subprocess.CompletedProcess[str]:
+    """Run one stage whose inputs are ready, if it is stale."""
+    command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def repro(jobs: Annotated[int, typer.Option(min=1, help="stages at a time, one core each")] = 2) -> None:
+    """Run all stale stages of the pipeline, `jobs` at a time; stop at the first that fails."""
+    if is_up_to_date():
+        print("Data and pipelines are up to date.")
+        return
+    graph = networkx.DiGraph(needs())
+    total, done = len(graph), 0
+    running: dict[Future, str] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        while graph:
+            ready = [stage for stage in graph if not graph.in_degree(stage) and stage not in running.values()]
+            # Those first on which the most still waits.
+            ready.sort(key=lambda stage: (-len(networkx.descendants(graph, stage)), stage))
+            for stage in ready[: jobs - len(running)]:
+                running[pool.submit(run, stage)] = stage
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                stage, result = running.pop(future), future.result()
+                if result.returncode:
+                    print(result.stdout + result.stderr, file=sys.stderr)
+                    print(f"error: stage {stage!r} failed; stages already running are awaited", file=sys.stderr)
+                    raise SystemExit(result.returncode)
+                graph.remove_node(stage)
+                done += 1
+                ran = "Running stage" in result.stdout
+                print(f"[{done}/{total}] {stage}{'' if ran else ' (up to date)'}", flush=True)
+    if not is_up_to_date():
+        print("error: something changed meanwhile; run `dvc repro`", file=sys.stderr)
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    command.command()(repro)
+    command()
