@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from networkx import descendants
 from ruamel.yaml import YAML
 
-from tests.conftest import Project
+from tests.conftest import Project, clone
 
 TINY = {
     "datasets": ["digits", "shapes"],
@@ -234,3 +234,15 @@ def test_corrupt_image_stops_training_and_leaves_nothing(tiny):
     assert "Traceback" not in done.stderr
     assert not list(Path(tiny.root / "models/train").glob("*few_shot-sft-digits-1*"))
     tiny.run("dvc", "checkout", "-q")
+
+
+@pytest.mark.slow
+def test_stages_beside_others_give_the_same_lock(tiny, tmp_path):
+    """Two at a time, from nothing, against one after the other."""
+    other = clone(tmp_path)
+    other.change(**TINY)
+    done = other.run("python", "tools/repro.py", "--jobs", "2")
+    assert "aggregate" in done.stdout
+    locks = [YAML(typ="safe").load(project.root / "dvc.lock") for project in (other, tiny)]
+    assert locks[0] == locks[1]
+    assert other.run("python", "tools/repro.py").stdout == "Data and pipelines are up to date.\n"
