@@ -4,7 +4,7 @@ PORT ?= 5000
 JOBS ?= 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help repro test test-all lint setup ui lock
+.PHONY: help repro test test-all bench lint setup ui lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -17,6 +17,9 @@ test: setup ## Run the tests
 
 test-all: setup ## Run the tests, the slow ones too
 	python -m pytest -m "slow or not slow"
+
+bench: setup ## Time the shared-prefix trainer against TRL's own, side by side
+	python -m benchmarks.shared_prefix
 
 lint: setup ## Check format and style
 	ruff check .
