@@ -44,11 +44,12 @@ def test_changes_are_legal(command):
     params = YAML(typ="safe").load(ROOT / "params.yaml")
     for flag, change in itertools.pairwise(words):
         if flag == "-S":
-            *parents, last = change.split("=")[0].split(".")
+            adds = change.startswith("+")
+            *parents, last = change.removeprefix("+").split("=")[0].split(".")
             section = params
             for parent in parents:
                 section = section[parent]
-            assert last in section
+            assert adds or last in section
             section[last] = YAML(typ="safe").load(change.split("=", 1)[1])
     checked = check(params)
     for name in checked.train:
