@@ -163,7 +163,7 @@ def settled(module_project: Project) -> Project:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(out.def_path)
             else:
-                path.mkdir(parents=True)
+                path.mkdir(parents=True, exist_ok=True)
                 (path / "placeholder").write_text(out.def_path)
     project.run("dvc", "commit", "--force")
     return project
