@@ -116,7 +116,7 @@ def test_mlflow_has_one_finished_run_per_stage_that_computes(tiny):
     md5 = {entry["path"]: entry["md5"] for entry in lock["deps"] + lock["outs"]}
     assert tags["md5.data"] == md5["data/partition/few_shot/1/digits"]
     assert tags["md5.model"] == md5["models/train/few_shot-cls_rl-digits-1"]
-    assert run.data.params["rewards"] == "accuracy,format"
+    assert run.data.params["rewards"] == "accuracy, format"
     assert {"loss", "reward", "reward/format", "kl", "completion_length", "wall_seconds"} <= set(run.data.metrics)
     history = MlflowClient(f"sqlite:///{tiny.root}/mlflow.db").get_metric_history(run.info.run_id, "reward")
     assert [point.step for point in history] == [1, 2]
