@@ -100,7 +100,6 @@ AXES = ("datasets", "methods", "settings", "seeds", "transfer")
 # Keys with few legal values, and one of those.
 OTHER = {
     "reward": "accuracy",
-    "download.source": None,
     "classes": None,
     "base_half": "ceil",
     "learning_rate_schedule": "cosine",
