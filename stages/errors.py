@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import typer
 
+from stages.warm import hand_over
+
 
 class UserError(Exception):
     """A mistake in parameters or data that the user can mend; its message is one line, shown without a traceback."""
@@ -15,6 +17,8 @@ def main(entrypoint: Callable[..., None]) -> None:
 
     A `UserError` ends in `error: <line>` on stderr and exit status 2, and so does an input that is not there.
     """
+    if (status := hand_over()) is not None:
+        sys.exit(status)
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     command.command()(entrypoint)
     try:

@@ -2,16 +2,26 @@
 
 DVC itself runs one stage after the other. It can be run several times at once where each run has one stage whose inputs
 are ready and waits for the lock of the repository, which is what this does, in the order of DVC's own graph. What is up
-to date is left alone by DVC, so nothing is lost by interrupting it or by mixing it with `dvc repro`.
+to date is left alone by DVC, so nothing is lost by interrupting it or by mixing it with `dvc repro`. Libraries are
+imported once and not by every stage; see `stages/warm.py`.
 """
 
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
 import subprocess
 import sys
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
 from typing import Annotated
 
 import networkx
 import typer
+from dvc.cli import main as dvc
 from dvc.repo import Repo
 
 
@@ -27,10 +37,39 @@ def is_up_to_date() -> bool:
     return subprocess.run(["dvc", "status", "--quiet"], check=False).returncode == 0
 
 
-def run(stage: str) -> subprocess.CompletedProcess[str]:
-    """Run one stage whose inputs are ready, if it is stale."""
-    command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def run(stage: str) -> tuple[int, str]:
+    """Run one stage whose inputs are ready, if it is stale; return DVC's exit status and all that was printed."""
+    with tempfile.TemporaryFile() as output:
+        for number in (1, 2):
+            os.dup2(output.fileno(), number)
+        status = dvc(["--wait-for-lock", "repro", "--single-item", stage])
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        output.seek(0)
+        return status, output.read().decode(errors="replace")
+
+
+def end_with_starter() -> None:
+    """End this process when the one that started it has ended."""
+
+    def watch() -> None:
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def warm_server() -> Iterator[None]:
+    """Serve stages that need no imports of their own while the block runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "warm")
+        with subprocess.Popen([sys.executable, "-m", "stages.warm", path], stdin=subprocess.DEVNULL) as server:
+            os.environ["WARM_SOCKET"] = path
+            try:
+                yield
+            finally:
+                server.terminate()
 
 
 def repro(jobs: Annotated[int, typer.Option(min=1, help="stages at a time, one core each")] = 2) -> None:
@@ -41,7 +80,8 @@ def repro(jobs: Annotated[int, typer.Option(min=1, help="stages at a time, one c
     graph = networkx.DiGraph(needs())
     total, done = len(graph), 0
     running: dict[Future, str] = {}
-    with ThreadPoolExecutor(jobs) as pool:
+    context = multiprocessing.get_context("forkserver")
+    with warm_server(), ProcessPoolExecutor(jobs, context, end_with_starter) as pool:
         while graph:
             ready = [stage for stage in graph if not graph.in_degree(stage) and stage not in running.values()]
             # Those first on which the most still waits.
@@ -50,14 +90,14 @@ def repro(jobs: Annotated[int, typer.Option(min=1, help="stages at a time, one c
                 running[pool.submit(run, stage)] = stage
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
-                stage, result = running.pop(future), future.result()
-                if result.returncode:
-                    print(result.stdout + result.stderr, file=sys.stderr)
+                stage, (status, output) = running.pop(future), future.result()
+                if status:
+                    print(output, file=sys.stderr)
                     print(f"error: stage {stage!r} failed; stages already running are awaited", file=sys.stderr)
-                    raise SystemExit(result.returncode)
+                    raise SystemExit(status)
                 graph.remove_node(stage)
                 done += 1
-                ran = "Running stage" in result.stdout
+                ran = "Running stage" in output
                 print(f"[{done}/{total}] {stage}{'' if ran else ' (up to date)'}", flush=True)
     if not is_up_to_date():
         print("error: something changed meanwhile; run `dvc repro`", file=sys.stderr)

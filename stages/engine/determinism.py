@@ -22,9 +22,9 @@ def pin() -> None:
     """Set the environment above, then torch's own switches. Call it first in an entrypoint that computes.
 
     Raises:
-        RuntimeError: torch was imported before, when it is too late.
+        RuntimeError: torch was imported before without this environment, when it is too late.
     """
-    if "torch" in sys.modules:
+    if "torch" in sys.modules and not os.environ.items() >= ENVIRONMENT.items():
         raise RuntimeError("stages.engine.determinism.pin() must run before torch is imported")
     os.environ.update(ENVIRONMENT)
     import torch
@@ -33,3 +33,7 @@ def pin() -> None:
     torch.use_deterministic_algorithms(True)
     # Or every new tensor is first filled with NaN, a third of a reinforcement step.
     torch.utils.deterministic.fill_uninitialized_memory = False
+    if torch.backends.mkldnn.is_available():
+        from stages.engine.matrix_products import use_onednn
+
+        use_onednn()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import numbers
 import os
 import queue
@@ -26,6 +27,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+from stages.warm import FORKED
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -79,6 +82,42 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     return {name: _text(value) for name, value in values.items()}
 
 
+def _new_process() -> subprocess.Popen:
+    """Start the child; in a session of its own, since Ctrl-C is for the stage, which tells the child how it ended."""
+    command = [sys.executable, "-P", "-W", "ignore", str(CHILD)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    return subprocess.Popen(command, **pipes, start_new_session=True)
+
+
+class _Fork:
+    """The child as a fork of a stage that has MLflow imported already, with what is used of `subprocess.Popen`."""
+
+    def __init__(self):
+        read, write = os.pipe()
+        self._process = multiprocessing.get_context("fork").Process(target=self._main, args=(read,), daemon=True)
+        self._process.start()
+        os.close(read)
+        self.stdin = open(write, "wb")  # noqa: SIM115, PTH123
+        self.kill = self._process.kill
+
+    @staticmethod
+    def _main(read: int) -> None:
+        os.setsid()
+        os.dup2(read, 0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.closerange(3, 1024)
+        sys.stdin = open(0)  # noqa: SIM115
+        from stages.engine import tracking_store
+
+        tracking_store.main()
+
+    def wait(self, seconds: float) -> int:
+        self._process.join(seconds)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(CHILD.name, seconds)
+        return self._process.exitcode
+
+
 class Run:
     """One run of a stage; made by `run`. No method but `finish` waits for MLflow, and none raises what it does."""
 
@@ -87,14 +126,11 @@ class Run:
         self._clock = time.monotonic()
         self._seen: set[tuple[str, int]] = set()
         self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._child: subprocess.Popen | None = None
+        self._child: subprocess.Popen | _Fork | None = None
         if not active:
             return
-        command = [sys.executable, "-P", "-W", "ignore", str(CHILD)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
         try:
-            # A session of its own: Ctrl-C is for the stage, which tells the child how it ended.
-            child = subprocess.Popen(command, **pipes, start_new_session=True)
+            child = _Fork() if FORKED in os.environ else _new_process()
             threading.Thread(target=self._feed, args=(child.stdin,), daemon=True).start()
         except (OSError, RuntimeError) as error:
             self._warn(error)
