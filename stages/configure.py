@@ -1,8 +1,8 @@
-"""Stage `configure`: check all of `params.yaml` before any work starts, and write down what each method is taught with.
+"""Stage `configure`: check all of `params.yaml` before any work starts, and write down what each stage stands on.
 
 A recipe is the method's trainer, rewards and settings, all defaults and overrides resolved, and the md5 of the code
 that they run. Training depends on the recipe of its method, so that a change of `reward`, of a shared setting or of a
-trainer's code retrains the methods that it touches and no other.
+trainer's code retrains the methods that it touches and no other. The other stages depend on a list of their code.
 """
 
 import re
@@ -16,7 +16,7 @@ from pydantic import Field
 from stages.engine import grpo, sft
 from stages.engine.pretraining import BaseModelParams
 from stages.errors import UserError, main
-from stages.files import write_directory, write_file, write_json
+from stages.files import write_directory, write_json
 from stages.methods import catalogue
 from stages.methods.method import load
 from stages.params import Grid, Section, read_params, validate
@@ -59,6 +59,9 @@ class Params(Grid):
     train: dict[str, dict[str, Any]]
     evaluate: EvaluateParams
 
+
+# The stages that follow this one; the code of `train` is in the recipes.
+STAGES = ("base_model", "download", "split", "partition", "zero_shot", "evaluate", "cross_eval", "aggregate")
 
 TRAINERS = {"sft": sft.Params, "grpo": grpo.Params}
 
@@ -113,8 +116,23 @@ def recipe(name: str, params: Params) -> dict[str, Any]:
         "trainer": method.trainer,
         "rewards": {reward: parameters.get(reward, {}) for reward in names},
         "settings": settings.model_dump(),
-        "code": code_md5(f"stages.engine.{method.trainer}", *(f"stages.methods.rewards.{reward}" for reward in names)),
+        "code": code_md5(
+            "stages.train",
+            f"stages.engine.{method.trainer}",
+            f"stages.methods.{name}",
+            *(f"stages.methods.rewards.{reward}" for reward in names),
+        ),
     }
+
+
+def code(stage: str) -> dict[str, str]:
+    """The md5 by path of the code of a stage, without that of a single method, on whose file it depends by itself."""
+    methods = [f"stages.methods.{name}" for name in catalogue.METHODS]
+    own = {f"stages/methods/{name}.py" for name in catalogue.METHODS}
+    files = code_md5(f"stages.{stage}")
+    if "stages/methods/method.py" in files:
+        files = code_md5(f"stages.{stage}", *methods)
+    return {path: md5 for path, md5 in files.items() if path not in own}
 
 
 def leftovers(params: Params, root: Path) -> list[Path]:
@@ -138,7 +156,7 @@ def leftovers(params: Params, root: Path) -> list[Path]:
 
 
 def configure() -> None:
-    """Read `params.yaml`; write `models/recipes/<method>.json` and `data/params_checked.txt`; clear leftovers away."""
+    """Read `params.yaml`; write `models/recipes/<method>.json` and `data/code/<stage>.json`; clear leftovers away."""
     params = check(read_params())
     recipes = {name: recipe(name, params) for name in params.train}
     with write_directory("models/recipes") as folder:
@@ -146,9 +164,9 @@ def configure() -> None:
             write_json(folder / f"{name}.json", content)
     for path in leftovers(params, Path()):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    # Always the same: what depends on it waits for this check, and is never stale because of it.
-    with write_file("data/params_checked.txt") as file:
-        file.write_text("params.yaml was checked by stage configure\n", encoding="utf-8")
+    with write_directory("data/code") as folder:
+        for stage in STAGES:
+            write_json(folder / f"{stage}.json", code(stage))
 
 
 def _names(reward: str | list[str] | None) -> list[str]:

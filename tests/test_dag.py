@@ -50,30 +50,35 @@ def test_stage_names_and_count_of_the_default_grid():
     assert "evaluate@base_to_new-cls_rl-digits-1" in names
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_declared_code_is_what_the_stage_imports(stage):
-    """What `configure` hashes into the recipes it depends on as folders; a method's file is loaded by its name."""
-    declared = {Path(path) for path in STAGES[stage]["deps"] if path.startswith("stages/") and "${" not in path}
-    imported = set(closure(f"stages.{stage}"))
-    by_name = {path for path in STAGES[stage]["deps"] if "${" in path and path.startswith("stages/")}
-    if stage == "configure":
-        folders = {path for path in declared if not path.suffix}
-        assert {path for path in imported if not folders & set(path.parents)} == declared - folders
-        return
-    if stage == "train" or by_name:
-        assert len(by_name) == 1
-        for method in catalogue.METHODS:
-            imported |= set(closure(f"stages.methods.{method}")) - {Path(f"stages/methods/{method}.py")}
-    assert declared == imported
+@pytest.mark.parametrize("stage", configure.STAGES)
+def test_stage_depends_on_the_code_that_it_imports(stage):
+    """A method's own file is loaded by its name, and stands in `dvc.yaml` by its name."""
+    deps = STAGES[stage]["deps"]
+    assert f"data/code/{stage}.json" in deps
+    code = configure.code(stage)
+    assert f"stages/{stage}.py" in code
+    assert set(code) >= {path.as_posix() for path in closure(f"stages.{stage}")}
+    assert not {path.as_posix() for path in EXEMPT} & set(code)
+    assert not {f"stages/methods/{method}.py" for method in catalogue.METHODS} & set(code)
+    by_name = [path for path in deps if path.startswith("stages/methods/")]
+    assert len(by_name) == ("stages/methods/method.py" in code)
+    assert ("stages/methods/answers.py" in code) == bool(by_name)
+
+
+def test_every_stage_waits_for_the_check_of_params():
+    assert set(STAGES) == {"configure", "train", *configure.STAGES}
+    assert "models/recipes/${item.method}.json" in STAGES["train"]["deps"]
+    assert STAGES["configure"]["outs"] == ["data/code", "models/recipes"]
 
 
 @pytest.mark.parametrize("method", catalogue.METHODS)
 def test_recipe_names_the_code_that_training_loads_by_name(method):
     recipe = configure.recipe(method, configure.check(PARAMS))
     trainer = importlib.import_module(f"stages.engine.{recipe['trainer']}")
+    modules = ["train", f"engine.{recipe['trainer']}", f"methods.{method}"]
+    modules += [f"methods.rewards.{reward}" for reward in recipe["rewards"]]
     assert Path(trainer.__file__).relative_to(ROOT).as_posix() in recipe["code"]
-    for reward in recipe["rewards"]:
-        assert f"stages/methods/rewards/{reward}.py" in recipe["code"]
+    assert set(recipe["code"]) == {path.as_posix() for path in closure(*(f"stages.{module}" for module in modules))}
     assert not {path.as_posix() for path in EXEMPT} & set(recipe["code"])
 
 
