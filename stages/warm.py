@@ -49,6 +49,7 @@ def surroundings() -> dict[str, str]:
     """The environment variables that libraries may have read while they were imported."""
     ignored = (
         "DVC_",
+        "PS1",
         "WARM_SOCKET",
         "_",
         "PWD",
@@ -85,7 +86,10 @@ def hand_over() -> int | None:
         answer = connection.recv(1)
     except OSError:
         return None
-    if not answer or answer == b"n":
+    if answer == b"n":
+        names = connection.makefile().read()
+        print(f"warning: {names} differ from when the run was started; libraries are imported anew", file=sys.stderr)
+    if answer != b"y":
         return None
     # On Ctrl-C and SIGTERM this process goes, and with it the connection, which ends the stage.
     status = connection.recv(1)
@@ -126,8 +130,8 @@ def _answer(connection: socket.socket, listener: socket.socket, before: dict[str
     while len(message) < length and (part := connection.recv(length - len(message))):
         message += part
     request = json.loads(message)
-    if request["surroundings"] != before:
-        connection.sendall(b"n")
+    if different := dict(request["surroundings"].items() ^ before.items()):
+        connection.sendall(f"n{', '.join(sorted(different))}".encode())
     elif os.fork():
         pass
     else:
