@@ -48,6 +48,7 @@ LIBRARIES = (
 def surroundings() -> dict[str, str]:
     """The environment variables that libraries may have read while they were imported."""
     ignored = (
+        "DO_NOT_TRACK",  # set by our own tracking
         "DVC_",
         "PS1",
         "WARM_SOCKET",
