@@ -32,9 +32,9 @@ def needs() -> networkx.DiGraph:
     return graph.reverse()
 
 
-def is_up_to_date() -> bool:
-    """Whether DVC has nothing to run."""
-    return subprocess.run(["dvc", "status", "--quiet"], check=False).returncode == 0
+def is_up_to_date(targets: list[str]) -> bool:
+    """Whether DVC has nothing to run for `targets` and what they need; all stages where there are none."""
+    return subprocess.run(["dvc", "status", "--quiet", "--with-deps", *targets], check=False).returncode == 0
 
 
 def run(stage: str) -> tuple[int, str]:
@@ -72,12 +72,22 @@ def warm_server() -> Iterator[None]:
                 server.terminate()
 
 
-def repro(jobs: Annotated[int, typer.Option(min=1, help="stages at a time, one core each")] = 2) -> None:
-    """Run all stale stages of the pipeline, `jobs` at a time; stop at the first that fails."""
-    if is_up_to_date():
+def repro(
+    targets: Annotated[list[str] | None, typer.Argument(help="stages, with all that they need; default: all")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="stages at a time, one core each")] = 2,
+) -> None:
+    """Run the stale stages of the pipeline, `jobs` at a time; stop at the first that fails."""
+    targets = targets or []
+    graph = networkx.DiGraph(needs())
+    if unknown := [target for target in targets if target not in graph]:
+        print(f"error: stage {unknown[0]!r} is not in dvc.yaml; legal: the names in `dvc stage list`", file=sys.stderr)
+        raise SystemExit(2)
+    if is_up_to_date(targets):
         print("Data and pipelines are up to date.")
         return
-    graph = networkx.DiGraph(needs())
+    if targets:
+        needed = set(targets).union(*(networkx.ancestors(graph, target) for target in targets))
+        graph = networkx.DiGraph(graph.subgraph(needed))
     total, done = len(graph), 0
     running: dict[Future, str] = {}
     context = multiprocessing.get_context("forkserver")
@@ -99,7 +109,7 @@ def repro(jobs: Annotated[int, typer.Option(min=1, help="stages at a time, one c
                 done += 1
                 ran = "Running stage" in output
                 print(f"[{done}/{total}] {stage}{'' if ran else ' (up to date)'}", flush=True)
-    if not is_up_to_date():
+    if not is_up_to_date(targets):
         print("error: something changed meanwhile; run `dvc repro`", file=sys.stderr)
         raise SystemExit(1)
 
