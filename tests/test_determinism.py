@@ -23,7 +23,7 @@ for rows, inner, columns in ((3, 5, 7), (640, 96, 256), (64, 6000, 48)):
         torch.nn.functional.linear(left, weight, bias).square().sum().backward()
     torch.nn.functional.linear(*exact).square().sum().backward()
     for each, reference in zip((left, weight, bias), exact):
-        torch.testing.assert_close(each.grad.double(), reference.grad, rtol=1e-4, atol=1e-3)
+        assert (each.grad - reference.grad).norm() < 1e-5 * reference.grad.norm()
     print(any("mkldnn::_linear_pointwise" in event.name for event in seen.events()))
 half = torch.ones(640, 96, dtype=torch.bfloat16)
 print((half @ half.t()).dtype)
