@@ -4,7 +4,7 @@ PORT ?= 5000
 JOBS ?= 1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help repro test test-all bench lint setup ui lock
+.PHONY: help repro verify test test-all torture bench lint setup ui publish lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -12,11 +12,18 @@ help: ## List the targets
 repro: setup ## Run the pipeline on the grid of params.yaml (JOBS=2: two stages at a time)
 	$(if $(filter-out 1,$(JOBS)),python tools/repro.py --jobs $(JOBS),dvc repro)
 
+verify: JOBS = 2
+verify: setup ## Rebuild CELL= (none: all) from nothing in a clone of HEAD, compare with dvc.lock
+	python -m tools.verify --jobs $(JOBS) $(CELL)
+
 test: setup ## Run the tests
 	python -m pytest
 
 test-all: setup ## Run the tests, the slow ones too
-	python -m pytest -m "slow or not slow"
+	python -m pytest -m "not torture"
+
+torture: setup ## Kill stages fifty times at random moments; their bytes must not change
+	python -m pytest -m torture tests/test_torture.py
 
 bench: setup ## Time the shared-prefix trainer against TRL's own, side by side
 	python -m benchmarks.shared_prefix
@@ -32,6 +39,9 @@ ui: setup ## Open the MLflow UI on 127.0.0.1 (PORT=5000)
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 \
 		--backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --default-artifact-root "$(CURDIR)/mlruns" \
 		--host 127.0.0.1 --port $(PORT)
+
+publish: setup ## Write to MLflow what it could not take while stages ran
+	python -m tools.publish
 
 lock: setup ## Write the versions in .venv to requirements.lock
 	python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' > requirements.lock

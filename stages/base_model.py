@@ -1,10 +1,13 @@
 """Stage `base_model`: the embedded model, taught from nothing to see and to answer, as a transformers folder."""
 
+from stages import environment
 from stages.engine import determinism, tracking
 from stages.engine.pretraining import BaseModelParams, train_language, train_vision
 from stages.errors import main
 from stages.files import write_directory
 from stages.params import read_section
+from stages.provenance import code_md5
+from stages.scratch import scratch
 
 BASE_MODEL = "models/base_model"
 
@@ -12,10 +15,15 @@ BASE_MODEL = "models/base_model"
 def base_model() -> None:
     """Write `models/base_model/`: config, weights, tokenizer, image processor, chat template."""
     params = read_section("base_model", BaseModelParams)
-    with tracking.run("base_model", params.model_dump(), {"seed": params.seed}) as run:
+    settings = {"params": params.model_dump(), "code": code_md5("stages.base_model")}
+    with (
+        tracking.run("base_model", params.model_dump(), {"seed": params.seed}) as run,
+        scratch("base_model", settings, {}) as checkpoints,
+    ):
         determinism.pin()
         import numpy as np
 
+        from stages.engine.checkpoints import Phases
         from stages.engine.embedded_model import build_model, build_processor, build_tokenizer
         from stages.tasks import curriculum
 
@@ -25,6 +33,7 @@ def base_model() -> None:
             np.random.Generator(np.random.PCG64(seed)) for seed in np.random.SeedSequence(params.seed).spawn(3)
         )
         bank = curriculum.ImageBank(params.images_per_class, drawing)
+        phases = Phases(checkpoints, model, {"looking": looking, "reading": reading})
 
         def labelled_images(count: int):
             labels = curriculum.draw_labels(count, looking)
@@ -45,12 +54,13 @@ def base_model() -> None:
 
         names = [name for _, name in curriculum.CLASSES]
         print("vision tower: naming drawn images")
-        train_vision(model, processor, labelled_images, names, params, report("vision"))
+        train_vision(model, processor, labelled_images, names, params, phases, report("vision"))
         print("language model: following instructions")
-        train_language(model, processor, conversations, params, report("language"))
+        train_language(model, processor, conversations, params, phases, report("language"))
         with write_directory(BASE_MODEL) as folder:
             model.save_pretrained(folder)
             processor.save_pretrained(folder)
+        environment.record("base_model")
         run.tag_md5("model", BASE_MODEL)
 
 

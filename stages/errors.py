@@ -1,31 +1,88 @@
-"""How a user's mistake is told: one line that names the key, the value and what is legal."""
+"""How a user's mistake or a full disk is told: one line that names the key or the file, and what to do."""
 
+import contextlib
+import errno
+import functools
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
 
 import typer
 
+from stages.process import Stopped, stop_on_signals, stop_with_dvc
+from stages.scratch import locked
 from stages.warm import hand_over
 
+REMEDIES = {
+    errno.ENOSPC: "make room, then `dvc repro` goes on",
+    errno.EDQUOT: "make room, then `dvc repro` goes on",
+    errno.EFBIG: "raise the limit on file sizes (`ulimit -f`)",
+}
+"""What to do about an error of the file system, by its number; any other is taken for one of permissions."""
 
-class UserError(Exception):
+
+class UserError(ValueError):
     """A mistake in parameters or data that the user can mend; its message is one line, shown without a traceback."""
 
 
-def main(entrypoint: Callable[..., None]) -> None:
-    """Run an entrypoint with the command line's arguments.
+def maker(path: str | Path) -> str:
+    """The command that makes an output, as exactly as its path tells.
 
-    A `UserError` ends in `error: <line>` on stderr and exit status 2, and so does an input that is not there.
+    >>> maker("models/train/few_shot-sft-digits-1"), maker("models/base_model"), maker("elsewhere")
+    ('dvc repro train@few_shot-sft-digits-1', 'dvc repro base_model', 'dvc repro')
     """
-    if (status := hand_over()) is not None:
-        sys.exit(status)
-    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    command.command()(entrypoint)
+    parts = Path(path).parts
+    named = len(parts) > 1 and (parts[0] == "models" or parts[:2] in {("data", "download"), ("data", "split")})
+    if not named or parts[1] == "recipes":
+        return "dvc repro"
+    return f"dvc repro {'@'.join(parts[1:3])}"
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Tell in one line on stderr what ends the block, and end the process.
+
+    `UserError` and errors of the file system: `error: <line>`, status 2. Ctrl-C and SIGTERM: status 130 and 143.
+    """
     try:
-        command()
+        yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except FileNotFoundError as error:
-        print(f"error: {error.filename or error}: missing; `dvc repro` makes it", file=sys.stderr)
+    except Stopped as stopped:
+        print(f"stopped by {stopped}; `dvc repro` starts it again", file=sys.stderr)
+        sys.exit(stopped.status)
+    except OSError as error:
+        if error.errno is None:  # not the kernel's: a library's, which has more to tell
+            raise
+        path = error.filename or "output"
+        what = os.strerror(error.errno).lower()
+        remedy = REMEDIES.get(error.errno, "check that it can be read and written, and its disk")
+        if error.errno == errno.ENOENT:
+            what, remedy = "missing", f"`{maker(path)}` makes it"
+        print(f"error: {path}: {what}; {remedy}", file=sys.stderr)
         sys.exit(2)
+
+
+def main(entrypoint: Callable[..., None]) -> None:
+    """Run an entrypoint with the command line's arguments, one process at a time for the same arguments.
+
+    See `told` for how it may end.
+    """
+    stop_on_signals()
+    stop_with_dvc()
+    with told():
+        if (status := hand_over()) is not None:
+            sys.exit(status)
+
+    @functools.wraps(entrypoint)
+    def command(**arguments: object) -> None:
+        name = "-".join([entrypoint.__name__, *map(str, arguments.values())])
+        with told(), locked(Path("scratch/locks") / f"{quote(name, safe='')}.lock", name):
+            entrypoint(**arguments)
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    app()

@@ -1,39 +1,59 @@
-"""Outputs that appear whole or not at all: written beside their place, then renamed into it."""
+"""Outputs that appear whole or not at all, written beside their place, then renamed into it; and inputs that are whole.
+
+What goes wrong carries the path of the output or input, whichever library met it; `stages.errors` tells it.
+"""
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from stages.errors import UserError, maker
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
 def write_directory(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `path` when the block ends well, and vanishes when it does not."""
+    """Yield an empty folder that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        OSError: the disk is full or not writable; its `filename` is set.
+    """
     path = Path(path)
-    unfinished = _unfinished(path)
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        if path.exists():
-            shutil.rmtree(path)
-        unfinished.rename(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with _writing(path):
+        unfinished = _unfinished(path)
+        try:
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            if path.exists():
+                shutil.rmtree(path)
+            unfinished.rename(path)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextmanager
 def write_file(path: str | Path) -> Iterator[Path]:
-    """Yield a file name whose content becomes `path` when the block ends well, and vanishes when it does not."""
+    """Yield a file name whose content becomes `path` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        OSError: the disk is full or not writable; its `filename` is set.
+    """
     path = Path(path)
-    unfinished = _unfinished(path)
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with _writing(path):
+        unfinished = _unfinished(path)
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield unfinished
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -42,12 +62,58 @@ def write_json(path: str | Path, value: Any) -> None:
         unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+@contextmanager
+def reading(path: str | Path, what: str) -> Iterator[None]:
+    """Read the file or folder `path`, which should be `what`, in the block.
+
+    Raises:
+        UserError: its content is no such thing, as whatever exception of a library says.
+        OSError: it is missing or cannot be read; its `filename` is set.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = error.filename or str(path)
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(f"{path}: cannot be read as {what} ({reason}); `{maker(path)}` makes it again") from None
+
+
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file; see `reading` for the errors."""
+    with reading(path, "JSON"):
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def read_parquet(path: str | Path, columns: list[str] | None = None) -> "pd.DataFrame":
+    """Read a parquet file; see `reading` for the errors."""
+    import pandas as pd
+
+    with reading(path, "parquet"):
+        return pd.read_parquet(path, columns=columns)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Give errors of the file system in the block their number and, where they have none, the path of the output."""
+    try:
+        yield
+    except OSError as error:
+        if not error.filename or ".unfinished" in str(error.filename):
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        # As libraries in Rust have it: safetensors and tokenizers.
+        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _unfinished(path: Path) -> Path:
+    """Where `path` is written; what a killed process left there is taken away."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     if unfinished.is_dir():
         shutil.rmtree(unfinished)

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import pandas as pd
-
 from stages.errors import main
-from stages.files import read_json, write_directory
+from stages.files import read_json, read_parquet, write_directory
 from stages.params import read_section
 from stages.tasks import few_shot, questions
 from stages.tasks.classes import SETTINGS, BaseToNewParams, parts
@@ -18,7 +16,7 @@ def partition(setting: str, dataset: str, seed: int) -> None:
     taught, *_ = labels_of = parts(len(card["classes"]), params)
     with write_directory(f"data/partition/{setting}/{seed}/{dataset}") as folder:
         for name in ("train", "validation", "test"):
-            table = pd.read_parquet(Path(f"data/split/{dataset}-{seed}") / f"{name}.parquet")
+            table = read_parquet(Path(f"data/split/{dataset}-{seed}") / f"{name}.parquet")
             table["part"] = [
                 next(part for part, labels in labels_of.items() if label in labels) for label in table["label"]
             ]

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 # They change no byte of an output.
 EXEMPT = {
     Path(f"stages/{name}.py")
-    for name in ("engine/tracking", "engine/tracking_store", "environment", "errors", "scratch", "warm")
+    for name in ("engine/tracking", "engine/tracking_store", "environment", "errors", "process", "scratch", "warm")
 }
 
 

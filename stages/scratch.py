@@ -20,6 +20,9 @@ from typing import Any
 from stages.engine.tracking import content_md5
 from stages.engine.tracking_store import project_root
 
+FIRST = os.environ.get("RANK", "0") == "0"
+"""Whether this is the only or the first process of a run."""
+
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pillow", "tokenizers")
 """Whose versions change what is computed, or how what was computed so far is written down."""
 
@@ -53,17 +56,24 @@ def scratch(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str | 
     with locked(folder.with_suffix(".lock"), stage):
         folder.mkdir(exist_ok=True)
         yield folder
-        shutil.rmtree(folder)
+        if FIRST:
+            shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock of a file for the block, after any other process that has it; the kernel frees it on any death."""
+    """Hold the lock of a file for the block, after any other process that has it; the kernel frees it on any death.
+
+    The processes of one distributed run are one in this: the first has the lock.
+    """
+    if not FIRST:
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             print(f"{what}: another process is at it; waiting for it to end", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from stages.errors import main
-from stages.files import read_json, write_directory
+from stages.files import read_json, read_parquet, write_directory
 from stages.params import read_section
 from stages.tasks import few_shot, questions
 
@@ -15,7 +15,7 @@ def split(dataset: str, seed: int) -> None:
     params = read_section("split", few_shot.SplitParams)
     source = Path("data/download") / dataset
     card = read_json(source / "dataset.json")
-    images = pd.read_parquet(source / "images.parquet", columns=["label", "split", "digest"])
+    images = read_parquet(source / "images.parquet", columns=["label", "split", "digest"])
     shots = {"train": params.shots, "validation": params.validation_shots, "test": params.test_per_class}
     with write_directory(f"data/split/{dataset}-{seed}") as folder:
         for name, count in shots.items():

@@ -1,10 +1,10 @@
 """Stage `train`: one model, taught by one method on the taught classes of one partition."""
 
 from importlib import import_module
-from tempfile import TemporaryDirectory
 
 import pandas as pd
 
+from stages import environment
 from stages.engine import determinism, tracking
 from stages.engine.training import tidy
 from stages.errors import main
@@ -12,6 +12,7 @@ from stages.files import read_json, write_directory, write_json
 from stages.methods import rewards
 from stages.methods.method import load as load_method
 from stages.params import read_section
+from stages.scratch import scratch
 from stages.tasks import samples
 
 BASE_MODEL = "models/base_model"
@@ -25,7 +26,11 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
     images = read_section("images", samples.ImageParams)
     inputs = {"data": f"data/partition/{setting}/{seed}/{dataset}", "base_model": BASE_MODEL}
     settings = recipe["settings"] | {"rewards": list(recipe["rewards"])}
-    with tracking.run(f"train@{key}", settings, cell, inputs) as run, TemporaryDirectory() as scratch:
+    everything = {"cell": cell, "recipe": recipe, "images": images.model_dump()}
+    with (
+        tracking.run(f"train@{key}", settings, cell, inputs) as run,
+        scratch(f"train@{key}", everything, inputs | {"images": f"data/download/{dataset}"}) as checkpoints,
+    ):
         determinism.pin()
         trainer = import_module(f"stages.engine.{recipe['trainer']}")
         from stages.engine.model import load_model, load_processor
@@ -43,7 +48,7 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
             {name: rewards.load(name, parameters) for name, parameters in recipe["rewards"].items()},
             trainer.Params.model_validate(recipe["settings"]),
             seed,
-            scratch,
+            checkpoints,
             [run.callback(tidy)],
         )
         with write_directory(f"models/train/{key}") as folder:
@@ -53,6 +58,8 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
         with write_directory(f"metrics/records/train/{key}") as folder:
             pd.DataFrame(record.curves).to_csv(folder / "curves.csv", index=False)
             write_json(folder / "cost.json", {"stage": f"train@{key}"} | cell | record.cost)
+        environment.record(f"train@{key}")
+        run.log_curve(record.curves)
         run.log_metrics(record.cost)
         run.tag_md5("model", f"models/train/{key}")
 

@@ -20,8 +20,9 @@ import socket
 import struct
 import sys
 import threading
-import time
 from pathlib import Path
+
+from stages import process
 
 SOCKET = "WARM_SOCKET"
 FORKED = "WARM_FORKED"
@@ -34,6 +35,7 @@ LIBRARIES = (
     "pandas",
     "peft",
     "PIL.Image",
+    "psutil",
     "pyarrow.parquet",
     "stages.engine.embedded_model",
     "stages.engine.shared_prefix",
@@ -92,13 +94,25 @@ def hand_over() -> int | None:
         print(f"warning: {names} differ from when the run was started; libraries are imported anew", file=sys.stderr)
     if answer != b"y":
         return None
-    # On Ctrl-C and SIGTERM this process goes, and with it the connection, which ends the stage.
-    status = connection.recv(1)
-    return status[0] if status else 128 + signal.SIGKILL
+    try:
+        status = connection.recv(1)
+    except process.Stopped as stopped:
+        # The end of the connection ends the stage, which has its unfinished outputs to take away first.
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1)
+        return stopped.status
+    except ConnectionError:
+        status = b""
+    if status:
+        return status[0]
+    print(f"error: {module}: its process was killed, perhaps for want of memory", file=sys.stderr)
+    return 128 + signal.SIGKILL
 
 
 def serve(path: str) -> None:
     """Answer at the unix socket `path` as long as the process that started this one lives."""
+    starter = os.getppid()  # at once: it may die during the imports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     from importlib import import_module
 
     from stages.engine.determinism import ENVIRONMENT
@@ -109,43 +123,45 @@ def serve(path: str) -> None:
     listener.bind(path)
     listener.listen()
     for name in LIBRARIES:
+        if os.getppid() != starter:
+            return
         import_module(name)
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    starter = os.getppid()
     listener.settimeout(1.0)
     while os.getppid() == starter:
         with contextlib.suppress(TimeoutError):
             connection, _ = listener.accept()
-            connection.setblocking(True)
-            with connection, contextlib.suppress(OSError, ValueError):
+            connection.settimeout(10.0)
+            # Who asks may die in the middle of it.
+            with connection, contextlib.suppress(OSError, ValueError, struct.error):
                 _answer(connection, listener, before, ENVIRONMENT)
 
 
 def _answer(connection: socket.socket, listener: socket.socket, before: dict[str, str], pinned: dict[str, str]) -> None:
     head, files, _, _ = socket.recv_fds(connection, 4, 3)
-    (length,) = struct.unpack("!I", head)
-    message = b""
-    while len(message) < length and (part := connection.recv(length - len(message))):
-        message += part
-    request = json.loads(message)
-    if different := dict(request["surroundings"].items() ^ before.items()):
-        connection.sendall(f"n{', '.join(sorted(different))}".encode())
-    elif os.fork():
-        pass
-    else:
-        listener.close()
-        status = 1
-        try:
-            status = _run(connection, files, request, pinned)
-        finally:
-            with contextlib.suppress(OSError):
-                connection.sendall(bytes([status]))
-            os._exit(status)
-    for file in files:
-        os.close(file)
+    try:
+        (length,) = struct.unpack("!I", head)
+        message = b""
+        while len(message) < length and (part := connection.recv(length - len(message))):
+            message += part
+        request = json.loads(message)
+        if different := dict(request["surroundings"].items() ^ before.items()):
+            connection.sendall(f"n{', '.join(sorted(different))}".encode())
+        elif os.fork() == 0:
+            listener.close()
+            connection.setblocking(True)
+            status = 1
+            try:
+                status = _run(connection, files, request, pinned)
+            finally:
+                with contextlib.suppress(OSError):
+                    connection.sendall(bytes([status]))
+                os._exit(status)
+    finally:
+        for file in files:
+            os.close(file)
 
 
 def _run(connection: socket.socket, files: list[int], request: dict, pinned: dict[str, str]) -> int:
@@ -166,10 +182,9 @@ def _run(connection: socket.socket, files: list[int], request: dict, pinned: dic
     connection.sendall(b"y")
 
     def die_with_client() -> None:
-        if not connection.recv(1):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(5)
-            os._exit(128 + signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            connection.recv(1)
+        process.stop()
 
     threading.Thread(target=die_with_client, daemon=True).start()
     try:

@@ -72,12 +72,13 @@ def statuses(project, **arguments):
     return sorted(run.info.status for run in runs(project, **arguments))
 
 
-def python(code, folder, *arguments, **environment):
+def python(code, folder, *arguments, stdin=None, **environment):
     """Start `code` in a process of its own, in `folder`, with the project's package importable."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"} | environment,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -187,10 +188,11 @@ def test_killed_stage_is_recorded_at_once_and_leaves_no_process(project):
     eventually(lambda: gone(child), seconds=5)
 
 
-def test_run_whose_two_processes_died_is_closed_and_a_live_one_is_not(project):
+def test_runs_whose_processes_died_are_closed_and_a_live_one_is_not(project):
+    """At the next start of any stage, in the whole store; and by `make publish`."""
     dead, live, elsewhere = (
         python(SLEEPER, project, stage, DVC_EXP_NAME=experiment)
-        for stage, experiment in ((STAGE, ""), (STAGE, ""), (STAGE, "queued"))
+        for stage, experiment in ((STAGE, ""), (STAGE, ""), ("train@another", "queued"))
     )
     children = {process: int(process.stdout.readline()) for process in (dead, live, elsewhere)}
     try:
@@ -199,16 +201,17 @@ def test_run_whose_two_processes_died_is_closed_and_a_live_one_is_not(project):
             os.kill(children[process], signal.SIGKILL)  # first: it would record the stage's death
             process.kill()
             process.wait()
+        # What the stages know nothing of, for instance a person's own run.
+        client(project).create_run(runs(project)[0].info.experiment_id, tags={"mine": "yes"})
         with tracking.run(STAGE):
-            # Closed: the dead one of this stage and experiment. Left: the live one, and another experiment's.
-            eventually(lambda: statuses(project) == ["KILLED", "RUNNING", "RUNNING", "RUNNING"])
-        assert statuses(project) == ["FINISHED", "RUNNING", "RUNNING"]
+            eventually(lambda: statuses(project) == ["KILLED", "KILLED", "RUNNING", "RUNNING", "RUNNING"])
+        assert statuses(project) == ["FINISHED", "KILLED", "RUNNING", "RUNNING"]
     finally:
         live.send_signal(signal.SIGINT)  # Ctrl-C: ends by itself, as KILLED
         assert live.wait(20) != 0
         for process in (dead, elsewhere, live):
             process.communicate()
-    assert statuses(project) == ["FINISHED", "KILLED", "RUNNING"]
+    assert statuses(project) == ["FINISHED", "KILLED", "KILLED", "RUNNING"]
 
 
 def test_ctrl_c_reaches_the_whole_group_and_is_recorded(project):
@@ -239,6 +242,7 @@ def test_child_that_hangs_or_dies_delays_no_body(project, monkeypatch, capfd, nu
         assert time.monotonic() - started < 2
     error = capfd.readouterr().err
     assert (error.count("\n"), error.startswith("warning: "), reason in error) == (1, True, True), error
+    assert "`make publish`" in error
     assert time.monotonic() - started < 4
     eventually(lambda: gone(child), seconds=5)
 
@@ -291,6 +295,7 @@ def test_unreachable_store_is_a_warning(project, monkeypatch, capfd, store):
         raise ValueError("from the body")
     error = capfd.readouterr().err
     assert (error.count("\n"), error.startswith("warning: MLflow store")) == (1, True), error
+    assert "`make publish`" in error
     assert "secret" not in error
     assert time.monotonic() - started < 15
 
@@ -309,6 +314,155 @@ with tracking.run("train@full") as run:
     output, error = process.communicate(timeout=60)
     assert (process.returncode, output) == (0, "result\n")
     assert (error.count("\n"), error.startswith("warning: MLflow store")) == (1, True), error
+
+
+EVALUATE, CROSS_EVAL = "evaluate@few_shot-sft-digits-1", "cross_eval@few_shot-sft-digits-1"
+ZERO_SHOT = "zero_shot@few_shot-digits-1"
+
+
+def make_records(stage=None):
+    """Write the metrics files of four stages, or of one."""
+    cell = {"setting": "few_shot", "method": "sft", "trained_on": "digits", "evaluated_on": "digits", "seed": 1}
+    records = {
+        "train/few_shot-no_thinking-digits-1/cost.json": {"stage": STAGE} | TAGS | {"steps": 2, "generated_tokens": 31},
+        "evaluate/few_shot-sft-digits-1.json": {"stage": EVALUATE} | cell | {"parts": {"all": {"accuracy": 52.5}}},
+        "zero_shot/few_shot-digits-1.json": {"stage": ZERO_SHOT}
+        | cell
+        | {"method": "zero_shot", "trained_on": None, "parts": {"all": {"accuracy": 40.0}}},
+    } | {
+        f"cross_eval/few_shot-sft-digits-1/{target}.json": {"stage": CROSS_EVAL}
+        | cell
+        | {"evaluated_on": target, "parts": {"all": {"accuracy": 30.0}}}
+        for target in ("letters", "shapes")
+    }
+    for name, record in records.items():
+        if stage in (None, record["stage"]):
+            file = Path("metrics/records", name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(record))
+            if file.name == "cost.json":
+                file.with_name("curves.csv").write_text("step,loss,kl\n1,0.5,\n2,0.25,0.001\n")
+
+
+def publish(capfd):
+    """Run `make publish`'s command in the working folder; give its exit status and what it printed."""
+    from tools.publish import main
+
+    capfd.readouterr()
+    return main(), *capfd.readouterr()
+
+
+def test_publish_writes_what_is_missing_once(project, capfd):
+    make_records(EVALUATE)
+    with tracking.run(EVALUATE):
+        pass  # this one is in the store already
+    make_records()
+    status, output, error = publish(capfd)
+    assert (status, error) == (0, "")
+    assert output.splitlines() == [CROSS_EVAL, STAGE, ZERO_SHOT, "3 published, 1 there already"]
+    by_stage = {run.info.run_name: run for run in runs(project)}
+    assert statuses(project) == ["FINISHED"] * 4
+    assert "published" not in by_stage[EVALUATE].data.tags
+    trained = by_stage[STAGE]
+    assert {name: trained.data.tags[name] for name in TAGS} == {name: str(value) for name, value in TAGS.items()}
+    assert trained.data.tags["published"] == "later"
+    assert trained.data.tags["md5.records"] == tracking.content_md5(tracking.records_of(STAGE))
+    assert trained.data.metrics == {"steps": 2, "generated_tokens": 31, "loss": 0.25, "kl": 0.001}
+    history = client(project).get_metric_history(trained.info.run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.25)]
+    crossed = by_stage[CROSS_EVAL].data
+    assert crossed.metrics == {"letters/all/accuracy": 30, "shapes/all/accuracy": 30}
+    assert (crossed.tags["dataset"], by_stage[ZERO_SHOT].data.tags["dataset"]) == ("digits", "digits")
+    assert publish(capfd) == (0, "0 published, 4 there already\n", "")
+    # Another result of the same stage is another run.
+    record = tracking.records_of(ZERO_SHOT)
+    record.write_text(record.read_text().replace("40.0", "41.0"))
+    assert publish(capfd)[1].splitlines() == [ZERO_SHOT, "1 published, 3 there already"]
+    assert len(runs(project)) == 5
+
+
+def test_publish_takes_parameters_and_inputs_from_the_lock_where_it_tells_of_this_record(project, capfd):
+    make_records()
+    recipe = Path("models/recipes/no_thinking.json")
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text(json.dumps({"settings": {"steps": 2, "beta": 0.04}, "rewards": {"equality": {}}}))
+    paths = {
+        "deps": [recipe, "models/base_model", "data/partition/few_shot/1/digits"],
+        "outs": [tracking.records_of(STAGE), "models/train/few_shot-no_thinking-digits-1"],
+    }
+    entry = {
+        side: [
+            {"path": str(path), "md5": tracking.content_md5(Path(path)) if Path(path).exists() else f"of {path}"}
+            for path in paths[side]
+        ]
+        for side in paths
+    }
+    spoilt = {"outs": [{"path": str(tracking.records_of(EVALUATE)), "md5": "another"}]}
+    spoilt["params"] = {"params.yaml": {"evaluate": {"prompts": "published"}}}
+    Path("dvc.lock").write_text(json.dumps({"stages": {STAGE: entry, EVALUATE: spoilt}}))
+    assert publish(capfd)[0] == 0
+    by_stage = {run.info.run_name: run.data for run in runs(project)}
+    assert by_stage[STAGE].params == {"steps": "2", "beta": "0.04", "rewards": "equality"}
+    md5s = {name: value for name, value in by_stage[STAGE].tags.items() if name.startswith("md5.")}
+    assert md5s == {
+        "md5.data": "of data/partition/few_shot/1/digits",
+        "md5.base_model": "of models/base_model",
+        "md5.model": "of models/train/few_shot-no_thinking-digits-1",
+        "md5.records": tracking.content_md5(tracking.records_of(STAGE)),
+    }
+    assert by_stage[EVALUATE].params == {}
+
+
+def test_store_locked_for_a_whole_stage_is_published_afterwards(project, impatient, capfd):
+    other = python(
+        "import sqlite3, sys\n"
+        "store = sqlite3.connect('mlflow.db', isolation_level=None)\n"
+        "store.execute('BEGIN EXCLUSIVE')\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()",
+        project,
+        stdin=subprocess.PIPE,
+    )
+    assert other.stdout.readline() == "locked\n"
+    with tracking.run(STAGE, {"seed": 1}, TAGS) as run:
+        run.log_curve([{"step": 1, "loss": 0.5}])
+        make_records(STAGE)
+    error = capfd.readouterr().err
+    assert (error.count("\n"), "database is locked" in error, "`make publish`" in error) == (1, True, True), error
+    status, output, error = publish(capfd)  # still locked
+    assert (status, output, error.count("\n")) == (1, "", 1)
+    assert error.startswith("error: MLflow store sqlite:///")
+    other.communicate("")
+    assert statuses(project) == []
+    assert publish(capfd)[:2] == (0, f"{STAGE}\n1 published, 0 there already\n")
+    assert statuses(project) == ["FINISHED"]
+    assert publish(capfd)[1] == "0 published, 1 there already\n"
+
+
+def test_store_full_for_a_whole_stage_is_published_afterwards(project, capfd):
+    make_records(STAGE)
+    code = """
+import pathlib, resource, sys
+from stages.engine import tracking
+size = pathlib.Path("mlflow.db").stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+with tracking.run(sys.argv[1]) as run:
+    run.log_curve([{"step": step, "loss": 0.1} for step in range(20_000)])
+"""
+    stage = python(code, project, STAGE)
+    _, error = stage.communicate(timeout=60)
+    assert (stage.returncode, error.count("\n"), "`make publish`" in error) == (0, 1, True), error
+    assert publish(capfd)[:2] == (0, f"{STAGE}\n1 published, 0 there already\n")
+    assert statuses(project) == ["FINISHED"]  # and what the full store took of the first is closed and hidden
+
+
+def test_publish_names_a_spoilt_record(project, capfd):
+    make_records(EVALUATE)
+    Path("metrics/records/evaluate/few_shot-sft-digits-1.json").write_text("{")
+    status, output, error = publish(capfd)
+    assert (status, output) == (2, "")
+    assert error.startswith("error: metrics/records/evaluate/few_shot-sft-digits-1.json: ")
+    assert error.count("\n") == 1
 
 
 def test_several_stages_start_on_a_fresh_store_at_once_and_silently(project):

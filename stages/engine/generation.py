@@ -1,10 +1,14 @@
 """Batched generation for evaluation."""
 
+from collections.abc import MutableMapping
 from typing import Any
 
 from pydantic import Field
 
 from stages.params import Section
+
+Outputs = list[tuple[str, int]]
+"""Texts, without special tokens, and their numbers of tokens, the end token included."""
 
 
 class GenerationParams(Section):
@@ -17,8 +21,14 @@ class GenerationParams(Section):
 
 
 def generate(
-    model: Any, processor: Any, conversations: list[list[dict]], images: list[Any], params: GenerationParams, seed: int
-) -> list[tuple[str, int]]:
+    model: Any,
+    processor: Any,
+    conversations: list[list[dict]],
+    images: list[Any],
+    params: GenerationParams,
+    seed: int,
+    finished: MutableMapping[int, Outputs] | None = None,
+) -> Outputs:
     """Generate one output per conversation, in the order given.
 
     Args:
@@ -28,11 +38,10 @@ def generate(
         images: a PIL image per conversation.
         params: section `evaluate.generation` of `params.yaml`.
         seed: seeds the sampling, where the temperature is not 0.
-
-    Returns:
-        For each conversation its text, without special tokens, and its number of tokens, the end token included.
+        finished: the outputs of batches that need not be generated, by their first row; those generated are added.
     """
     import torch
+    from numpy.random import SeedSequence
     from transformers import GenerationConfig, set_seed
 
     tokenizer = processor.tokenizer
@@ -45,12 +54,16 @@ def generate(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    if sampled:
-        # transformers samples from the global generator and takes no other.
-        set_seed(seed)
     model.eval()
-    outputs: list[tuple[str, int]] = []
-    for start in range(0, len(conversations), params.batch_size):
+    finished = {} if finished is None else finished
+    starts = range(0, len(conversations), params.batch_size)
+    for start in starts:
+        if start in finished:
+            continue
+        if sampled:
+            # transformers samples from the global generator and takes no other. A seed for each batch, so that it does
+            # not matter which ones were finished before.
+            set_seed(int(SeedSequence((seed, start)).generate_state(1)[0]))
         texts = [
             processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
             for turns in conversations[start : start + params.batch_size]
@@ -64,7 +77,9 @@ def generate(
         ).to(model.device)
         with torch.inference_mode():
             tokens = model.generate(**batch, generation_config=config)
+        outputs: Outputs = []
         for row in tokens[:, batch["input_ids"].shape[1] :].tolist():
             end = row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row)
             outputs.append((tokenizer.decode(row[:end], skip_special_tokens=True), end))
-    return outputs
+        finished[start] = outputs
+    return [output for start in starts for output in finished[start]]

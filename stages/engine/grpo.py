@@ -5,6 +5,7 @@ Every key that changes the gradient is written out in `params.yaml`: TRL's defau
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -49,7 +50,7 @@ def train(
     rewards: dict[str, RewardFunction],
     params: Params,
     seed: int,
-    folder: str,
+    folder: str | Path,
     callbacks: list,
 ) -> tuple[Any, Record]:
     """Fine-tune `model` by the rewards of what it samples.
@@ -61,7 +62,7 @@ def train(
         rewards: by name; each takes a completion, its answer and its number of tokens. They are summed.
         params: section `grpo`, as the method's recipe resolves it.
         seed: seeds the order of the samples, the adapters' start and the sampling.
-        folder: scratch space.
+        folder: of the checkpoints; training goes on from the newest.
         callbacks: transformers callbacks.
 
     Returns:
@@ -70,9 +71,10 @@ def train(
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
+    from stages.engine.checkpoints import resumable
     from stages.engine.shared_prefix import SharedPrefixGRPOTrainer
 
-    trainer = (SharedPrefixGRPOTrainer if params.shared_prefix else GRPOTrainer)(
+    trainer = resumable(SharedPrefixGRPOTrainer if params.shared_prefix else GRPOTrainer)(
         model=model,
         reward_funcs=[_batched(name, reward) for name, reward in rewards.items()],
         args=GRPOConfig(

@@ -6,6 +6,7 @@ torch's CPU wheel (transformers#48558, #43986). No task here has a video, so the
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +17,9 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditional
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor as LibraryProcessor
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
+
+from stages.errors import UserError, maker
+from stages.files import read_json, reading
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -60,9 +64,10 @@ def load_processor(path: str | Path, image_backend: Literal["pil", "torchvision"
     they resize, so a run must not depend on whether torchvision happens to be installed.
 
     Raises:
-        OSError: `path` has no tokenizer or image processor.
+        UserError: `path` has no tokenizer or image processor, or broken ones.
     """
-    processor = Qwen2VLProcessor.from_pretrained(str(path), image_backend=image_backend, local_files_only=True)
+    with reading(path, "a processor"):
+        processor = Qwen2VLProcessor.from_pretrained(str(path), image_backend=image_backend, local_files_only=True)
     processor.tokenizer.padding_side = "left"
     # How it was loaded would be written into the folders it is saved to.
     for key in ("is_local", "local_files_only"):
@@ -75,16 +80,37 @@ def load_model(
 ) -> Qwen2VLForConditionalGeneration | PeftModel:
     """Load the weights of a Qwen2-VL folder in `dtype`, in evaluation mode; `attention` as transformers names it.
 
-    A folder of LoRA adapters is loaded on top of the model that its config names.
+    A folder of LoRA adapters is loaded on top of the model that its config names. Weights are read from safetensors
+    and from nothing else, and no code of the folder is run.
 
     Raises:
-        OSError: `path` has no weights or config.
+        UserError: `path` is no such folder, or its files are broken, of another model, or not all there.
     """
-    if (Path(path) / "adapter_config.json").exists():
-        from peft import PeftConfig, PeftModel
+    path = Path(path)
+    if (path / "adapter_config.json").is_file():
+        from peft import PeftModel
 
-        base = load_model(PeftConfig.from_pretrained(str(path)).base_model_name_or_path, dtype, attention)
-        return PeftModel.from_pretrained(base, str(path)).eval()
-    return Qwen2VLForConditionalGeneration.from_pretrained(
-        str(path), dtype=dtype, attn_implementation=attention, local_files_only=True
-    ).eval()
+        base = load_model(read_json(path / "adapter_config.json")["base_model_name_or_path"], dtype, attention)
+        # peft would take pickled weights instead of missing ones, and only warn of those that do not fit.
+        if not (path / "adapter_model.safetensors").is_file():
+            raise UserError(f"{path}: adapter_model.safetensors is missing; `{maker(path)}` makes it")
+        with reading(path, "LoRA adapters"), warnings.catch_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            return PeftModel.from_pretrained(base, str(path)).eval()
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path}: no model is there; `{maker(path)}` makes it")
+    if (kind := read_json(path / "config.json").get("model_type")) != "qwen2_vl":
+        raise UserError(f"{path}: its model_type is {kind!r}; legal: 'qwen2_vl'")
+    with reading(path, "a model"):
+        model, loaded = Qwen2VLForConditionalGeneration.from_pretrained(
+            str(path),
+            dtype=dtype,
+            attn_implementation=attention,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        # transformers would draw missing weights at random.
+        if wrong := sorted(loaded["missing_keys"] | loaded["unexpected_keys"]):
+            raise ValueError(f"{len(wrong)} weights are missing or unknown, the first {wrong[0]}")
+    return model.eval()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditionalGeneration
 
+    from stages.engine.checkpoints import Phases
     from stages.engine.model import Qwen2VLProcessor
 
 
@@ -84,6 +85,7 @@ def train_vision(
     draw: Callable[[int], tuple[np.ndarray, np.ndarray]],
     class_names: list[str],
     params: BaseModelParams,
+    phases: Phases,
     report: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train the vision tower, in place, to name images: mean visual token times name embedding is the class score.
@@ -94,6 +96,7 @@ def train_vision(
         draw: n -> images uint8 (n, 32, 32, 3) and labels int64 (n,), indices into `class_names`.
         class_names: one name per label.
         params: steps, batch size and learning rate.
+        phases: says which steps are still to do.
         report: called with (step, loss) after every step.
     """
     import torch
@@ -116,7 +119,7 @@ def train_vision(
         )
 
     model.train()
-    for step in range(params.vision_steps):
+    for step in phases.steps(params.vision_steps, optimiser, scheduler):
         images, labels = draw(params.vision_batch_size)
         parts = zip(np.array_split(images, PARTS), np.array_split(labels, PARTS), strict=True)
         value = _backward([partial(loss, *part) for part in parts], parameters)
@@ -213,6 +216,7 @@ def train_language(
     processor: Qwen2VLProcessor,
     draw: Callable[[int], tuple[np.ndarray, list[tuple[list[dict], str]]]],
     params: BaseModelParams,
+    phases: Phases,
     report: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train the language model, in place, on instructions; the loss is over the completions only.
@@ -224,9 +228,11 @@ def train_language(
         processor: its processor.
         draw: n -> images uint8 (n, 32, 32, 3) and n pairs of messages and completion.
         params: steps, batch size and learning rate.
+        phases: says which steps are still to do.
         report: called with (step, loss) after every step.
     """
     import torch
+    from torch.nn import functional
 
     model.model.visual.requires_grad_(False)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -234,9 +240,14 @@ def train_language(
     model.train()
 
     def loss(images: np.ndarray, conversations: list[tuple[list[dict], str]]) -> torch.Tensor:
-        return model(**collate(processor, images, conversations), use_cache=False).loss
+        inputs = collate(processor, images, conversations)
+        labels = inputs.pop("labels")
+        states = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
+        targets = labels[:, 1:]
+        scored = targets != -100  # a tenth of all: the vocabulary is not gone through for the others
+        return functional.cross_entropy(model.lm_head(states[scored]), targets[scored])
 
-    for step in range(params.language_steps):
+    for step in phases.steps(params.language_steps, optimiser, scheduler):
         images, conversations = draw(params.language_batch_size)
         half = len(images) // PARTS
         parts = ((images[:half], conversations[:half]), (images[half:], conversations[half:]))

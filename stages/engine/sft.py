@@ -1,5 +1,6 @@
 """Supervised fine-tuning with TRL's `SFTTrainer`."""
 
+from pathlib import Path
 from typing import Any
 
 from stages.engine.training import Record, TrainingParams, adapters, arguments, curves, progress
@@ -18,7 +19,7 @@ def train(
     rewards: dict[str, Any],
     params: Params,
     seed: int,
-    folder: str,
+    folder: str | Path,
     callbacks: list,
 ) -> tuple[Any, Record]:
     """Fine-tune `model` on the target of each sample.
@@ -30,7 +31,7 @@ def train(
         rewards: none; they stand here because every trainer is called alike.
         params: section `sft`, as the method's recipe resolves it.
         seed: seeds the order of the samples and the adapters' start.
-        folder: scratch space.
+        folder: of the checkpoints; training goes on from the newest.
         callbacks: transformers callbacks.
 
     Returns:
@@ -38,6 +39,8 @@ def train(
     """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
+
+    from stages.engine.checkpoints import resumable
 
     dataset = Dataset.from_list(
         [
@@ -49,7 +52,7 @@ def train(
             for sample in samples
         ]
     )
-    trainer = SFTTrainer(
+    trainer = resumable(SFTTrainer)(
         model=model,
         args=SFTConfig(
             **arguments(params, seed, folder, rows_per_prompt=1),

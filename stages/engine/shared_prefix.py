@@ -125,6 +125,18 @@ class Encoding:
             torch.cat([part.next_positions for part in parts]),
         )
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name, for a file."""
+        layers = {f"{kind}.{i}": t for i, pair in enumerate(self.layers) for kind, t in zip("kv", pair, strict=True)}
+        others = {"last": self.last, "mask": self.mask, "next_positions": self.next_positions}
+        return {name: tensor.contiguous() for name, tensor in (layers | others).items()}
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> Encoding:
+        """What `tensors` took apart."""
+        layers = [(tensors[f"k.{i}"], tensors[f"v.{i}"]) for i in range(sum(name[0] == "k" for name in tensors))]
+        return cls(layers, tensors["last"], tensors["mask"], tensors["next_positions"])
+
     @property
     def bytes(self) -> int:
         """Memory taken, in bytes."""
@@ -582,6 +594,26 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
                 found[new.key] = encoding
                 known.offer(new.key, encoding)
         return Encoding.join([found[sample.key] for sample in samples])
+
+    def reference_tensors(self) -> dict[str, Tensor]:
+        """The stored encodings of the reference, for `keep_reference` of a process that goes on from here.
+
+        To encode them again would not do: beside other prompts, the last bits of an encoding are others.
+        """
+        return {
+            f"{key.hex()} {name}": tensor
+            for key, encoding in self._reference_encodings.items()
+            for name, tensor in encoding.tensors().items()
+        }
+
+    def keep_reference(self, tensors: dict[str, Tensor]) -> None:
+        """Store encodings as `reference_tensors` gives them."""
+        encodings: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            key, _, part = name.partition(" ")
+            encodings.setdefault(key, {})[part] = tensor
+        for key, parts in encodings.items():
+            self._reference_encodings.offer(bytes.fromhex(key), Encoding.of(parts))
 
     def _is_reference(self, model: Any) -> bool:
         if self._tuner is None:

@@ -69,6 +69,13 @@ def content_md5(path: Path) -> str:
     return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
+def records_of(stage: str) -> Path:
+    """Where a stage writes its metrics file or files, on which `md5.records` and `tools/publish.py` stand."""
+    group, _, key = stage.partition("@")
+    folder = Path("metrics/records", group, key)
+    return folder if folder.is_dir() else folder.with_name(f"{key}.json")
+
+
 def _text(value: Any) -> str:
     """Write a parameter or tag as `params.yaml` would: true, null, 0.1; a list with commas; cut to what stores take."""
     if isinstance(value, bool) or value is None or isinstance(value, Mapping):
@@ -78,7 +85,8 @@ def _text(value: Any) -> str:
     return str(value)[:500]
 
 
-def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+def texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Write parameters or tags as MLflow keeps them."""
     return {name: _text(value) for name, value in values.items()}
 
 
@@ -124,6 +132,7 @@ class Run:
     def __init__(self, active: bool, **start: Any):
         """Start the child and send it `start`; where not `active`, no method does anything."""
         self._clock = time.monotonic()
+        self._stage = start["stage"]
         self._seen: set[tuple[str, int]] = set()
         self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._child: subprocess.Popen | _Fork | None = None
@@ -142,7 +151,7 @@ class Run:
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags; values become text (lists joined with commas)."""
-        self._send(tags=_texts(tags))
+        self._send(tags=texts(tags))
 
     def tag_md5(self, name: str, path: str | Path) -> None:
         """Set the tag `md5.<name>` to the md5 of a file or folder as in `dvc.lock`; where there is none, nothing."""
@@ -187,6 +196,8 @@ class Run:
         if error is not None:
             lines = str(error).strip().splitlines() or [""]
             self.set_tags({"error": f"{type(error).__name__}: {lines[0]}"})
+        if status == "FINISHED":
+            self.tag_md5("records", records_of(self._stage))
         self.log_metrics({"wall_seconds": round(time.monotonic() - self._clock, 3)})
         self._send(finish=status)
         self._messages.put(None)
@@ -210,7 +221,8 @@ class Run:
                 pipe.flush()
 
     def _warn(self, reason: object) -> None:
-        print(f"warning: the process that writes to MLflow failed, the stage goes on: {reason}", file=sys.stderr)
+        told = f"the process that writes to MLflow failed: {reason}; the stage goes on, `make publish` writes it later"
+        print(f"warning: {told}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -229,7 +241,7 @@ def run(
     """
     off = os.environ.get("DISABLE_MLFLOW_INTEGRATION", "").lower() in {"1", "true", "yes", "on"}
     first = os.environ.get("RANK", "0") == "0"
-    params, tags = _texts(params or {}), _texts(tags or {})
+    params, tags = texts(params or {}), texts(tags or {})
     paths = {name: str(path) for name, path in (inputs or {}).items()}
     record = Run(first and not off, stage=stage, params=params, tags=tags, data=paths.get("data"))
     try:

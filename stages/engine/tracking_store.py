@@ -8,14 +8,15 @@ first message opens the run, `finish` ends it, and the end of the input without 
   relative sqlite path is taken from `<root>`).
 - *A store that fails* is told in one line on stderr. What it did not take is kept in memory, and tried again after a
   growing pause, and once more when the stage ends. A locked sqlite file is given up after `LOCK_SECONDS`; MLflow
-  itself would wait for minutes.
+  itself would wait for minutes. What is missing in the end, `make publish` (`tools/publish.py`) writes later, from
+  the files under `metrics/records`.
 - *A new run for every execution*: MLflow's parameters are immutable, so a run cannot be continued with changed ones,
   and the history of finished runs is worth keeping.
-- *No pile of half-runs*: a run left RUNNING because this process died too (power) becomes KILLED when the same stage
-  of the same DVC experiment next starts. Who lives is asked of the kernel: every run holds a lock on a file beside the
-  store, which tells the truth across containers and reused process ids. When a run ends, the earlier FAILED and KILLED
-  runs of that stage and experiment are deleted in MLflow's sense (hidden, restorable with `mlflow runs restore`): at
-  most the newest failure is seen, and none after a success.
+- *No pile of half-runs*: runs left RUNNING because this process died too (power) become KILLED when any stage next
+  starts. Who lives is asked of the kernel: every run holds a lock on a file beside the store, which tells the truth
+  across containers and reused process ids. When a run ends, the earlier FAILED and KILLED runs of that stage and
+  experiment are deleted in MLflow's sense (hidden, restorable with `mlflow runs restore`): at most the newest failure
+  is seen, and none after a success.
 """
 
 from __future__ import annotations
@@ -101,6 +102,12 @@ def _lock(path: Path, mode: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> TextIO:
     return file
 
 
+def problem(uri: str, error: Exception) -> str:
+    """Say in one line that a store could not be written, without the password of a server's address."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"//[^@/\s]+@", "//", f"MLflow store {uri} not written: {lines[0][:300]}")
+
+
 class Record:
     """One run in the store."""
 
@@ -142,25 +149,27 @@ class Record:
             return
         signal.alarm(HUNG_SECONDS)
         try:
-            if self.run_id is None:
-                self._open()
-            else:
-                self._await_store()
-            self.next_write = time.monotonic() + LIVE_SECONDS if self.metrics else 0.0
-            self._send()
-            if status is not None:
-                self.client.set_terminated(self.run_id, status)
-                (self.running / self.run_id).unlink(missing_ok=True)
-                self._hide_failures()
+            self.put(status)
         except Exception as error:  # whatever the store or its client raises
             self.next_write = time.monotonic() + self.pause
             if self.pause == PAUSE_SECONDS:
-                lines = str(error).strip().splitlines() or [type(error).__name__]
-                problem = f"MLflow store {self.uri} not written, the stage goes on: {lines[0][:300]}"
-                problem = re.sub(r"//[^@/\s]+@", "//", problem)  # no password of a server's address
-                print(f"warning: {problem}", file=sys.stderr, flush=True)
+                told = f"{problem(self.uri, error)}; the stage goes on, `make publish` writes later what stays missing"
+                print(f"warning: {told}", file=sys.stderr, flush=True)
             self.pause *= 2
         signal.alarm(0)
+
+    def put(self, status: str | None) -> None:
+        """Write what the store does not have yet, and end with `status`. Raises what the store or its client raises."""
+        if self.run_id is None:
+            self._open()
+        else:
+            self._await_store()
+        self.next_write = time.monotonic() + LIVE_SECONDS if self.metrics else 0.0
+        self._send()
+        if status is not None:
+            self.client.set_terminated(self.run_id, status)
+            (self.running / self.run_id).unlink(missing_ok=True)
+            self._hide_failures()
 
     def _await_store(self) -> None:
         """Raise where a sqlite store cannot be written within `LOCK_SECONDS`; MLflow would retry for minutes."""
@@ -169,7 +178,8 @@ class Record:
             with contextlib.closing(store):
                 store.execute("BEGIN IMMEDIATE")
 
-    def _open(self) -> None:
+    def connect(self) -> None:
+        """Wait for the store, find the experiment, and close the runs of the dead. Raises what MLflow raises."""
         from mlflow import MlflowClient
 
         for name in ("mlflow", "alembic", "urllib3.connectionpool"):
@@ -183,6 +193,10 @@ class Record:
             self.client = MlflowClient(tracking_uri=self.uri)
             self.experiment_id = self._find_experiment()
             self._close_dead()
+
+    def _open(self) -> None:
+        self.connect()
+        with _lock(self.running / "opening", fcntl.LOCK_EX):
             made = self.client.create_run(self.experiment_id, self.start["started"], self.tags, self.start["stage"])
             self.run_id = made.info.run_id
             with contextlib.suppress(OSError):
@@ -199,15 +213,20 @@ class Record:
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id
 
-    def _others(self, *statuses: str) -> list[Any]:
-        """Give the other runs of this stage and DVC experiment that have one of `statuses`."""
-        key = " and ".join(f"tags.`{name}` = '{value}'" for name, value in self.key.items())
-        queries = [f"{key} and attributes.status = '{status}'" for status in statuses]
-        runs = [run for query in queries for run in self.client.search_runs([self.experiment_id], query)]
+    def find(self, *statuses: str, **tags: str) -> list[Any]:
+        """Give the runs of stages that have one of `statuses`, and `tags`; not this one."""
+        key = " and ".join(["tags.`dvc.stage` LIKE '%'", *(f"tags.`{name}` = '{tags[name]}'" for name in tags)])
+        runs = []
+        for status in statuses:
+            query, token, more = f"{key} and attributes.status = '{status}'", None, True
+            while more:
+                page = self.client.search_runs([self.experiment_id], query, page_token=token)
+                runs += page
+                more = token = page.token
         return [run for run in runs if run.info.run_id != self.run_id]
 
     def _close_dead(self) -> None:
-        for run in self._others("RUNNING"):
+        for run in self.find("RUNNING"):
             file = self.running / run.info.run_id
             # Beside a sqlite store, a missing file means a dead process; to a server, other machines' runs report too.
             if self.database is not None or file.exists():
@@ -216,7 +235,7 @@ class Record:
                     file.unlink(missing_ok=True)
 
     def _hide_failures(self) -> None:
-        for run in self._others("FAILED", "KILLED"):
+        for run in self.find("FAILED", "KILLED", **self.key):
             if run.data.tags.get("project.root", str(self.root)) == str(self.root):
                 self.client.delete_run(run.info.run_id)
 

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -60,13 +61,13 @@ class Record:
     cost: dict[str, int]
 
 
-def arguments(params: TrainingParams, seed: int, folder: str, rows_per_prompt: int) -> dict[str, Any]:
+def arguments(params: TrainingParams, seed: int, folder: str | Path, rows_per_prompt: int) -> dict[str, Any]:
     """The keyword arguments that `SFTConfig` and `GRPOConfig` share.
 
     Args:
         params: the section of the method.
         seed: seeds the order of the samples, the adapters' start and what is sampled.
-        folder: where the trainer may write; nothing there is an output.
+        folder: where the trainer keeps its checkpoints; nothing there is an output.
         rows_per_prompt: 1 for SFT; G for GRPO, which counts completions.
 
     Raises:
@@ -81,7 +82,7 @@ def arguments(params: TrainingParams, seed: int, folder: str, rows_per_prompt: i
             f"{params.prompts_per_pass} prompts a pass; legal: multiples of {processes * params.prompts_per_pass}"
         )
     return {
-        "output_dir": folder,
+        "output_dir": str(folder),
         "max_steps": params.steps or -1,
         "num_train_epochs": params.epochs or 1,
         "per_device_train_batch_size": params.prompts_per_pass * rows_per_prompt,
@@ -98,7 +99,7 @@ def arguments(params: TrainingParams, seed: int, folder: str, rows_per_prompt: i
         "seed": seed,
         "data_seed": seed,
         "logging_steps": 1,
-        "save_strategy": "no",
+        "save_strategy": "no",  # `stages.engine.checkpoints` says when
         "report_to": "none",
         "disable_tqdm": False,
         "dataloader_pin_memory": False,

@@ -4,11 +4,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from PIL import Image, ImageOps
 from pydantic import Field
 
 from stages.errors import UserError
+from stages.files import read_parquet
 from stages.params import Section
 
 
@@ -43,8 +43,8 @@ def read(setting: str, seed: int, dataset: str, name: str, image_size: int) -> l
         UserError: an image is broken, or the files do not fit together.
     """
     path = Path("data/download") / dataset / "images.parquet"
-    table = pd.read_parquet(f"data/partition/{setting}/{seed}/{dataset}/{name}.parquet")
-    images = pd.read_parquet(path, columns=["image"])["image"]
+    table = read_parquet(f"data/partition/{setting}/{seed}/{dataset}/{name}.parquet")
+    images = read_parquet(path, columns=["image"])["image"]
     samples: list[dict[str, Any]] = table.to_dict("records")
     for sample in samples:
         sample["image"] = decode(images[sample["row"]]["bytes"], f"{path}: row {sample['row']}", image_size)

@@ -1,0 +1,215 @@
+"""Stages forked from a server with libraries imported: they do what new processes do, and outlive nobody."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from stages.engine.tracking import content_md5
+from stages.scratch import locked
+from tests.conftest import Project
+
+QUIET = {"DISABLE_MLFLOW_INTEGRATION": "true"}
+
+
+def eventually(condition: Callable[[], Any]) -> Any:
+    """Wait until `condition` gives something true, and give it."""
+    deadline = time.monotonic() + 30
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.01)
+    return found
+
+
+def gone(*processes: psutil.Process) -> bool:
+    """Whether none of the processes lives (a zombie does not)."""
+    return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
+
+
+def start(project: Project, *command: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a command in the clone, with both of its outputs in one pipe."""
+    return subprocess.Popen(
+        command,
+        cwd=project.root,
+        env=project.environment | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def waits(process: subprocess.Popen[str]) -> str:
+    """Read up to where a stage says that it waits, as it does while a test holds the lock of its cell."""
+    seen = ""
+    while "waiting for it to end" not in seen:
+        line = process.stdout.readline()
+        assert line, seen
+        seen += line
+    return seen
+
+
+class Server:
+    """A server of stages of a clone."""
+
+    def __init__(self, project: Project, path: Path):
+        self.environment = QUIET | {"WARM_SOCKET": str(path)}
+        command = [sys.executable, "-m", "stages.warm", str(path)]
+        self.process = psutil.Popen(command, cwd=project.root, env=project.environment | QUIET)
+        eventually(path.exists)
+
+    def stages(self) -> list[psutil.Process]:
+        """The stages that run in it."""
+        return [child for child in self.process.children() if not gone(child)]
+
+
+@pytest.fixture(scope="module")
+def server(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(prepared, tmp_path_factory.mktemp("server") / "warm")
+    yield server
+    server.process.kill()
+    server.process.wait()
+
+
+@pytest.fixture(scope="module")
+def prepared(module_project: Project) -> Project:
+    """A clone with one embedded dataset."""
+    for stage in (["configure"], ["download", "digits"]):
+        module_project.run("python", "-m", f"stages.{stage[0]}", *stage[1:])
+    return module_project
+
+
+SPLIT = ("python", "-m", "stages.split", "digits", "1")
+LOCK = "scratch/locks/split-digits-1.lock"
+
+
+def test_a_forked_stage_writes_the_bytes_of_a_cold_one(prepared, server):
+    output = prepared.root / "data/split/digits-1"
+    prepared.run(*SPLIT)
+    cold = content_md5(output)
+    (output / "test.parquet").unlink()
+    with locked(prepared.root / LOCK, "test"):
+        process = start(prepared, *SPLIT, **server.environment)
+        waits(process)
+        assert len(server.stages()) == 1
+    assert process.wait() == 0
+    assert content_md5(output) == cold
+
+
+def test_status_and_output_of_a_forked_stage_arrive(prepared, server):
+    process = start(prepared, "python", "-m", "stages.split", "unknown", "1", **server.environment)
+    assert process.communicate()[0] == (
+        "error: data/download/unknown/dataset.json: missing; `dvc repro download@unknown` makes it\n"
+    )
+    assert process.returncode == 2
+    process = start(prepared, "python", "-m", "stages.split", "digits", **server.environment)
+    assert "Missing argument" in process.communicate()[0]
+    assert process.returncode == 2
+
+
+def test_a_stage_in_other_surroundings_runs_by_itself_and_says_why(prepared, server):
+    """warning: LD_LIBRARY_PATH differ from when the run was started; libraries are imported anew."""
+    process = start(prepared, *SPLIT, **server.environment, LD_LIBRARY_PATH="/nowhere")
+    assert process.communicate()[0] == (
+        "warning: LD_LIBRARY_PATH differ from when the run was started; libraries are imported anew\n"
+    )
+    assert process.returncode == 0
+
+
+def test_without_its_server_a_stage_runs_by_itself(prepared, tmp_path):
+    process = start(prepared, *SPLIT, WARM_SOCKET=str(tmp_path / "nobody"))
+    assert process.communicate()[0] == ""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [(signal.SIGKILL, -9, ""), (signal.SIGTERM, 143, "stopped by SIGTERM; `dvc repro` starts it again\n")],
+)
+def test_a_forked_stage_ends_with_the_command_that_asked_for_it(prepared, server, number, status, said):
+    with locked(prepared.root / LOCK, "test"):
+        process = start(prepared, *SPLIT, **server.environment)
+        waits(process)
+        (stage,) = server.stages()
+        process.send_signal(number)
+        assert process.wait() == status
+        eventually(lambda: gone(stage))
+    assert process.stdout.read().endswith(said)
+    assert not gone(server.process)
+
+
+def test_a_killed_stage_is_told(prepared, server):
+    """error: stages.split: its process was killed, perhaps for want of memory."""
+    with locked(prepared.root / LOCK, "test"):
+        process = start(prepared, *SPLIT, **server.environment)
+        waits(process)
+        server.stages()[0].kill()
+        said = process.communicate()[0]
+    assert said == "error: stages.split: its process was killed, perhaps for want of memory\n"
+    assert process.returncode == 128 + signal.SIGKILL
+
+
+def test_a_command_that_dies_while_it_asks_leaves_the_server_alone(prepared, server):
+    for message in (b"", b"\0\0\1\0", b"\0\0\0\1{"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(server.environment["WARM_SOCKET"])
+            connection.sendall(message)
+    process = start(prepared, *SPLIT, **server.environment)
+    assert process.communicate()[0] == ""
+    assert process.returncode == 0
+    assert not gone(server.process)
+
+
+def test_stages_end_with_their_server_and_it_ends_with_its_starter(prepared, tmp_path):
+    program = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); input()"
+    path = tmp_path / "warm"
+    starter = subprocess.Popen(
+        [sys.executable, "-c", program, sys.executable, "-m", "stages.warm", str(path)],
+        cwd=prepared.root,
+        env=prepared.environment | QUIET,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    server = psutil.Process(int(starter.stdout.readline()))
+    eventually(path.exists)
+    with locked(prepared.root / LOCK, "test"):
+        process = start(prepared, *SPLIT, **QUIET, WARM_SOCKET=str(path), DVC_STAGE="split@digits-1")
+        waits(process)
+        (stage,) = server.children()
+        starter.kill()
+        starter.wait()
+        eventually(lambda: gone(server, stage))
+        assert process.wait() == 128 + signal.SIGTERM
+
+
+def test_nothing_is_left_of_a_killed_parallel_run(prepared):
+    """SIGKILL of `tools/repro.py` takes its workers, its server, and their stages along."""
+    with locked(prepared.root / "scratch/locks/configure.lock", "test"):
+        process = start(prepared, "python", "tools/repro.py")
+        family = eventually(lambda: [each for each in stages_of(process.pid)] and descendants(process.pid))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        eventually(lambda: gone(*family))
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def stages_of(pid: int) -> list[psutil.Process]:
+    """The processes under `pid` that run a stage by DVC."""
+    found = []
+    for each in descendants(pid):
+        try:
+            if "-m stages.configure" in " ".join(each.cmdline()):
+                found.append(each)
+        except psutil.Error:
+            continue
+    return found

@@ -1,0 +1,134 @@
+"""`make publish`: write to MLflow what it does not have of the results under `metrics/records`.
+
+MLflow may be locked, full or away while stages run; they go on without it. Afterwards, every record whose stage has no
+FINISHED run with the same record (tag `md5.records`, as in `dvc.lock`) becomes a run here, made from the metrics files
+alone, with the tag `published=later`. A second time adds nothing. Exit status: 1 where the store cannot be written.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from ruamel.yaml import YAML
+
+# First: it switches MLflow's telemetry off.
+from stages.engine.tracking import content_md5, records_of, texts
+from stages.engine.tracking_store import Record, problem
+from stages.errors import UserError
+from stages.files import read_json
+from stages.scratch import locked
+
+RECORDS = Path("metrics/records")
+CELL = ("setting", "method", "dataset", "seed", "stage", "trained_on", "evaluated_on")
+"""What a record says of its cell; the rest is measured."""
+
+
+def stages() -> list[str]:
+    """The stages whose records lie under `metrics/records`."""
+    found = [path for group in ("train", "zero_shot", "evaluate", "cross_eval") for path in RECORDS.glob(f"{group}/*")]
+    return sorted(f"{path.parent.name}@{path.stem}" for path in found if not path.name.startswith("."))
+
+
+def read(stage: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Read a stage's record: what cell it is of, its metrics named as in a live run, and its curves by step.
+
+    Raises:
+        UserError: the record is none.
+    """
+    path = records_of(stage)
+    try:
+        if stage.startswith("train@"):
+            cost = read_json(path / "cost.json")
+            cell, metrics = _split(cost)
+            return cell, metrics, pd.read_csv(path / "curves.csv").to_dict("records")
+        parts = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        metrics = {}
+        for file in parts:
+            record = read_json(file)
+            prefix = f"{file.stem}/" if path.is_dir() else ""
+            for part, numbers in record["parts"].items():
+                metrics |= {f"{prefix}{part}/{name}": number for name, number in numbers.items()}
+        cell, _ = _split(record)
+        cell["dataset"] = cell["trained_on"] or cell["evaluated_on"]
+        return cell | ({"evaluated_on": None} if path.is_dir() else {}), metrics, []
+    except UserError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, UnboundLocalError) as error:
+        raise UserError(f"{path}: is no record ({type(error).__name__}); `dvc checkout {path}` gets it back") from None
+
+
+def _split(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    cell = {name: record[name] for name in CELL if name in record}
+    return cell, {name: value for name, value in record.items() if name not in cell}
+
+
+def settings(stage: str, md5: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The parameters and the `md5.*` tags of a stage, as far as `dvc.lock` tells them of this very record."""
+    try:
+        entry = YAML(typ="safe").load(Path("dvc.lock"))["stages"][stage]
+    except (OSError, KeyError, TypeError):
+        return {}, {}
+    md5s = {each["path"]: each.get("md5") for side in ("deps", "outs") for each in entry.get(side, ())}
+    if md5s.get(records_of(stage).as_posix()) != md5:
+        return {}, {}
+    names = {"data/partition/": "data", "models/train/": "model", "models/base_model": "model"}
+    if stage.startswith("train@"):
+        names["models/base_model"] = "base_model"
+    tags = {
+        f"md5.{name}": value for path, value in md5s.items() for start, name in names.items() if path.startswith(start)
+    }
+    params = entry.get("params", {}).get("params.yaml", {}).get("evaluate", {})
+    recipe = next((Path(path) for path in md5s if path.startswith("models/recipes/")), None)
+    if recipe is not None and recipe.exists() and content_md5(recipe) == md5s[recipe.as_posix()]:
+        resolved = read_json(recipe)
+        params = resolved["settings"] | {"rewards": list(resolved["rewards"])}
+    return params, tags
+
+
+def publish(stage: str, md5: str) -> None:
+    """Write one run, or raise what MLflow raises."""
+    cell, metrics, curves = read(stage)
+    params, md5s = settings(stage, md5)
+    now = int(time.time() * 1000)
+    tags = texts(cell | md5s | {"md5.records": md5, "published": "later"})
+    start = {"stage": stage, "params": texts(params), "tags": tags, "source": "tools/publish.py", "started": now}
+    run = Record(start | {"data": f"data/partition/{cell['setting']}/{cell['seed']}/{cell['dataset']}"})
+    # Of now, which says nothing of the code that made the record.
+    for name in ("git.commit", "git.dirty", "mlflow.source.git.commit"):
+        run.tags.pop(name, None)
+    run.take({"tags": tags})
+    for step, values in [(0, metrics), *((row["step"], row) for row in curves)]:
+        numbers = {name: value for name, value in values.items() if name != "step" and not pd.isna(value)}
+        run.take({"metrics": numbers, "step": int(step), "time": now})
+    run.put("FINISHED")
+
+
+def main() -> int:
+    """Publish what the store lacks; return the exit status."""
+    found = {stage: content_md5(records_of(stage)) for stage in stages()}
+    store = Record({"stage": "publish", "params": {}, "tags": {}, "source": "tools/publish.py"})
+    try:
+        store.running.mkdir(parents=True, exist_ok=True)
+        with locked(store.running / "publishing", "publish"):
+            store.connect()
+            known = {(run.data.tags["dvc.stage"], run.data.tags.get("md5.records")) for run in store.find("FINISHED")}
+            running = {run.data.tags["dvc.stage"] for run in store.find("RUNNING")}
+            missing = {stage: md5 for stage, md5 in found.items() if (stage, md5) not in known and stage not in running}
+            for stage, md5 in missing.items():
+                publish(stage, md5)
+                print(stage, flush=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:  # whatever the store or its client raises
+        print(f"error: {problem(store.uri, error)}", file=sys.stderr)
+        return 1
+    print(f"{len(missing)} published, {len(found) - len(missing)} there already")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

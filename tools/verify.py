@@ -1,0 +1,352 @@
+"""`make verify`: rebuild cells from nothing in a clone of HEAD, and compare every output with the committed `dvc.lock`.
+
+The clone has no cache, no model and no run of DVC's to reuse, so every stage that a cell needs really runs. Where bytes
+differ, it is said which, at which stage they part first, and from `metrics/environment.json` whether they had been
+promised. Exit status: 0 identical, 1 different, 2 nothing to compare.
+"""
+
+import difflib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import networkx
+import typer
+from dvc.repo import Repo
+from ruamel.yaml import YAML
+
+from stages import environment
+from stages.engine.tracking import content_md5
+from stages.errors import UserError
+from stages.files import read_json
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST = "configure"
+"""The stage that lists the code of all others: it runs before anything is compared."""
+NO_MATTER = ("data", "metrics", "models", "README.md", "docs", "tests", "benchmarks")
+"""Where an uncommitted change is none of the pipeline's."""
+
+
+# --- The clone ---
+
+
+@contextmanager
+def clone_of_head(root: Path, keep: bool) -> Iterator[Path]:
+    """Yield a clone without caches, in a temporary folder that is gone afterwards unless `keep`."""
+    folder = Path(tempfile.mkdtemp(prefix="verify-")).resolve()
+    try:
+        isolate(folder)
+        call("git", "clone", "--quiet", "--no-hardlinks", str(root), str(folder / "clone"))
+        yield folder / "clone"
+    finally:
+        if keep:
+            print(f"kept: {folder / 'clone'}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def isolate(folder: Path) -> None:
+    """Let this process and what it starts know nothing of caches, stores and servers outside `folder`."""
+    for name in [name for name in os.environ if name.startswith(("DVC_", "GIT_", "MLFLOW_"))]:
+        del os.environ[name]
+    for name in ("SCRATCH", "WARM_SOCKET", "WARM_FORKED", "PYTHONPATH"):
+        os.environ.pop(name, None)
+    nothing = folder / "nothing"
+    nothing.mkdir()
+    os.environ |= {
+        "DISABLE_MLFLOW_INTEGRATION": "true",
+        # A shared cache named in a user's own settings would be a way around the work.
+        "DVC_GLOBAL_CONFIG_DIR": str(nothing),
+        "DVC_SYSTEM_CONFIG_DIR": str(nothing),
+        "DVC_SITE_CACHE_DIR": str(folder / "site"),
+        "DVC_NO_ANALYTICS": "true",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
+def call(*command: str, folder: Path | None = None) -> str:
+    """Run a command and return what it prints; `UserError` with its last line where it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+        told = next((line for line in lines if line.startswith("error: ")), [*lines, "no word"][-1])
+        raise UserError(f"{' '.join(command[:2])}: {told.removeprefix('error: ').removeprefix('fatal: ')}")
+    return done.stdout
+
+
+def read_lock(clone: Path) -> dict[str, Any]:
+    """Read the stages of `dvc.lock`; `UserError` where there is none, or where it is none."""
+    try:
+        return YAML(typ="safe").load(clone / "dvc.lock")["stages"]
+    except FileNotFoundError:
+        raise UserError("dvc.lock: not committed; legal: a commit with the results of `dvc repro`") from None
+    except Exception as error:
+        raise UserError(f"dvc.lock: cannot be read: {type(error).__name__}") from None
+
+
+def outputs(lock: Mapping[str, Any], stages: Iterable[str]) -> dict[tuple[str, str], str | None]:
+    """The md5 in a lock of each output, by stage and path."""
+    entries = [(stage, entry) for stage in stages for entry in lock.get(stage, {}).get("outs", ())]
+    return {(stage, entry["path"]): entry.get("md5") for stage, entry in entries}
+
+
+# --- What is to be rebuilt ---
+
+
+def what_needs_what(clone: Path) -> networkx.DiGraph:
+    """DVC's graph by stage names; an edge points from what is needed to what needs it."""
+    with Repo(str(clone)) as repo:
+        graph = networkx.relabel_nodes(repo.index.graph, {stage: stage.name for stage in repo.index.graph})
+    return networkx.DiGraph(graph.reverse())
+
+
+def needed(graph: networkx.DiGraph, cells: Iterable[str]) -> list[str]:
+    """`cells` and all that they need, what is needed first; without cells, everything.
+
+    Raises:
+        UserError: a cell is no stage.
+    """
+    wanted: set[str] = set()
+    for cell in cells:
+        if cell not in graph:
+            near = difflib.get_close_matches(cell, sorted(graph), 3) or ["see `dvc stage list --name-only`"]
+            raise UserError(f"CELL: {cell!r} is not legal; legal: {', '.join(near)}")
+        wanted |= {cell} | networkx.ancestors(graph, cell)
+    return [stage for stage in networkx.lexicographical_topological_sort(graph) if stage in wanted or not wanted]
+
+
+def stale(lock: Mapping[str, Any], status: Mapping[str, Any], stages: Iterable[str]) -> dict[str, str]:
+    """Say of each stage that the lock does not describe why: an input, a parameter or the command is another.
+
+    Args:
+        lock: the stages of `dvc.lock`.
+        status: what `dvc status --json` says; there, what is only missing is no difference.
+        stages: which are asked for.
+    """
+    found = {stage: "not in dvc.lock" for stage in stages if stage not in lock}
+    for stage, changes in status.items():
+        for change in changes:
+            if change == "changed command":
+                found.setdefault(stage, "another command")
+            elif isinstance(change, dict):
+                for path, state in change.get("changed deps", {}).items():
+                    if isinstance(state, dict):
+                        found.setdefault(stage, f"{path}: {', '.join(map(str, state))}")
+                    elif state != "deleted":
+                        found.setdefault(stage, path)
+    return {stage: found[stage] for stage in stages if stage in found}
+
+
+def check_lock(clone: Path, lock: Mapping[str, Any], stages: list[str]) -> set[str]:
+    """Run the first stage, and check that the lock belongs to the commit's code and parameters.
+
+    Returns:
+        The stages whose outputs the lock does not tell though those of the others that follow can be compared: the
+        first, where code has changed that none of the others runs.
+
+    Raises:
+        UserError: a stage's inputs or parameters are others than in the lock.
+    """
+
+    def status() -> dict[str, Any]:
+        return YAML(typ="safe").load(call("dvc", "status", "--json", *stages, folder=clone))
+
+    first = [stage for stage in stages if stage == FIRST]
+    unlisted = set(stale(lock, status(), first))
+    for stage in first:
+        call("dvc", "repro", "--quiet", stage, folder=clone)
+    if old := stale(lock, status(), [stage for stage in stages if stage != FIRST]):
+        some = [f"{stage} ({reason})" for stage, reason in list(old.items())[:3]]
+        more = f" and {len(old) - 3} more" if len(old) > 3 else ""
+        raise UserError(
+            f"dvc.lock: does not belong to this commit: {', '.join(some)}{more}; run `dvc repro` and commit dvc.lock"
+        )
+    return unlisted
+
+
+def rebuild(clone: Path, cells: list[str], jobs: int) -> set[str]:
+    """Run what the cells need, its progress on stdout; return the stages that ran."""
+    command = [sys.executable, "tools/repro.py", "--jobs", str(jobs), *cells]
+    ran = set()
+    with subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                if done := re.fullmatch(r"\[\d+/\d+\] (\S+)", line.strip()):
+                    ran.add(done.group(1))
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        raise UserError(f"tools/repro.py: ended with {process.returncode}; nothing is compared")
+    return ran
+
+
+# --- What is said of differences ---
+
+
+def files(path: Path) -> dict[str, str]:
+    """The md5 of each file of a folder, by its path in it; a file counts as a folder of one."""
+    if path.is_file():
+        return {path.name: content_md5(path)}
+    found = sorted(file for file in path.rglob("*") if file.is_file())
+    return {file.relative_to(path).as_posix(): content_md5(file) for file in found}
+
+
+def compare_files(rebuilt: Path, original: Path, md5: str | None) -> list[str]:
+    """Lines on the files of an output that differs; which of them do, only where the original is still there."""
+    here = files(rebuilt) if rebuilt.exists() else {}
+    try:
+        before = files(original) if content_md5(original) == md5 else None
+    except OSError:
+        before = None
+    if before is None:
+        return [f"  {name}: {value}" for name, value in here.items()]
+    names = sorted(here.keys() | before.keys())
+    return [
+        f"  {name}: {before.get(name, 'not there')}, here {here.get(name, 'not there')}"
+        for name in names
+        if before.get(name) != here.get(name)
+    ]
+
+
+def unpromised(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Why two fingerprints of `stages.environment` do not promise the same bytes; empty where they do.
+
+    >>> unpromised({"device": "cpu", "libraries": {"torch": "2.12.0"}}, {"device": "cpu", "libraries": {}})
+    ['made with torch 2.12.0, here none']
+    """
+    ours, theirs = here.get("libraries", {}), before.get("libraries", {})
+    reasons = [
+        f"made with {name} {theirs.get(name) or 'none'}, here {ours.get(name) or 'none'}"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
+    devices = [fingerprint.get("device", "cpu") for fingerprint in (before, here)]
+    if devices != ["cpu", "cpu"]:
+        reasons.append(f"made on {devices[0]}, here {devices[1]}; the same bytes are promised on processors only")
+    words = {"python": "python ", "libc": "", "operating_system": "", "architecture": "", "cpu_capability": "torch on "}
+    for name, word in words.items():
+        if before.get(name) != here.get(name):
+            reasons.append(f"made with {word}{before.get(name)}, here {word}{here.get(name)}")
+    for where, fingerprint in (("there", before), ("here", here)):
+        if not fingerprint.get("avx2", True):
+            reasons.append(f"no AVX2 {where}")
+    return reasons
+
+
+def fingerprint_of(environments: Mapping[str, Any], stage: str) -> Mapping[str, Any] | None:
+    """The surroundings of a stage in what `stages.environment` wrote; None where it is not told."""
+    return environments.get("environments", {}).get(environments.get("stages", {}).get(stage))
+
+
+def read_environments(clone: Path) -> dict[str, Any]:
+    """Read `metrics/environment.json`; empty where it is missing or spoilt."""
+    try:
+        return dict(read_json(clone / environment.FILE))
+    except (OSError, ValueError):
+        return {}
+
+
+def why(stage: str, before: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Say in one line whether the same bytes of a stage had been promised."""
+    made, remade = fingerprint_of(before, stage), fingerprint_of(here, stage)
+    if made is None or remade is None:
+        return f"{stage}: {environment.FILE} does not tell where it was made, so it is not known what was promised"
+    if reasons := unpromised(made, remade):
+        return f"{stage}: the same bytes are not promised: {'; '.join(reasons)}"
+    processors = f"{made.get('processor')}, here {remade.get('processor')}"
+    return f"{stage}: the same bytes are promised, so this is a bug (made on {processors}); please report it"
+
+
+# --- The command ---
+
+
+def warn_of_changes(root: Path) -> None:
+    """Warn of uncommitted changes, which the clone does not have."""
+    excluded = [f":(top,exclude){path}" for path in NO_MATTER]
+    status = call("git", "-c", "core.quotePath=false", "status", "--porcelain", "--", ":/", *excluded, folder=root)
+    if names := [line[3:] for line in status.splitlines()]:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        print(f"warning: not committed, so not verified: {', '.join(names[:5])}{more}", file=sys.stderr)
+
+
+def verify(root: Path, cells: list[str], jobs: int, keep: bool) -> int:
+    """Rebuild and compare; return the exit status."""
+    commit = call("git", "rev-parse", "--short", "--verify", "HEAD", folder=root).strip()
+    warn_of_changes(root)
+    with clone_of_head(root, keep) as clone:
+        lock, environments = read_lock(clone), read_environments(clone)
+        graph = what_needs_what(clone)
+        stages = needed(graph, cells)
+        for _, path in outputs(lock, stages):  # those that git has: DVC would not make them again
+            shutil.rmtree(clone / path) if (clone / path).is_dir() else (clone / path).unlink(missing_ok=True)
+        (clone / environment.FILE).unlink(missing_ok=True)
+        print(f"rebuilding {len(stages)} stages of {commit} from nothing, {jobs} at a time", flush=True)
+        unlisted = check_lock(clone, lock, stages)
+        ran = rebuild(clone, cells, jobs) | {FIRST}
+        if missing := [stage for stage in stages if stage not in ran]:
+            raise UserError(f"{missing[0]}: did not run in a clone without a cache; nothing is compared")
+        return report(
+            root,
+            clone,
+            graph,
+            *(outputs(each, [stage for stage in stages if stage not in unlisted]) for each in (lock, read_lock(clone))),
+            (environments, read_environments(clone)),
+        )
+
+
+def report(
+    root: Path,
+    clone: Path,
+    graph: networkx.DiGraph,
+    before: dict[tuple[str, str], str | None],
+    here: dict[tuple[str, str], str | None],
+    environments: tuple[Mapping[str, Any], Mapping[str, Any]],
+) -> int:
+    """Print what differs, or that nothing does; return the exit status."""
+    different = {key: before.get(key) for key in before | here if here.get(key) != before.get(key)}
+    if not different:
+        print(f"identical: {len({stage for stage, _ in before})} stages, {len(before)} outputs")
+        return 0
+    print(f"different: {len(different)} of {len(before)} outputs")
+    for (stage, path), md5 in different.items():
+        print(f"{stage}: {path}: in dvc.lock {md5}, here {here.get((stage, path))}")
+        print("\n".join(compare_files(clone / path, root / path, md5)))
+    parted = list(dict.fromkeys(stage for stage, _ in different))
+    firsts = [stage for stage in parted if not networkx.ancestors(graph, stage) & set(parted)]
+    print(f"they part first at: {', '.join(firsts)}")
+    for stage in firsts:
+        print(why(stage, *environments))
+    return 1
+
+
+def main(
+    cells: Annotated[list[str] | None, typer.Argument(help="stages; none: all of the grid")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="stages at a time, one core each")] = 2,
+    keep: Annotated[bool, typer.Option(help="keep the clone, and say where it is")] = False,
+) -> None:
+    """Rebuild cells from nothing in a clone of HEAD and compare every output with the committed dvc.lock."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        status = verify(ROOT, cells or [], jobs, keep)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    command.command()(main)
+    command()
