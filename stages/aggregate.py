@@ -1,6 +1,6 @@
 """Stage `aggregate`: the records of the grid's cells become the tables of the paper, a summary and plots.
 
-Reads metrics/records; writes metrics/summary.json, metrics/tables, metrics/plots.
+Reads metrics/records, and footnotes from data/download; writes metrics/summary.json, metrics/tables, metrics/plots.
 """
 
 import json
@@ -8,17 +8,24 @@ from pathlib import Path
 
 import pandas as pd
 
+from stages import environment
 from stages.errors import main
 from stages.files import write_file
 from stages.params import Grid, read_grid
 from stages.report import curves, markdown, plots, summary, tables
+from stages.report.footnotes import read_notes, with_notes
 from stages.report.records import Records, read_records
 
 METRICS = Path("metrics")
+DATASETS = Path("data/download")
 
 
-def report(records: Records, grid: Grid) -> dict[str, bytes]:
-    """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table."""
+def report(records: Records, grid: Grid, notes: dict[str, list[str]] | None = None) -> dict[str, bytes]:
+    """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table.
+
+    `notes` are footnotes by dataset.
+    """
+    notes = notes or {}
     base_to_new = tables.base_to_new(records.evaluations, grid)
     few_shot = tables.few_shot(records.evaluations, grid)
     transfer = tables.transfer(records.evaluations, grid)
@@ -27,11 +34,11 @@ def report(records: Records, grid: Grid) -> dict[str, bytes]:
     numbers = summary.summarise(records.evaluations, base_to_new, few_shot, transfer, grid)
     return {
         "tables/base_to_new.csv": _csv(base_to_new, "%.2f"),
-        "tables/base_to_new.md": markdown.base_to_new(base_to_new, grid).encode(),
+        "tables/base_to_new.md": with_notes(markdown.base_to_new(base_to_new, grid), notes).encode(),
         "tables/few_shot.csv": _csv(few_shot, "%.2f"),
-        "tables/few_shot.md": markdown.few_shot(few_shot, grid).encode(),
+        "tables/few_shot.md": with_notes(markdown.few_shot(few_shot, grid), notes).encode(),
         "tables/transfer.csv": _csv(transfer, "%.2f"),
-        "tables/transfer.md": markdown.transfer(transfer, grid).encode(),
+        "tables/transfer.md": with_notes(markdown.transfer(transfer, grid), notes).encode(),
         "tables/training_cost.csv": _csv(training_cost, "%.12g"),
         "tables/training_cost.md": markdown.training_cost(training_cost, grid).encode(),
         "plots/transfer_heatmap.png": plots.transfer_heatmap(transfer, grid),
@@ -43,9 +50,16 @@ def report(records: Records, grid: Grid) -> dict[str, bytes]:
 
 def run(grid: Grid, metrics: Path = METRICS) -> None:
     """Compute all, then write all: an error leaves nothing half-written."""
-    for name, content in report(read_records(grid, metrics / "records"), grid).items():
+    records, notes = read_records(grid, metrics / "records"), read_notes(grid, DATASETS)
+    for name, content in report(records, grid, notes).items():
         with write_file(metrics / name) as unfinished:
             unfinished.write_bytes(content)
+
+
+def aggregate() -> None:
+    """Write `metrics/summary.json`, `metrics/tables/` and `metrics/plots/`."""
+    run(read_grid())
+    environment.record("aggregate")
 
 
 def _csv(table: pd.DataFrame, form: str) -> bytes:
@@ -55,4 +69,4 @@ def _csv(table: pd.DataFrame, form: str) -> bytes:
 
 
 if __name__ == "__main__":
-    main(lambda: run(read_grid()))
+    main(aggregate)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import Field
 
+from stages import environment
 from stages.engine import grpo, sft
 from stages.engine.pretraining import BaseModelParams
 from stages.errors import UserError, main
@@ -21,11 +22,11 @@ from stages.methods import catalogue
 from stages.methods.method import load
 from stages.params import Grid, Section, read_params, validate
 from stages.provenance import code_md5
+from stages.tasks import sources
 from stages.tasks.classes import SETTINGS
 from stages.tasks.evaluation import EvaluateParams
 from stages.tasks.few_shot import SplitParams
 from stages.tasks.samples import ImageParams
-from stages.tasks.sources import EmbeddedParams
 
 
 class LengthParams(Section):
@@ -51,7 +52,7 @@ class Params(Grid):
     rewards: RewardParams
     images: ImageParams
     base_model: BaseModelParams
-    download: dict[str, EmbeddedParams]
+    download: dict[str, dict[str, Any]]
     split: SplitParams
     partition: dict[str, dict[str, Any]]
     sft: dict[str, Any]
@@ -73,6 +74,8 @@ def check(params: dict[str, Any]) -> Params:
         UserError: names the first offending key, its value, and what is legal.
     """
     checked = validate("", params, Params)
+    for dataset, section in checked.download.items():
+        sources.parse(f"download.{dataset}", section)
     for axis, legal in {"datasets": checked.download, "methods": catalogue.METHODS, "settings": SETTINGS}.items():
         _check_names(axis, getattr(checked, axis), legal)
     _check_names("transfer", checked.transfer, checked.settings)
@@ -167,6 +170,7 @@ def configure() -> None:
     with write_directory("data/code") as folder:
         for stage in STAGES:
             write_json(folder / f"{stage}.json", code(stage))
+    environment.record("configure")
 
 
 def _names(reward: str | list[str] | None) -> list[str]:

@@ -1,47 +1,81 @@
 """Stage `download`: a dataset from its source into one table of encoded images, and a card of its classes."""
 
+import sys
+from collections.abc import Iterator
 from hashlib import blake2b
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from stages.errors import UserError, main
+from stages import environment
+from stages.errors import main
 from stages.files import write_directory, write_json
 from stages.params import read_section
-from stages.tasks import samples
-from stages.tasks.sources import EmbeddedParams
+from stages.tasks import samples, sources
+from stages.tasks.sources.common import Chosen
 
 
 def download(dataset: str) -> None:
-    """Write `data/download/<dataset>/images.parquet` and `dataset.json`.
+    """Write `data/download/<dataset>/images.parquet`, `dataset.json` and, if there is one to make, `notes.json`.
 
-    The table has columns image (encoded bytes, as the `datasets` library stores images), label, split (train,
-    validation, test) and digest (of the bytes: what an image is known by, whatever its place in the source).
+    The table has columns image (encoded bytes as the source has them, in the way of the `datasets` library), label,
+    split (train, validation, test) and digest (of the bytes: what an image is known by, whatever its place in the
+    source). `notes.json` is a list of sentences that say how the dataset differs from the paper's, for footnotes.
     """
-    from datasets import ClassLabel, Dataset, Features, Image, Value, disable_progress_bars
+    from datasets import Dataset, disable_progress_bars
 
-    from stages.tasks import embedded
-
-    params = read_section(f"download.{dataset}", EmbeddedParams)
-    images, labels, splits, classes = embedded.build(
-        dataset, params.seed, params.train_per_class, params.validation_per_class, params.test_per_class
-    )
-    for i, content in enumerate(images):
-        samples.decode(content, f"dataset {dataset}: image {i}")
-    if empty := [name for i, name in enumerate(classes) if i not in labels]:
-        raise UserError(f"download.{dataset}: class {empty[0]!r} has no image; legal: one or more for each class")
-    table = Dataset.from_dict(
-        {
-            "image": [{"bytes": content, "path": None} for content in images],
-            "label": labels,
-            "split": splits,
-            "digest": [blake2b(content, digest_size=16).hexdigest() for content in images],
-        },
-        features=Features(
-            {"image": Image(), "label": ClassLabel(names=classes), "split": Value("string"), "digest": Value("string")}
-        ),
-    )
     disable_progress_bars()
+    key = f"download.{dataset}"
+    params = sources.parse(key, read_section(key, dict[str, Any]))
+    chosen = sources.load(key, params)
     with write_directory(f"data/download/{dataset}") as folder:
-        table.to_parquet(folder / "images.parquet")
-        write_json(folder / "dataset.json", {"question": params.question, "classes": classes})
+        with TemporaryDirectory(dir=folder) as scratch:
+            # By way of a file that is mapped into memory: a test set may be larger than that.
+            table = Path(scratch) / "table.arrow"
+            shared = write_table(chosen, table)
+            Dataset.from_file(str(table)).to_parquet(folder / "images.parquet")
+        write_json(folder / "dataset.json", {"question": params.question, "classes": chosen.classes})
+        notes = [*chosen.notes, *([f"{shared} test images are training images too"] if shared else [])]
+        if notes:
+            write_json(folder / "notes.json", notes)
+    for note in notes:
+        print(f"warning: {key}: {note}", file=sys.stderr)
+    environment.record(f"download@{dataset}")
+
+
+def write_table(chosen: Chosen, path: Path) -> int:
+    """Write the images as an Arrow file; return how many of the test images are training images too.
+
+    Raises:
+        UserError: an image is broken.
+    """
+    from datasets import ClassLabel, Features, Image, Value
+    from datasets.arrow_writer import ArrowWriter
+
+    # Names that stand twice (ImageNet has such) are no legal names there; `dataset.json` has them.
+    unique = len(set(chosen.classes)) == len(chosen.classes)
+    label = ClassLabel(names=chosen.classes) if unique else ClassLabel(num_classes=len(chosen.classes))
+    features = Features({"image": Image(), "label": label, "split": Value("string"), "digest": Value("string")})
+    digests: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    with ArrowWriter(features=features, path=str(path), writer_batch_size=100) as writer:
+        for row in rows(chosen):
+            writer.write(row)
+            digests[row["split"]].append(row["digest"])
+        writer.finalize()
+    taught = set(digests["train"])
+    return sum(digest in taught for digest in digests["test"])
+
+
+def rows(chosen: Chosen) -> Iterator[dict[str, Any]]:
+    """The rows of the table; every image is decoded once, so that a broken one is found here."""
+    for example, content in zip(chosen.examples, chosen.read(chosen.examples), strict=True):
+        samples.decode(content, chosen.where(example))
+        yield {
+            "image": {"bytes": content, "path": None},
+            "label": example.label,
+            "split": example.split,
+            "digest": blake2b(content, digest_size=16).hexdigest(),
+        }
 
 
 if __name__ == "__main__":

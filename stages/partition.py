@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from stages import environment
 from stages.errors import main
 from stages.files import read_json, read_parquet, write_directory
 from stages.params import read_section
@@ -31,6 +32,7 @@ def partition(setting: str, dataset: str, seed: int) -> None:
                 ]
                 table["question"] = [questions.render(card["question"], options) for options in table["options"]]
             table.to_parquet(folder / f"{name}.parquet", index=False)
+    environment.record(f"partition@{setting}-{dataset}-{seed}")
 
 
 if __name__ == "__main__":

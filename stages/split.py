@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from stages import environment
 from stages.errors import main
 from stages.files import read_json, read_parquet, write_directory
 from stages.params import read_section
@@ -36,6 +37,7 @@ def split(dataset: str, seed: int) -> None:
             ]
             table["question"] = [questions.render(card["question"], options) for options in table["options"]]
             table.to_parquet(folder / f"{name}.parquet", index=False)
+    environment.record(f"split@{dataset}-{seed}")
 
 
 if __name__ == "__main__":

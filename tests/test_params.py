@@ -28,7 +28,7 @@ MISTAKES = [
     ("split__options__fraction", 1.2, r"split\.options\.fraction: 1\.2 is not legal; legal: less than or equal to 1"),
     ("partition__base_to_new__base_half", "half", r"partition\.base_to_new\.base_half: 'half' .* 'floor' or 'ceil'"),
     ("partition__few_shots", {}, "partition: 'few_shots' is not legal; legal: few_shot, base_to_new"),
-    ("download__digits__source", "hub", r"download\.digits\.source: 'hub' is not legal; legal: 'embedded'"),
+    ("download__digits__source", "web", r"download\.digits\.source: 'web' is not legal; legal: coop, embedded, "),
     ("images__size", 0, r"images\.size: 0 is not legal"),
     ("grpo__beta", -1, r"grpo\.beta: -1 is not legal; legal: greater than or equal to 0"),
     ("grpo__adaptation", "adapter", r"grpo\.adaptation: 'adapter' is not legal; legal: 'full' or 'lora'"),

@@ -4,7 +4,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
 from stages.errors import UserError
@@ -25,7 +26,12 @@ def decode(content: bytes, where: str, size: int | None = None) -> Image.Image:
         UserError: the bytes are no image.
     """
     try:
-        image = ImageOps.exif_transpose(Image.open(BytesIO(content))).convert("RGB")
+        image = ImageOps.exif_transpose(Image.open(BytesIO(content)))
+        if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8
+            image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+        image = image.convert("RGB")
+    except UnidentifiedImageError:
+        raise UserError(f"{where}: cannot be read as an image; legal: any format that Pillow reads") from None
     except Exception as error:  # Pillow raises whatever its decoders do
         raise UserError(f"{where}: cannot be read as an image ({error}); legal: any format that Pillow reads") from None
     if size is not None and image.size != (size, size):

@@ -1,0 +1,38 @@
+"""How the datasets of the grid differ from the paper's: footnotes to the tables."""
+
+import json
+from pathlib import Path
+
+from stages.errors import UserError
+from stages.params import Grid
+
+
+def read_notes(grid: Grid, folder: Path) -> dict[str, list[str]]:
+    """Sentences by dataset, of `<folder>/<dataset>/notes.json`; most datasets have none.
+
+    Raises:
+        UserError: a file is not a list of sentences.
+    """
+    notes = {}
+    for dataset in grid.datasets:
+        path = folder / dataset / "notes.json"
+        if path.exists():
+            try:
+                notes[dataset] = [str(note) for note in json.loads(path.read_text(encoding="utf-8"))]
+            except (ValueError, TypeError):
+                line = f"{path.as_posix()} is not a list of sentences: run `dvc repro --force download@{dataset}`"
+                raise UserError(line) from None
+    return notes
+
+
+def with_notes(table: str, notes: dict[str, list[str]]) -> str:
+    """A table in Markdown with its footnotes, unchanged where there are none.
+
+    >>> print(with_notes("| dtd |\\n", {"dtd": ["DTD: 3 classes, the paper has 47"]}), end="")
+    | dtd |
+    <BLANKLINE>
+    Notes on the data:
+    - dtd: DTD: 3 classes, the paper has 47
+    """
+    lines = [f"- {dataset}: {note}" for dataset, sentences in notes.items() for note in sentences]
+    return table if not lines else "\n".join([table, "Notes on the data:", *lines, ""])

@@ -1,0 +1,103 @@
+"""What is known of the eleven classification sets of the paper (P1 Table 8), and where copies of them live."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Known = Literal[
+    "caltech101",
+    "dtd",
+    "eurosat",
+    "fgvc_aircraft",
+    "food101",
+    "imagenet",
+    "oxford_flowers",
+    "oxford_pets",
+    "stanford_cars",
+    "sun397",
+    "ucf101",
+]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One of the eleven sets.
+
+    Attributes:
+        title: its name in the paper.
+        classes: how many.
+        test: images of the test set that the paper scores.
+        question: what the paper asks.
+        own_split: whether CoOp drew the split itself (50/20/30), so that no other copy has the paper's test set.
+    """
+
+    title: str
+    classes: int
+    test: int
+    question: str = "What type of object is in the photo?"
+    own_split: bool = False
+
+
+_SATELLITE = "What type of object is in the centered satellite photo?"
+
+FACTS: dict[str, Facts] = {
+    "caltech101": Facts("Caltech101", 100, 2465, own_split=True),
+    "dtd": Facts("DTD", 47, 1692, "What type of texture is in the photo?", own_split=True),
+    "eurosat": Facts("EuroSAT", 10, 8100, _SATELLITE, own_split=True),
+    "fgvc_aircraft": Facts("FGVCAircraft", 100, 3333, "What type of aircraft is in the photo?"),
+    "food101": Facts("Food101", 101, 30300, own_split=True),
+    "imagenet": Facts("ImageNet", 1000, 50000),
+    "oxford_flowers": Facts("Flowers102", 102, 2463, own_split=True),
+    "oxford_pets": Facts("OxfordPets", 37, 3669),
+    "stanford_cars": Facts("StanfordCars", 196, 8041),
+    "sun397": Facts("SUN397", 397, 19850),
+    "ucf101": Facts("UCF101", 101, 3783, "What actions is the person performing in the photo?"),
+}
+
+COPIES: dict[str, Known] = {
+    "tanganke/dtd": "dtd",
+    "mcimpoi/dtd_split_1": "dtd",
+    "timm/eurosat-rgb": "eurosat",
+    "blanchon/EuroSAT_RGB": "eurosat",
+    "ethz/food101": "food101",
+    "dpdl-benchmark/oxford_flowers102": "oxford_flowers",
+    "nelorth/oxford-flowers": "oxford_flowers",
+    "timm/oxford-iiit-pet": "oxford_pets",
+    "tanganke/stanford_cars": "stanford_cars",
+    "Donghyun99/Stanford-Cars": "stanford_cars",
+    "tanganke/sun397": "sun397",
+    "flwrlabs/ucf101": "ucf101",
+    "mteb/ucf101": "ucf101",
+    "flwrlabs/caltech101": "caltech101",
+    "benjamin-paine/imagenet-1k": "imagenet",
+    "evanarlian/imagenet_1k_resized_256": "imagenet",
+}
+"""Repositories of the Hugging Face hub that hold one of the eleven, in a layout of their own."""
+
+
+def compare(name: str, classes: int, test: int, kept: int, question: str, coop: bool) -> list[str]:
+    """Say where a dataset differs from the paper's, one sentence each.
+
+    Args:
+        name: a key of `FACTS`.
+        classes: how many classes the source has.
+        test: how many test images the source has.
+        kept: how many of them are kept.
+        question: what is asked.
+        coop: whether the split is CoOp's.
+
+    >>> compare("dtd", 47, 1880, 1880, FACTS["dtd"].question, coop=False)
+    ["DTD: the test split is not CoOp's, which the paper scores", 'DTD: 1880 test images, the paper has 1692']
+    """
+    facts = FACTS[name]
+    notes = []
+    if classes != facts.classes:
+        notes.append(f"{classes} classes, the paper has {facts.classes}")
+    if not coop and (facts.own_split or test != facts.test):
+        notes.append("the test split is not CoOp's, which the paper scores")
+    if test != facts.test:
+        notes.append(f"{test} test images, the paper has {facts.test}")
+    if kept != test:
+        notes.append(f"{kept} of {test} test images are kept")
+    if question != facts.question:
+        notes.append(f"the question is {question!r}, the paper asks {facts.question!r}")
+    return [f"{facts.title}: {note}" for note in notes]

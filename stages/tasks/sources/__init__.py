@@ -1,0 +1,53 @@
+"""Where a dataset comes from: one module per kind of source, all behind `parse` and `load`."""
+
+from collections import Counter
+from typing import Any
+
+from stages.errors import UserError
+from stages.params import validate
+from stages.tasks import facts
+from stages.tasks.sources import coop, embedded, folder, hub, parquet
+from stages.tasks.sources.common import Chosen, Listing, SourceParams, assign, checked_classes
+
+Source = coop.Params | embedded.Params | folder.Params | hub.Params | parquet.Params
+
+SOURCES = {"coop": coop, "embedded": embedded, "folder": folder, "hub": hub, "parquet": parquet}
+
+
+def parse(key: str, section: Any) -> Source:
+    """Check a dataset's section of `params.yaml`, found under `key`; its `source` says which other keys are legal.
+
+    Raises:
+        UserError: names the first offending key, its value, and what is legal.
+    """
+    if not isinstance(section, dict) or "source" not in section:
+        raise UserError(f"{key}.source: missing; legal: {', '.join(SOURCES)}")
+    if section["source"] not in SOURCES:
+        raise UserError(f"{key}.source: {section['source']!r} is not legal; legal: {', '.join(SOURCES)}")
+    params: Source = validate(key, section, SOURCES[section["source"]].Params)
+    if isinstance(params, SourceParams):
+        params.check(key)
+    return params
+
+
+def load(key: str, params: Source) -> Chosen:
+    """List the images of a source, choose those that are kept, and compare with what is known of the dataset.
+
+    Raises:
+        UserError: the source is not there, is not in its format, or lacks what is asked for.
+    """
+    if isinstance(params, embedded.Params):
+        return embedded.load(key, params)
+    listing = SOURCES[params.source].list_images(key, params)
+    classes = checked_classes(key, listing, params)
+    chosen = assign(key, listing, params)
+    return Chosen(classes, chosen, listing.read, listing.where, _notes(listing, chosen, params))
+
+
+def _notes(listing: Listing, chosen: list, params: SourceParams) -> list[str]:
+    name = params.dataset or facts.COPIES.get(getattr(params, "repository", None) or "")
+    if name is None:
+        return []
+    kept = Counter(example.split for example in chosen)["test"]
+    test = Counter(example.split for example in listing.examples)["test"] or kept
+    return facts.compare(name, len(listing.classes), test, kept, params.question, params.source == "coop")

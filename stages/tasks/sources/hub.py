@@ -1,0 +1,174 @@
+"""Source `hub`: a dataset repository of the Hugging Face hub at one commit, or its copy on disk."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from stages.errors import UserError
+from stages.tasks.sources.columns import Row, image_bytes, list_rows
+from stages.tasks.sources.common import Listing, SourceParams, expand, read_file
+
+SplitName = Literal["train", "validation", "test"]
+
+
+class Params(SourceParams):
+    """A hub dataset: `repository` at `revision` (a commit hash: branches and tags move), or `path`, a copy of one.
+
+    `splits` says which of its splits is which of ours; splits that are not named are left out. `configuration` is one
+    of the repository's, if it has several; `files` are patterns of what is downloaded, null: all.
+    """
+
+    source: Literal["hub"]
+    repository: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    configuration: str | None = None
+    files: list[str] | None = None
+    splits: dict[SplitName, str]
+    image_column: str
+    label_column: str
+    names: list[str] | None = Field(default=None, min_length=2)
+
+    def check(self, key: str) -> None:
+        """One place, in a repository one commit, and splits that have no image in common."""
+        if (self.path is None) == (self.repository is None):
+            found = "neither is" if self.path is None else "both are"
+            raise UserError(f"{key}: of path and repository {found} set; legal: one of them")
+        check_revision(key, self.repository, self.revision)
+        if "train" not in self.splits:
+            raise UserError(f"{key}.splits: train is missing")
+        for name in self.splits.values():
+            if list(self.splits.values()).count(name) > 1:
+                raise UserError(f"{key}.splits: {name!r} stands twice; legal: each once")
+
+
+def check_revision(key: str, repository: str | None, revision: str | None) -> None:
+    """A repository has a commit hash, for branches and tags move.
+
+    Raises:
+        UserError: it has none, or something else.
+    """
+    if repository is None and revision is not None:
+        raise UserError(f"{key}.revision: not legal without repository")
+    if repository is not None and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        raise UserError(f"{key}.revision: {revision!r} is not legal; legal: a commit hash (40 hexadecimal digits)")
+
+
+def list_images(key: str, params: Params) -> Listing:
+    """List the rows of the splits.
+
+    Raises:
+        UserError: the repository cannot be had, is in no format that is read without running its code, or lacks a
+            split or a column.
+    """
+    if params.path is not None:
+        folder = expand(f"{key}.path", params.path.removeprefix("file://"))
+    else:
+        folder = fetch_snapshot(key, str(params.repository), str(params.revision), params.files)
+    # Read once per iteration and never copied whole: neither into memory nor into the cache of `datasets`.
+    tables = _open(key, folder, params)
+    label = tables["train"].features[params.label_column]
+    names = params.names or getattr(label, "names", None)
+
+    def rows() -> Iterator[Row]:
+        for split, table in tables.items():
+            for number, row in enumerate(table):
+                where = f"{key}: {params.splits[split]} row {number}"
+                content = image_bytes(row[params.image_column], where, _read)
+                yield Row(split, content, row[params.label_column], where)
+
+    return list_rows(key, rows, names if not _is_text(label) else None)
+
+
+def fetch_snapshot(key: str, repository: str, revision: str, files: list[str] | None) -> Path:
+    """Download a dataset repository, or find it in the cache.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    def fetch() -> str:
+        return snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=files)
+
+    return _told(key, repository, revision, "files", fetch)
+
+
+def fetch_file(key: str, repository: str, name: str, revision: str) -> Path:
+    """Download one file of a model repository, or find it in the cache.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    def fetch() -> str:
+        return hf_hub_download(repository, name, repo_type="model", revision=revision)
+
+    return _told(key, repository, revision, name, fetch)
+
+
+def _told(key: str, repository: str, revision: str, what: str, fetch: Callable[[], str]) -> Path:
+    """Fetch, and tell what went wrong in one line with the next step."""
+    from huggingface_hub import errors
+
+    try:
+        return Path(fetch())
+    except errors.GatedRepoError:
+        reason = f"{repository} is gated; next: accept its terms on its page, and set HF_TOKEN"
+    except errors.RepositoryNotFoundError:
+        reason = f"{repository} is not there, or is private; next: correct the name, or set HF_TOKEN"
+    except errors.RevisionNotFoundError:
+        reason = f"{repository} has no revision {revision}; next: copy a commit hash from its history"
+    except errors.LocalEntryNotFoundError:
+        reason = f"{repository} is not in the cache and the hub cannot be reached; next: go online once without "
+        reason += "HF_HUB_OFFLINE, or set path to a copy on disk"
+    except errors.EntryNotFoundError:
+        reason = f"{repository} has no {what} at {revision}; next: correct repository and revision"
+    except errors.HFValidationError:
+        reason = f"{repository!r} is no repository; legal: owner/name"
+    except (errors.HfHubHTTPError, OSError) as error:
+        reason = f"{repository} cannot be downloaded ({_line(error)}); next: try again"
+    raise UserError(f"{key}: {reason}") from None
+
+
+def _open(key: str, folder: Path, params: Params) -> dict[str, Any]:
+    """The splits that are named, with their two columns, images undecoded."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        found = datasets.load_dataset(str(folder), params.configuration, streaming=True)
+    except Exception as error:  # each of its readers raises what it does
+        raise UserError(f"{key}: {folder} is no dataset that can be read ({_line(error)})") from None
+    return {ours: _columns(key, found, theirs, params) for ours, theirs in params.splits.items()}
+
+
+def _columns(key: str, found: Any, split: str, params: Params) -> Any:
+    import datasets
+
+    if split not in found:
+        raise UserError(f"{key}.splits: {split!r} is not legal; legal: {', '.join(map(str, found))}")
+    table = found[split]
+    for name in ("image_column", "label_column"):
+        if (column := getattr(params, name)) not in (table.features or {}):
+            raise UserError(f"{key}.{name}: {column!r} is not legal; legal: {', '.join(table.features or {})}")
+    table = table.select_columns([params.image_column, params.label_column])
+    if isinstance(table.features[params.image_column], datasets.Image):
+        table = table.cast_column(params.image_column, datasets.Image(decode=False))
+    return table
+
+
+def _read(path: str) -> bytes:
+    return read_file(Path(path), "complete the copy of the dataset")
+
+
+def _is_text(label: Any) -> bool:
+    return getattr(label, "dtype", None) in ("string", "large_string")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
