@@ -1,7 +1,7 @@
 # `make repro` and `make test` need Python 3.11 or newer, git and make, and nothing else.
 PYTHON ?= python3
 PORT ?= 5000
-JOBS ?= 1
+JOBS ?= 2
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help repro verify test test-all torture bench lint setup ui publish lock
@@ -9,10 +9,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-repro: setup ## Run the pipeline on the grid of params.yaml (JOBS=2: two stages at a time)
-	$(if $(filter-out 1,$(JOBS)),python tools/repro.py --jobs $(JOBS),dvc repro)
+repro: setup ## Run the pipeline on the grid of params.yaml, JOBS=2 stages at a time
+	python tools/repro.py --jobs $(JOBS)
 
-verify: JOBS = 2
 verify: setup ## Rebuild CELL= (none: all) from nothing in a clone of HEAD, compare with dvc.lock
 	python -m tools.verify --jobs $(JOBS) $(CELL)
 

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stages.engine.tracking import content_md5
+from stages.content import content_md5
 from stages.engine.tracking_store import project_root
 
 FIRST = os.environ.get("RANK", "0") == "0"

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stages.engine.tracking import content_md5
+from stages.content import content_md5
 from stages.errors import UserError
 from stages.files import read_json, write_directory, write_json
 from stages.scratch import locked

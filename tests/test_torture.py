@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stages.engine.tracking import content_md5
+from stages.content import content_md5
 from tests.conftest import clone
 
 TINY = {

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.content import content_md5
 from stages.engine import tracking, tracking_store
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -130,7 +131,7 @@ def test_params_tags_and_curves_arrive(project, monkeypatch, capfd):
     tags = found.data.tags
     assert {name: tags[name] for name in TAGS} == {name: str(value) for name, value in TAGS.items()}
     assert (tags["dvc.stage"], tags["dvc.experiment"]) == (STAGE, "tarot-wave")
-    assert tags["md5.model"] == tracking.content_md5(Path("data/train.parquet"))
+    assert tags["md5.model"] == content_md5(Path("data/train.parquet"))
     assert set(found.data.metrics) == {"loss", "reward/format", "accuracy", "bad name_", "wall_seconds"}
     history = client(project).get_metric_history(found.info.run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(row["step"], row["loss"]) for row in rows]
@@ -366,7 +367,7 @@ def test_publish_writes_what_is_missing_once(project, capfd):
     trained = by_stage[STAGE]
     assert {name: trained.data.tags[name] for name in TAGS} == {name: str(value) for name, value in TAGS.items()}
     assert trained.data.tags["published"] == "later"
-    assert trained.data.tags["md5.records"] == tracking.content_md5(tracking.records_of(STAGE))
+    assert trained.data.tags["md5.records"] == content_md5(tracking.records_of(STAGE))
     assert trained.data.metrics == {"steps": 2, "generated_tokens": 31, "loss": 0.25, "kl": 0.001}
     history = client(project).get_metric_history(trained.info.run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.25)]
@@ -392,7 +393,7 @@ def test_publish_takes_parameters_and_inputs_from_the_lock_where_it_tells_of_thi
     }
     entry = {
         side: [
-            {"path": str(path), "md5": tracking.content_md5(Path(path)) if Path(path).exists() else f"of {path}"}
+            {"path": str(path), "md5": content_md5(Path(path)) if Path(path).exists() else f"of {path}"}
             for path in paths[side]
         ]
         for side in paths
@@ -408,7 +409,7 @@ def test_publish_takes_parameters_and_inputs_from_the_lock_where_it_tells_of_thi
         "md5.data": "of data/partition/few_shot/1/digits",
         "md5.base_model": "of models/base_model",
         "md5.model": "of models/train/few_shot-no_thinking-digits-1",
-        "md5.records": tracking.content_md5(tracking.records_of(STAGE)),
+        "md5.records": content_md5(tracking.records_of(STAGE)),
     }
     assert by_stage[EVALUATE].params == {}
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from stages import environment
-from stages.engine.tracking import content_md5
+from stages.content import content_md5
 from tests.conftest import Project, clone
 from tools import verify
 

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from stages.engine.tracking import content_md5
+from stages.content import content_md5
 from stages.scratch import locked
 from tests.conftest import Project
 

@@ -15,7 +15,8 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 # First: it switches MLflow's telemetry off.
-from stages.engine.tracking import content_md5, records_of, texts
+from stages.content import content_md5
+from stages.engine.tracking import records_of, texts
 from stages.engine.tracking_store import Record, problem
 from stages.errors import UserError
 from stages.files import read_json

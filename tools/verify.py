@@ -24,7 +24,7 @@ from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from stages import environment
-from stages.engine.tracking import content_md5
+from stages.content import content_md5
 from stages.errors import UserError
 from stages.files import read_json
 

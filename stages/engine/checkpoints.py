@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
-from stages.engine.tracking import content_md5
+from stages.content import content_md5
 from stages.errors import UserError
 from stages.files import read_json, write_directory, write_json
 

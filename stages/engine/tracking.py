@@ -14,7 +14,6 @@ the stage was killed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import multiprocessing
 import numbers
@@ -28,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from stages.content import content_md5
 from stages.warm import FORKED
 
 if TYPE_CHECKING:
@@ -48,25 +48,6 @@ for _name, _value in {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
 }.items():
     os.environ.setdefault(_name, _value)
-
-
-def content_md5(path: Path) -> str:
-    """Compute the md5 of a file, or of a folder (ending in `.dir`), as DVC 3 writes it to `dvc.lock`.
-
-    A folder's is the md5 of the JSON list of its files' md5 and relative path, sorted by path. Raises `OSError` where
-    `path` cannot be read. `.dvcignore` is not consulted.
-    """
-
-    def file_md5(file: Path) -> str:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "md5").hexdigest()
-
-    if not path.is_dir():
-        return file_md5(path)
-    files = [Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names]
-    relative = sorted((file.relative_to(path).as_posix(), file) for file in files)
-    entries = [{"md5": file_md5(file), "relpath": name} for name, file in relative]
-    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 def records_of(stage: str) -> Path:
