@@ -13,7 +13,6 @@ import typer
 
 from stages.process import Stopped, stop_on_signals, stop_with_dvc
 from stages.scratch import locked
-from stages.warm import hand_over
 
 REMEDIES = {
     errno.ENOSPC: "make room, then `dvc repro` goes on",
@@ -73,9 +72,6 @@ def main(entrypoint: Callable[..., None]) -> None:
     """
     stop_on_signals()
     stop_with_dvc()
-    with told():
-        if (status := hand_over()) is not None:
-            sys.exit(status)
 
     @functools.wraps(entrypoint)
     def command(**arguments: object) -> None:

@@ -5,6 +5,7 @@ begins. So a stage that DVC started (DVC says so in `DVC_STAGE`) looks after tho
 """
 
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -49,6 +50,7 @@ def stop() -> NoReturn:
     os._exit(128 + signal.SIGTERM)
 
 
+@functools.cache  # one thread is enough
 def stop_with_dvc() -> None:
     """Stop this process when DVC dies, where DVC started it; what is started by hand is left alone.
 

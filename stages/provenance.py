@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent
 EXEMPT = {
     Path(f"stages/{name}.py")
     for name in (
+        "__init__",
         "content",
         "engine/tracking",
         "engine/tracking_store",
@@ -18,6 +19,7 @@ EXEMPT = {
         "process",
         "scratch",
         "warm",
+        "warm_server",
     )
 }
 

@@ -7,44 +7,23 @@ its surroundings differ from the server's, it runs by itself. The server imports
 stage (of `stages` it forgets all before a stage begins), draws no random number and starts no thread, so that a forked
 stage computes what a new process would.
 
-A stage dies with the command that asked for it, and the server with the one that started it.
+This file is the stage's side, `warm_server.py` the server's. A stage dies with the command that asked for it, and the server with the one that started it.
 """
 
-import contextlib
-import gc
 import json
 import os
-import runpy
 import signal
 import socket
 import struct
 import sys
-import threading
 from pathlib import Path
 
 from stages import process
 
 SOCKET = "WARM_SOCKET"
+SERVER = "stages.warm_server"
 FORKED = "WARM_FORKED"
 """Set in a stage that came from the server: the libraries are there."""
-
-LIBRARIES = (
-    "datasets",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "mlflow.tracking.client",
-    "pandas",
-    "peft",
-    "PIL.Image",
-    "psutil",
-    "pyarrow.parquet",
-    "stages.engine.embedded_model",
-    "stages.engine.shared_prefix",
-    "stages.engine.tracking",
-    "transformers.trainer",
-    "trl.trainer.grpo_trainer",
-    "trl.trainer.sft_trainer",
-)
-"""What stages import, some by way of our own modules."""
 
 
 def surroundings() -> dict[str, str]:
@@ -66,24 +45,44 @@ def surroundings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ignored)}
 
 
-def hand_over() -> int | None:
-    """Let the server run this process's command; return its exit status, or None where there is no server for it."""
-    path = os.environ.get(SOCKET)
-    if not path:
-        return None
+def hand_over() -> None:
+    """Where this process is a stage's command and there is a server, let that run it, and end as it ends.
+
+    Called as soon as `stages` is imported, since the imports of an entrypoint alone take most of a second.
+    """
+    path, command = os.environ.get(SOCKET), sys.orig_argv
+    if not path or "-m" not in command:
+        return
+    module, *arguments = command[command.index("-m") + 1 :]
+    if not module.startswith("stages.") or module == SERVER:
+        return
+    process.stop_on_signals()
+    process.stop_with_dvc()
+    try:
+        status = _ask(path, module, arguments)
+    except process.Stopped as stopped:
+        print(f"stopped by {stopped}; `dvc repro` starts it again", file=sys.stderr)
+        status = stopped.status
+    if status is not None:
+        sys.exit(status)
+
+
+def _ask(path: str, module: str, arguments: list[str]) -> int | None:
+    """Let the server run a command; return its exit status, or None where the server does not take it.
+
+    Raises:
+        Stopped: by a signal before the server took it.
+    """
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(path)
-        module = sys.modules["__main__"].__spec__.name
         request = {
             "module": module,
-            "arguments": sys.argv[1:],
+            "arguments": arguments,
             "folder": str(Path.cwd()),
             "environment": dict(os.environ),
         }
         message = json.dumps(request | {"surroundings": surroundings()}).encode()
-        sys.stdout.flush()
-        sys.stderr.flush()
         socket.send_fds(connection, [struct.pack("!I", len(message))], [0, 1, 2])
         connection.sendall(message)
         answer = connection.recv(1)
@@ -107,98 +106,3 @@ def hand_over() -> int | None:
         return status[0]
     print(f"error: {module}: its process was killed, perhaps for want of memory", file=sys.stderr)
     return 128 + signal.SIGKILL
-
-
-def serve(path: str) -> None:
-    """Answer at the unix socket `path` as long as the process that started this one lives."""
-    starter = os.getppid()  # at once: it may die during the imports
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from importlib import import_module
-
-    from stages.engine.determinism import ENVIRONMENT
-
-    before = surroundings()
-    os.environ.update(ENVIRONMENT)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
-    listener.listen()
-    for name in LIBRARIES:
-        if os.getppid() != starter:
-            return
-        import_module(name)
-    gc.collect()
-    gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    listener.settimeout(1.0)
-    while os.getppid() == starter:
-        with contextlib.suppress(TimeoutError):
-            connection, _ = listener.accept()
-            connection.settimeout(10.0)
-            # Who asks may die in the middle of it.
-            with connection, contextlib.suppress(OSError, ValueError, struct.error):
-                _answer(connection, listener, before, ENVIRONMENT)
-
-
-def _answer(connection: socket.socket, listener: socket.socket, before: dict[str, str], pinned: dict[str, str]) -> None:
-    head, files, _, _ = socket.recv_fds(connection, 4, 3)
-    try:
-        (length,) = struct.unpack("!I", head)
-        message = b""
-        while len(message) < length and (part := connection.recv(length - len(message))):
-            message += part
-        request = json.loads(message)
-        if different := dict(request["surroundings"].items() ^ before.items()):
-            connection.sendall(f"n{', '.join(sorted(different))}".encode())
-        elif os.fork() == 0:
-            listener.close()
-            connection.setblocking(True)
-            status = 1
-            try:
-                status = _run(connection, files, request, pinned)
-            finally:
-                with contextlib.suppress(OSError):
-                    connection.sendall(bytes([status]))
-                os._exit(status)
-    finally:
-        for file in files:
-            os.close(file)
-
-
-def _run(connection: socket.socket, files: list[int], request: dict, pinned: dict[str, str]) -> int:
-    """Become the process that asked, as far as a stage can tell, and run its module; return its exit status."""
-    for number, file in enumerate(files):
-        os.dup2(file, number)
-        os.close(file)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ.clear()
-    os.environ.update(request["environment"] | pinned | {FORKED: "true"})
-    del os.environ[SOCKET]
-    os.chdir(request["folder"])
-    sys.path[0] = request["folder"]
-    sys.argv[1:] = request["arguments"]
-    for name in [name for name in sys.modules if name.split(".")[0] == "stages"]:
-        del sys.modules[name]
-    connection.sendall(b"y")
-
-    def die_with_client() -> None:
-        with contextlib.suppress(OSError):
-            connection.recv(1)
-        process.stop()
-
-    threading.Thread(target=die_with_client, daemon=True).start()
-    try:
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        return 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    return 0
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1])

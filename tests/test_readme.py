@@ -68,6 +68,26 @@ def test_numbers_are_those_of_the_tables():
     assert [line for line in shown if line not in tables] == []
 
 
+def test_every_fault_in_the_table_has_its_test():
+    rows = [row for row in (ROOT / "docs/same-bytes.md").read_text().splitlines() if row.startswith("| ")][1:]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(?:tests/)?(test_\w+)(?:\.py)?`", row.rpartition("|")[0].rpartition("|")[2])
+        assert named, row
+        for name in named:
+            assert (ROOT / f"tests/{name}.py").exists() or any(
+                f"def {name}(" in path.read_text() for path in (ROOT / "tests").glob("test_*.py")
+            ), name
+
+
+def test_dataset_of_the_readme_is_legal():
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    yaml = YAML(typ="safe")
+    params = yaml.load(ROOT / "params.yaml")
+    mine = yaml.load(block)["download"]["mine"]
+    check(params | {"datasets": ["mine"], "download": {"mine": mine}})
+
+
 def test_paths_exist():
     for path in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / path).exists(), path

@@ -100,7 +100,7 @@ class Arena:
         # Where its own environment lets the server be found, it would ask itself.
         without = {name: value for name, value in full.environment.items() if name != "WARM_SOCKET"}
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "stages.warm", str(root / "warm")], cwd=full.root, env=without
+            [sys.executable, "-m", "stages.warm_server", str(root / "warm")], cwd=full.root, env=without
         )
         while not (root / "warm").exists():
             time.sleep(0.1)

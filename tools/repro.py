@@ -64,7 +64,7 @@ def warm_server() -> Iterator[None]:
     """Serve stages that need no imports of their own while the block runs."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "warm")
-        with subprocess.Popen([sys.executable, "-m", "stages.warm", path], stdin=subprocess.DEVNULL) as server:
+        with subprocess.Popen([sys.executable, "-m", "stages.warm_server", path], stdin=subprocess.DEVNULL) as server:
             os.environ["WARM_SOCKET"] = path
             try:
                 yield
