@@ -7,7 +7,8 @@ its surroundings differ from the server's, it runs by itself. The server imports
 stage (of `stages` it forgets all before a stage begins), draws no random number and starts no thread, so that a forked
 stage computes what a new process would.
 
-This file is the stage's side, `warm_server.py` the server's. A stage dies with the command that asked for it, and the server with the one that started it.
+This file is the stage's side, `warm_server.py` the server's. A stage dies with the command that asked for it, and the
+server with the one that started it.
 """
 
 import json

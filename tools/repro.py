@@ -37,12 +37,17 @@ def is_up_to_date(targets: list[str]) -> bool:
     return subprocess.run(["dvc", "status", "--quiet", "--with-deps", *targets], check=False).returncode == 0
 
 
-def run(stage: str) -> tuple[int, str]:
-    """Run one stage whose inputs are ready, if it is stale; return DVC's exit status and all that was printed."""
+def chain(stage: str, graph: networkx.DiGraph) -> list[str]:
+    """A ready stage and those that wait for it alone: one DVC reads the lock file for all of them."""
+    return [stage, *sorted(after for after in graph.successors(stage) if graph.in_degree(after) == 1)]
+
+
+def run(stages: list[str]) -> tuple[int, str]:
+    """Run stages whose inputs are ready, those that are stale; return DVC's exit status and all that was printed."""
     with tempfile.TemporaryFile() as output:
         for number in (1, 2):
             os.dup2(output.fileno(), number)
-        status = dvc(["--wait-for-lock", "repro", "--single-item", stage])
+        status = dvc(["--wait-for-lock", "repro", "--single-item", *stages])
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         output.seek(0)
@@ -89,26 +94,29 @@ def repro(
         needed = set(targets).union(*(networkx.ancestors(graph, target) for target in targets))
         graph = networkx.DiGraph(graph.subgraph(needed))
     total, done = len(graph), 0
-    running: dict[Future, str] = {}
+    running: dict[Future, list[str]] = {}
     context = multiprocessing.get_context("forkserver")
     with warm_server(), ProcessPoolExecutor(jobs, context, end_with_starter) as pool:
         while graph:
-            ready = [stage for stage in graph if not graph.in_degree(stage) and stage not in running.values()]
+            taken = {stage for stages in running.values() for stage in stages}
+            ready = [stage for stage in graph if not graph.in_degree(stage) and stage not in taken]
             # Those first on which the most still waits.
             ready.sort(key=lambda stage: (-len(networkx.descendants(graph, stage)), stage))
             for stage in ready[: jobs - len(running)]:
-                running[pool.submit(run, stage)] = stage
+                stages = chain(stage, graph) if len(ready) > jobs else [stage]
+                running[pool.submit(run, stages)] = stages
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
-                stage, (status, output) = running.pop(future), future.result()
+                stages, (status, output) = running.pop(future), future.result()
                 if status:
                     print(output, file=sys.stderr)
-                    print(f"error: stage {stage!r} failed; stages already running are awaited", file=sys.stderr)
+                    print(f"error: {' or '.join(stages)} failed; what runs beside is awaited", file=sys.stderr)
                     raise SystemExit(status)
-                graph.remove_node(stage)
-                done += 1
-                ran = "Running stage" in output
-                print(f"[{done}/{total}] {stage}{'' if ran else ' (up to date)'}", flush=True)
+                graph.remove_nodes_from(stages)
+                for stage in stages:
+                    done += 1
+                    ran = f"Running stage '{stage}'" in output
+                    print(f"[{done}/{total}] {stage}{'' if ran else ' (up to date)'}", flush=True)
     if not is_up_to_date(targets):
         print("error: something changed meanwhile; run `dvc repro`", file=sys.stderr)
         raise SystemExit(1)
