@@ -16,10 +16,10 @@ verify: setup ## Rebuild CELL= (none: all) from nothing in a clone of HEAD, comp
 	python -m tools.verify --jobs $(JOBS) $(CELL)
 
 test: setup ## Run the tests
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 test-all: setup ## Run the tests, the slow ones too
-	python -m pytest -m "not torture"
+	python -m pytest -n 2 --dist loadfile -m "not torture"
 
 torture: setup ## Kill stages fifty times at random moments; their bytes must not change
 	python -m pytest -m torture tests/test_torture.py
