@@ -109,6 +109,7 @@ class Arena:
                 project.run("python", "-m", f"stages.{stage[0]}", *stage[1:])
             project.run("python", "-m", "stages.partition", "few_shot", "digits", "1")
         self.expected: dict[Victim, dict[str, str]] = {}
+        self.left: list[bool] = []
         self.seconds: dict[Victim, float] = {}
         for victim in sorted(VICTIMS, key=lambda victim: ("base_model", "train", "evaluate").index(victim.stage)):
             self._undisturbed(victim)
@@ -146,6 +147,9 @@ class Arena:
             stage.send_signal(how)
             stage.wait()
             psutil.wait_procs(psutil.Process(self.server.pid).children())
+            kept_work = Path(project.environment["SCRATCH"]).glob("*@*/*.json")
+            checkpoints = Path(project.environment["SCRATCH"]).glob("*/checkpoint-*/manifest.json")
+            self.left.append(any(kept_work) or any(checkpoints))
             said = project.run("python", "-m", *victim.command)
             assert self.md5(victim) == self.expected[victim], json.dumps([victim.stage, fraction, said.stderr])
         finally:
@@ -185,6 +189,13 @@ def kills() -> list:
 def test_killed_stage_ends_with_the_same_bytes(arena, victim, fraction, how):
     arena.kill(victim, fraction, how)
     assert not list(Path(arena.projects["full"].environment["SCRATCH"]).glob("*/*"))
+
+
+@pytest.mark.torture
+def test_many_kills_left_something_to_go_on_from(arena):
+    """Or the fifty would only show that a stage can be started twice."""
+    assert len(arena.left) == KILLS
+    assert sum(arena.left) > KILLS / 4
 
 
 PROCESSORS = ("Haswell", "EPYC")  # the first with AVX2 of Intel; AMD's, which MKL treats otherwise
