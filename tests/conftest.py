@@ -69,6 +69,17 @@ def clone(target: Path) -> Project:
     return project
 
 
+def write_random_model(path: Path) -> Path:
+    """Write an embedded model of random weights, with its processor; return `path`."""
+    from stages.engine.embedded_model import build_model, build_processor, build_tokenizer
+    from stages.tasks import curriculum
+
+    processor = build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
+    build_model(processor.tokenizer, seed=0).save_pretrained(path)
+    processor.save_pretrained(path)
+    return path
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """A fresh clone."""

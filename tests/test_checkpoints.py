@@ -26,7 +26,7 @@ from stages.files import read_json, write_json
 from stages.methods.method import load
 from stages.params import read_params
 from stages.tasks import curriculum, few_shot
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_random_model
 
 NAMES = ["one", "two", "three", "four", "five", "six"]
 STEPS = 5  # of 2 of 6 samples: within the first epoch, at its end, and in the second
@@ -56,11 +56,7 @@ def after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base model of random weights."""
-    path = tmp_path_factory.mktemp("model")
-    processor = build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
-    build_model(processor.tokenizer, seed=0).save_pretrained(path)
-    processor.save_pretrained(path)
-    return path
+    return write_random_model(tmp_path_factory.mktemp("model"))
 
 
 def samples(method: str) -> list[dict]:

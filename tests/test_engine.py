@@ -10,14 +10,13 @@ from PIL import Image
 
 from stages.configure import check, recipe
 from stages.engine import grpo, sft
-from stages.engine.embedded_model import build_model, build_processor, build_tokenizer
 from stages.engine.generation import GenerationParams, generate
 from stages.engine.model import load_model, load_processor
 from stages.methods import rewards
 from stages.methods.method import load
 from stages.params import read_params
-from stages.tasks import curriculum, few_shot
-from tests.conftest import ROOT
+from stages.tasks import few_shot
+from tests.conftest import ROOT, write_random_model
 
 NAMES = ["one", "two", "three", "four"]
 
@@ -25,11 +24,7 @@ NAMES = ["one", "two", "three", "four"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A base model of random weights."""
-    path = tmp_path_factory.mktemp("model")
-    processor = build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
-    build_model(processor.tokenizer, seed=0).save_pretrained(path)
-    processor.save_pretrained(path)
-    return path
+    return write_random_model(tmp_path_factory.mktemp("model"))
 
 
 def samples(method: str) -> list[dict]:

@@ -17,7 +17,7 @@ from stages.content import content_md5
 from stages.errors import UserError
 from stages.files import read_json, write_directory, write_json
 from stages.scratch import locked
-from tests.conftest import Project
+from tests.conftest import Project, write_random_model
 from tests.test_pipeline import runs
 from tests.test_warm import LOCK, SPLIT, Server, eventually, gone, start, waits
 
@@ -36,14 +36,7 @@ def prepared(module_project: Project) -> Project:
 @pytest.fixture(scope="module")
 def folder(prepared: Project) -> Path:
     """A trained model's folder in the clone, its weights random."""
-    from stages.engine.embedded_model import build_model, build_processor, build_tokenizer
-    from stages.tasks import curriculum
-
-    path = prepared.root / "models/train" / KEY
-    processor = build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
-    build_model(processor.tokenizer, seed=0).save_pretrained(path)
-    processor.save_pretrained(path)
-    return path
+    return write_random_model(prepared.root / "models/train" / KEY)
 
 
 @pytest.fixture(scope="module")
