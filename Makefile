@@ -10,7 +10,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 repro: setup ## Run the pipeline on the grid of params.yaml, JOBS=2 stages at a time
-	python tools/repro.py --jobs $(JOBS)
+	python -m tools.repro --jobs $(JOBS)
 
 verify: setup ## Rebuild CELL= (none: all) from nothing in a clone of HEAD, compare with dvc.lock
 	python -m tools.verify --jobs $(JOBS) $(CELL)

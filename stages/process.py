@@ -11,7 +11,13 @@ import signal
 import threading
 import time
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import psutil
+
+STARTER = "STAGE_STARTER"
+"""The environment variable by which who starts a stage may say which process that must not outlive, by its id."""
 
 LOOK_SECONDS = 0.5
 """How often a stage looks whether DVC is still there."""
@@ -50,13 +56,46 @@ def stop() -> NoReturn:
     os._exit(128 + signal.SIGTERM)
 
 
+@functools.cache
+def starters() -> "list[psutil.Process]":
+    """The processes that this one must not outlive, nearest first; none where DVC did not start it.
+
+    Between a stage and DVC stand a shell, which may or may not have replaced itself by the command, and perhaps a
+    launcher. They have `DVC_STAGE` in their environment, and DVC has not, so the first ancestor without it is DVC,
+    unless `STARTER` names it. To be called at once: who loses its parent is given another one by the kernel.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return []
+    import psutil
+
+    def is_between(process: psutil.Process) -> bool:
+        if STARTER in os.environ:
+            return process.pid != int(os.environ[STARTER])
+        with contextlib.suppress(psutil.AccessDenied):  # of somebody else's process, such as the first of the system
+            return "DVC_STAGE" in process.environ()
+        return False
+
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process().parents():
+            found.append(process)
+            if not is_between(process):
+                break
+    return found
+
+
+def _were_given(processes: "list[psutil.Process]") -> bool:
+    """Whether the last of the `starters` is one that the kernel put in DVC's place, when that had died already."""
+    last = processes[-1]
+    if STARTER in os.environ:
+        return last.pid != int(os.environ[STARTER])
+    # The first process of a container may well be DVC itself.
+    return os.getsid(last.pid) != os.getsid(0) or (last.pid == 1 and "dvc" not in " ".join(last.cmdline()))
+
+
 @functools.cache  # one thread is enough
 def stop_with_dvc() -> None:
-    """Stop this process when DVC dies, where DVC started it; what is started by hand is left alone.
-
-    Between the two stand a shell, which may or may not have replaced itself by the command, and perhaps a launcher.
-    They have `DVC_STAGE` in their environment, and DVC has not, so the first ancestor without it is DVC (or the server
-    of `stages/warm.py`), and all up to that one are looked after.
+    """Stop this process when one of its `starters` dies.
 
     They are polled by psutil, which DVC brings along: Linux alone has pidfds, and its PR_SET_PDEATHSIG tells of the
     death of the parent's thread, which `tools/repro.py` may outlive, and of no grandparent's.
@@ -68,24 +107,11 @@ def stop_with_dvc() -> None:
     def lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
-    def is_between(process: psutil.Process) -> bool:
-        with contextlib.suppress(psutil.AccessDenied):  # of somebody else's process, such as the first of the system
-            return "DVC_STAGE" in process.environ()
-        return False
-
     def watch() -> None:
-        try:
-            ancestors = []
-            for process in psutil.Process().parents():
-                ancestors.append(process)
-                if not is_between(process):
-                    break
-            # Whom the kernel gave this process to when DVC died in the meantime is of another session than DVC was.
-            if all(os.getsid(process.pid) == os.getsid(0) for process in ancestors):
-                while all(map(lives, ancestors)):
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if starters() and not _were_given(starters()):
+                while all(map(lives, starters())):
                     time.sleep(LOOK_SECONDS)
-        except (psutil.NoSuchProcess, ProcessLookupError):
-            pass
         stop()
 
     threading.Thread(target=watch, daemon=True).start()

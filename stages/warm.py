@@ -33,7 +33,8 @@ def surroundings() -> dict[str, str]:
         "DO_NOT_TRACK",  # set by our own tracking
         "DVC_",
         "PS1",
-        "WARM_SOCKET",
+        process.STARTER,
+        SOCKET,
         "_",
         "PWD",
         "OLDPWD",

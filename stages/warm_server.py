@@ -41,6 +41,7 @@ def serve(path: str) -> None:
     from stages.engine.determinism import ENVIRONMENT
 
     before = warm.surroundings()
+    pinned = ENVIRONMENT | {process.STARTER: str(os.getpid())}
     os.environ.update(ENVIRONMENT)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
@@ -59,7 +60,7 @@ def serve(path: str) -> None:
             connection.settimeout(10.0)
             # Who asks may die in the middle of it.
             with connection, contextlib.suppress(OSError, ValueError, struct.error):
-                _answer(connection, listener, before, ENVIRONMENT)
+                _answer(connection, listener, before, pinned)
 
 
 def _answer(connection: socket.socket, listener: socket.socket, before: dict[str, str], pinned: dict[str, str]) -> None:

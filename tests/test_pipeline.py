@@ -241,8 +241,8 @@ def test_stages_beside_others_give_the_same_lock(tiny, tmp_path):
     """Two at a time, from nothing, against one after the other."""
     other = clone(tmp_path)
     other.change(**TINY)
-    done = other.run("python", "tools/repro.py", "--jobs", "2")
+    done = other.run("python", "-m", "tools.repro", "--jobs", "2")
     assert "aggregate" in done.stdout
     locks = [YAML(typ="safe").load(project.root / "dvc.lock") for project in (other, tiny)]
     assert locks[0] == locks[1]
-    assert other.run("python", "tools/repro.py").stdout == "Data and pipelines are up to date.\n"
+    assert other.run("python", "-m", "tools.repro").stdout == "Data and pipelines are up to date.\n"

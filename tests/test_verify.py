@@ -38,7 +38,7 @@ def tiny(module_project: Project) -> Project:
     """The clone after the tiny grid has run, results committed."""
     module_project.environment["DISABLE_MLFLOW_INTEGRATION"] = "true"
     module_project.change(**TINY)
-    module_project.run("python", "tools/repro.py")
+    module_project.run("python", "-m", "tools.repro")
     module_project.commit("results")
     return module_project
 
@@ -354,6 +354,6 @@ def test_surroundings_change_no_byte_of_the_lock(tmp_path):
     (projects[1].root / "dvc.lock").write_bytes(before)
     for folder in ("plots", "tables"):
         shutil.rmtree(projects[1].root / "metrics" / folder)
-    second.run(projects[1], sys.executable, "tools/repro.py", "--jobs", "2")
+    second.run(projects[1], sys.executable, "-m", "tools.repro", "--jobs", "2")
     assert (projects[1].root / "models/train/few_shot-sft-digits-1").exists()
     assert (projects[1].root / "dvc.lock").read_bytes() == before

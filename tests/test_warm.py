@@ -192,7 +192,7 @@ def test_stages_end_with_their_server_and_it_ends_with_its_starter(prepared, tmp
 def test_nothing_is_left_of_a_killed_parallel_run(prepared):
     """SIGKILL of `tools/repro.py` takes its workers, its server, and their stages along."""
     with locked(prepared.root / "scratch/locks/configure.lock", "test"):
-        process = start(prepared, "python", "tools/repro.py")
+        process = start(prepared, "python", "-m", "tools.repro")
         family = eventually(lambda: [each for each in stages_of(process.pid)] and descendants(process.pid))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()

@@ -24,6 +24,8 @@ import typer
 from dvc.cli import main as dvc
 from dvc.repo import Repo
 
+from stages.process import STARTER
+
 
 def needs() -> networkx.DiGraph:
     """DVC's graph by stage names; an edge points from what is needed to what needs it."""
@@ -47,6 +49,7 @@ def run(stages: list[str]) -> tuple[int, str]:
     with tempfile.TemporaryFile() as output:
         for number in (1, 2):
             os.dup2(output.fileno(), number)
+        os.environ[STARTER] = str(os.getpid())
         status = dvc(["--wait-for-lock", "repro", "--single-item", *stages])
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
