@@ -1,8 +1,8 @@
 """Stage `configure`: check all of `params.yaml` before any work starts, and write down what each stage stands on.
 
-A recipe is the method's trainer, rewards and settings, all defaults and overrides resolved, and the md5 of the code
-that they run. Training depends on the recipe of its method, so that a change of `reward`, of a shared setting or of a
-trainer's code retrains the methods that it touches and no other. The other stages depend on a list of their code.
+A recipe is the trainer, rewards and settings of a method on a dataset, all defaults and overrides resolved, and the md5
+of the code that they run. Training depends on its recipe, so that a change of `reward`, of a shared setting or of a
+trainer's code retrains the cells that it touches and no other. The other stages depend on a list of their code.
 """
 
 import re
@@ -14,8 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from stages import environment
-from stages.engine import grpo, sft
-from stages.engine.pretraining import BaseModelParams
+from stages.engine import grpo, models, sft
 from stages.errors import UserError, main
 from stages.files import write_directory, write_json
 from stages.methods import catalogue
@@ -48,16 +47,20 @@ class RewardParams(Section):
 class Params(Grid):
     """All of `params.yaml`."""
 
+    best: list[str]
+    launch: dict[str, Any]
     reward: str | list[str] | None
     rewards: RewardParams
     images: ImageParams
-    base_model: BaseModelParams
+    model: str
+    models: dict[str, dict[str, Any]]
     download: dict[str, dict[str, Any]]
     split: SplitParams
     partition: dict[str, dict[str, Any]]
     sft: dict[str, Any]
     grpo: dict[str, Any]
     train: dict[str, dict[str, Any]]
+    overrides: dict[str, dict[str, Any]]
     evaluate: EvaluateParams
 
 
@@ -76,6 +79,9 @@ def check(params: dict[str, Any]) -> Params:
     checked = validate("", params, Params)
     for dataset, section in checked.download.items():
         sources.parse(f"download.{dataset}", section)
+    _check_names("model", [checked.model], checked.models)
+    for model, section in checked.models.items():
+        models.parse(f"models.{model}", section)
     for axis, legal in {"datasets": checked.download, "methods": catalogue.METHODS, "settings": SETTINGS}.items():
         _check_names(axis, getattr(checked, axis), legal)
     _check_names("transfer", checked.transfer, checked.settings)
@@ -91,6 +97,7 @@ def check(params: dict[str, Any]) -> Params:
         validate(f"partition.{setting}", section, SETTINGS[setting])
     _check_names("reward", _names(checked.reward), catalogue.REWARDS)
     _check_names("train", list(checked.train), catalogue.METHODS)
+    _check_names("overrides", list(checked.overrides), checked.download)
     _check_names("evaluate.zero_shot_method", [checked.evaluate.zero_shot_method], catalogue.METHODS)
     for name in checked.methods:
         if name not in checked.train:
@@ -98,31 +105,42 @@ def check(params: dict[str, Any]) -> Params:
     return checked
 
 
-def recipe(name: str, params: Params) -> dict[str, Any]:
-    """What the method `name` is taught with, all defaults and overrides resolved.
+def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
+    """What `method` is taught with on `dataset`, all defaults and overrides resolved.
+
+    The trainer's section is overridden by the dataset's, and both by the method's.
 
     Raises:
-        UserError: a setting of the trainer or of the method is not legal.
+        UserError: a setting is not legal, or no trainer has it.
     """
-    method = load(name)
-    model = TRAINERS[method.trainer]
-    shared = getattr(params, method.trainer)
-    validate(method.trainer, shared, model)
-    own = params.train[name]
-    if unknown := [key for key in own if key not in model.model_fields]:
-        raise UserError(f"train.{name}.{unknown[0]}: unknown key; legal: {', '.join(model.model_fields)}")
-    settings = validate(f"train.{name}", {**shared, **own}, model)
-    names = method.rewards if params.reward is None or method.trainer != "grpo" else _names(params.reward)
+    way = load(method)
+    model = TRAINERS[way.trainer]
+    shared = getattr(params, way.trainer)
+    validate(way.trainer, shared, model)
+    own = params.train[method]
+    _check_keys(f"train.{method}", own, model)
+    of_dataset = params.overrides.get(dataset, {})
+    _check_keys(f"overrides.{dataset}", of_dataset, *TRAINERS.values())
+    of_dataset = {key: value for key, value in of_dataset.items() if key in model.model_fields}
+    validate(f"overrides.{dataset}", {**shared, **of_dataset}, model)
+    settings = validate(f"train.{method}", {**shared, **of_dataset, **own}, model).model_dump()
+    if settings["lora"]["target"] is None:
+        key = f"models.{params.model}"
+        if (targets := models.parse(key, params.models[params.model]).lora) is None:
+            raise UserError(f"{key}.lora: missing, and {way.trainer}.lora.target is null; one of them is needed")
+        both = f"({targets.language})|({targets.vision})"
+        settings["lora"]["target"] = both if settings["lora"]["vision_tower"] else targets.language
+    names = way.rewards if params.reward is None or way.trainer != "grpo" else _names(params.reward)
     parameters = params.rewards.model_dump()
     return {
-        "method": name,
-        "trainer": method.trainer,
+        "method": method,
+        "trainer": way.trainer,
         "rewards": {reward: parameters.get(reward, {}) for reward in names},
-        "settings": settings.model_dump(),
+        "settings": settings,
         "code": code_md5(
             "stages.train",
-            f"stages.engine.{method.trainer}",
-            f"stages.methods.{name}",
+            f"stages.engine.{way.trainer}",
+            f"stages.methods.{method}",
             *(f"stages.methods.rewards.{reward}" for reward in names),
         ),
     }
@@ -159,9 +177,16 @@ def leftovers(params: Params, root: Path) -> list[Path]:
 
 
 def configure() -> None:
-    """Read `params.yaml`; write `models/recipes/<method>.json` and `data/code/<stage>.json`; clear leftovers away."""
+    """Read `params.yaml`; write recipes as `models/recipes/<method>-<dataset>.json`, and `data/code/<stage>.json`.
+
+    Leftovers of an earlier grid are cleared away.
+    """
     params = check(read_params())
-    recipes = {name: recipe(name, params) for name in params.train}
+    cells = product(params.train, params.datasets)
+    recipes = {f"{method}-{dataset}": recipe(method, dataset, params) for method, dataset in cells}
+    # Where adapters go makes no other base model.
+    chosen = {name: value for name, value in params.models[params.model].items() if name != "lora"}
+    recipes["base_model"] = {"key": f"models.{params.model}", "params": chosen}
     with write_directory("models/recipes") as folder:
         for name, content in recipes.items():
             write_json(folder / f"{name}.json", content)
@@ -186,6 +211,14 @@ def _check_names(key: str, names: list[str], legal: Any) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_]+", name):
             raise UserError(f"{key}: {name!r} is not legal; legal: letters, digits and underscores, no dash")
     _check_unique(key, names)
+
+
+def _check_keys(key: str, section: dict[str, Any], *sections: type[Section]) -> None:
+    """Each key of a section of overrides is one of those that it overrides."""
+    legal = dict.fromkeys(name for each in sections for name in each.model_fields)
+    for name in section:
+        if name not in legal:
+            raise UserError(f"{key}.{name}: unknown key; legal: {', '.join(legal)}")
 
 
 def _check_unique(key: str, values: list) -> None:

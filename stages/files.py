@@ -62,6 +62,21 @@ def write_json(path: str | Path, value: Any) -> None:
         unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def expand(key: str, path: str) -> Path:
+    """A path with `~` and environment variables replaced; a relative one is below the project's root.
+
+    Raises:
+        UserError: a variable is not set, or nothing is there.
+    """
+    text = os.path.expandvars(path)
+    if unset := re.search(r"\$\{?(\w+)", text):
+        raise UserError(f"{key}: the environment variable {unset[1]} is not set; next: export {unset[1]}=<folder>")
+    found = Path(text).expanduser()
+    if not found.exists():
+        raise UserError(f"{key}: {found} is missing; next: put it there, or correct the path")
+    return found
+
+
 @contextmanager
 def reading(path: str | Path, what: str) -> Iterator[None]:
     """Read the file or folder `path`, which should be `what`, in the block.

@@ -5,7 +5,7 @@ from importlib import import_module
 import pandas as pd
 
 from stages import environment
-from stages.engine import determinism, tracking
+from stages.engine import determinism, loading, tracking
 from stages.engine.training import tidy
 from stages.errors import main
 from stages.files import read_json, write_directory, write_json
@@ -22,7 +22,7 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
     """Read the method's recipe, the base model and a partition; write the taught model, its curves and its cost."""
     key = f"{setting}-{method}-{dataset}-{seed}"
     cell = {"setting": setting, "method": method, "dataset": dataset, "seed": seed}
-    recipe = read_json(f"models/recipes/{method}.json")
+    recipe = read_json(f"models/recipes/{method}-{dataset}.json")
     images = read_section("images", samples.ImageParams)
     inputs = {"data": f"data/partition/{setting}/{seed}/{dataset}", "base_model": BASE_MODEL}
     settings = recipe["settings"] | {"rewards": list(recipe["rewards"])}
@@ -32,8 +32,12 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
         scratch(f"train@{key}", everything, inputs | {"images": f"data/download/{dataset}"}) as checkpoints,
     ):
         determinism.pin()
-        trainer = import_module(f"stages.engine.{recipe['trainer']}")
+        import torch
+
         from stages.engine.model import load_model, load_processor
+
+        trainer = import_module(f"stages.engine.{recipe['trainer']}")
+        full = recipe["settings"]["adaptation"] == "full"
 
         way = load_method(method)
         taught = [
@@ -42,7 +46,8 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
             for sample in samples.read(setting, seed, dataset, "train", images.size)
         ]
         model, record = trainer.train(
-            load_model(BASE_MODEL),
+            # A full fine-tuning in bfloat16 keeps float32 weights, or its small steps would be rounded away.
+            load_model(BASE_MODEL, torch.float32 if full else None),
             load_processor(BASE_MODEL),
             taught,
             {name: rewards.load(name, parameters) for name, parameters in recipe["rewards"].items()},
@@ -51,8 +56,16 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
             checkpoints,
             [run.callback(tidy)],
         )
+        base = loading.read(BASE_MODEL)
         with write_directory(f"models/train/{key}") as folder:
-            model.save_pretrained(folder)
+            if full:
+                model.to(getattr(torch, base.dtype)).save_pretrained(folder)
+            else:
+                model.peft_config["default"].base_model_name_or_path = BASE_MODEL
+                model.save_pretrained(folder, save_embedding_layers=False)
+                # PEFT's card names the base model's folder on this machine; stage `best` writes one.
+                (folder / "README.md").unlink()
+            loading.write(folder, loading.Loading(base.dtype, base.attention))
             # A fresh one: training leaves its padding in the tokenizer.
             load_processor(BASE_MODEL).save_pretrained(folder)
         with write_directory(f"metrics/records/train/{key}") as folder:

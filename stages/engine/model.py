@@ -1,4 +1,7 @@
-"""Loading of Qwen2-VL folders, the embedded model's and the published ones, with or without torchvision.
+"""Loading of model folders: the embedded model's, published ones, trained ones.
+
+Any image-text-to-text model of transformers can be loaded: Qwen2-VL with or without torchvision, others by the
+library's own classes, most of which need it.
 
 transformers 5 builds `Qwen2VLProcessor` with a video processor that needs torchvision, for which no build matches
 torch's CPU wheel (transformers#48558, #43986). No task here has a video, so the processor below leaves it out.
@@ -8,16 +11,18 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor as LibraryProcessor
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
+from stages.engine.loading import PROCESSOR_FILES, Loading, read, weights
 from stages.errors import UserError, maker
 from stages.files import read_json, reading
 
@@ -57,8 +62,8 @@ class Qwen2VLProcessor(LibraryProcessor):
         return [image_processor, tokenizer]
 
 
-def load_processor(path: str | Path, image_backend: Literal["pil", "torchvision"] = "pil") -> Qwen2VLProcessor:
-    """Load the processor of a Qwen2-VL folder; its tokenizer pads on the left, as generation needs.
+def load_processor(path: str | Path, image_backend: Literal["pil", "torchvision"] = "pil") -> ProcessorMixin:
+    """Load the processor of a model folder; its tokenizer pads on the left, as generation needs.
 
     The image backend is the caller's choice and not the environment's: pixels of the two differ by up to 0.03 when
     they resize, so a run must not depend on whether torchvision happens to be installed.
@@ -66,8 +71,16 @@ def load_processor(path: str | Path, image_backend: Literal["pil", "torchvision"
     Raises:
         UserError: `path` has no tokenizer or image processor, or broken ones.
     """
+    loading = read(path)
+    folder = weights(path, loading)
     with reading(path, "a processor"):
-        processor = Qwen2VLProcessor.from_pretrained(str(path), image_backend=image_backend, local_files_only=True)
+        if _processor_class(folder) == "Qwen2VLProcessor":
+            processor = Qwen2VLProcessor.from_pretrained(
+                str(folder), image_backend=image_backend, local_files_only=True
+            )
+        else:
+            processor = AutoProcessor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        _limit_pixels(processor.image_processor, loading)
     processor.tokenizer.padding_side = "left"
     # How it was loaded would be written into the folders it is saved to.
     for key in ("is_local", "local_files_only"):
@@ -75,10 +88,8 @@ def load_processor(path: str | Path, image_backend: Literal["pil", "torchvision"
     return processor
 
 
-def load_model(
-    path: str | Path, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
-) -> Qwen2VLForConditionalGeneration | PeftModel:
-    """Load the weights of a Qwen2-VL folder in `dtype`, in evaluation mode; `attention` as transformers names it.
+def load_model(path: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel | PeftModel:
+    """Load a model folder, in evaluation mode, in `dtype` (None: the folder's own), as its `loading.json` says.
 
     A folder of LoRA adapters is loaded on top of the model that its config names. Weights are read from safetensors
     and from nothing else, and no code of the folder is run.
@@ -87,25 +98,31 @@ def load_model(
         UserError: `path` is no such folder, or its files are broken, of another model, or not all there.
     """
     path = Path(path)
+    loading = read(path)
+    dtype = dtype or getattr(torch, loading.dtype)
     if (path / "adapter_config.json").is_file():
         from peft import PeftModel
 
-        base = load_model(read_json(path / "adapter_config.json")["base_model_name_or_path"], dtype, attention)
+        base = load_model(read_json(path / "adapter_config.json")["base_model_name_or_path"], dtype)
         # peft would take pickled weights instead of missing ones, and only warn of those that do not fit.
         if not (path / "adapter_model.safetensors").is_file():
             raise UserError(f"{path}: adapter_model.safetensors is missing; `{maker(path)}` makes it")
         with reading(path, "LoRA adapters"), warnings.catch_warnings():
             warnings.filterwarnings("error", "Found missing adapter keys")
             return PeftModel.from_pretrained(base, str(path)).eval()
-    if not (path / "config.json").is_file():
+    folder = weights(path, loading)
+    if not (folder / "config.json").is_file():
         raise UserError(f"{path}: no model is there; `{maker(path)}` makes it")
-    if (kind := read_json(path / "config.json").get("model_type")) != "qwen2_vl":
-        raise UserError(f"{path}: its model_type is {kind!r}; legal: 'qwen2_vl'")
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        legal = "'qwen2_vl', or another that transformers has as an image-text-to-text model"
+        raise UserError(f"{path}: its model_type is {kind!r}; legal: {legal}")
     with reading(path, "a model"):
-        model, loaded = Qwen2VLForConditionalGeneration.from_pretrained(
-            str(path),
+        model_class = Qwen2VLForConditionalGeneration if kind == "qwen2_vl" else AutoModelForImageTextToText
+        model, loaded = model_class.from_pretrained(
+            str(folder),
             dtype=dtype,
-            attn_implementation=attention,
+            attn_implementation=loading.attention,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
@@ -114,3 +131,16 @@ def load_model(
         if wrong := sorted(loaded["missing_keys"] | loaded["unexpected_keys"]):
             raise ValueError(f"{len(wrong)} weights are missing or unknown, the first {wrong[0]}")
     return model.eval()
+
+
+def _processor_class(folder: Path) -> str | None:
+    """The class that the newer or the older of the two files of a processor names."""
+    files = [folder / name for name in PROCESSOR_FILES if (folder / name).is_file()]
+    return read_json(files[0]).get("processor_class") if files else None
+
+
+def _limit_pixels(image_processor: Any, loading: Loading) -> None:
+    """Bound what images are resized to, where the folder says so; Qwen2-VL and its kin count the pixels of an image."""
+    limits = {"shortest_edge": loading.minimum_pixels, "longest_edge": loading.maximum_pixels}
+    if given := {name: pixels for name, pixels in limits.items() if pixels is not None}:
+        image_processor.size = {**dict(image_processor.size), **given}

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
 
+from stages.engine.loading import LoraTargets
 from stages.params import Section
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     from stages.engine.model import Qwen2VLProcessor
 
 
-class BaseModelParams(Section):
-    """Section `base_model` of `params.yaml`."""
+class EmbeddedModelParams(Section):
+    """A model of source `embedded` in section `models` of `params.yaml`."""
 
+    source: Literal["embedded"]
     seed: int = Field(ge=0, description="of the first weights, the drawn images and the instructions")
     images_per_class: int = Field(ge=1, description="drawn images of each class, before colour and noise")
     vision_steps: int = Field(ge=0)
@@ -38,6 +40,7 @@ class BaseModelParams(Section):
     language_learning_rate: float = Field(gt=0)
     think_flaws: float = Field(ge=0, le=1, description="share of tagged answers that break their format")
     direct_flaws: float = Field(ge=0, le=1, description="share of direct answers that are not a bare name")
+    lora: LoraTargets | None = None
 
 
 def _optimiser(
@@ -84,7 +87,7 @@ def train_vision(
     processor: Qwen2VLProcessor,
     draw: Callable[[int], tuple[np.ndarray, np.ndarray]],
     class_names: list[str],
-    params: BaseModelParams,
+    params: EmbeddedModelParams,
     phases: Phases,
     report: Callable[[int, float], None] | None = None,
 ) -> None:
@@ -215,7 +218,7 @@ def train_language(
     model: Qwen2VLForConditionalGeneration,
     processor: Qwen2VLProcessor,
     draw: Callable[[int], tuple[np.ndarray, list[tuple[list[dict], str]]]],
-    params: BaseModelParams,
+    params: EmbeddedModelParams,
     phases: Phases,
     report: Callable[[int, float], None] | None = None,
 ) -> None:

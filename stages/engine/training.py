@@ -14,12 +14,17 @@ warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is depreca
 
 
 class LoraParams(Section):
-    """Low-rank adapters; `target` is a regular expression over module names: vision tower in or out on purpose."""
+    """Low-rank adapters.
+
+    `target` is a regular expression over module names; null: the base model's own, of its language model and, with
+    `vision_tower`, of its vision tower too.
+    """
 
     rank: int = Field(gt=0)
     alpha: int = Field(gt=0)
     dropout: float = Field(ge=0, lt=1)
-    target: str
+    vision_tower: bool
+    target: str | None
 
 
 class TrainingParams(Section):
@@ -73,6 +78,7 @@ def arguments(params: TrainingParams, seed: int, folder: str | Path, rows_per_pr
     Raises:
         ValueError: the batch cannot be kept over this number of processes.
     """
+    import torch
     from accelerate import PartialState
 
     processes = PartialState().num_processes
@@ -95,6 +101,7 @@ def arguments(params: TrainingParams, seed: int, folder: str | Path, rows_per_pr
         # Fused: the unfused optimiser takes its square roots through MKL, whose bits differ between processors.
         "optim": "adamw_torch_fused",
         "bf16": params.precision == "bfloat16",
+        "use_cpu": not torch.cuda.is_available(),
         "gradient_checkpointing": params.gradient_checkpointing,
         "seed": seed,
         "data_seed": seed,

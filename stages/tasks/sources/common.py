@@ -1,7 +1,5 @@
 """What all sources share: their common keys, what they list, and which of it is kept."""
 
-import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -153,21 +151,6 @@ def checked_classes(key: str, listing: Listing, params: SourceParams) -> list[st
         )
         raise UserError(f"{key}.underscores: with 'spaces' two classes are called {twice!r}; legal: 'keep'")
     return names
-
-
-def expand(key: str, path: str) -> Path:
-    """A path with `~` and environment variables replaced; a relative one is below the project's root.
-
-    Raises:
-        UserError: a variable is not set, or nothing is there.
-    """
-    text = os.path.expandvars(path)
-    if unset := re.search(r"\$\{?(\w+)", text):
-        raise UserError(f"{key}: the environment variable {unset[1]} is not set; next: export {unset[1]}=<folder>")
-    found = Path(text).expanduser()
-    if not found.exists():
-        raise UserError(f"{key}: {found} is missing; next: put the data there, or correct the path")
-    return found
 
 
 def inside(where: str, name: str) -> PurePosixPath:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 from zipfile import BadZipFile, ZipFile
 
+from stages.engine import hub
 from stages.errors import UserError
+from stages.files import expand
 from stages.tasks.facts import Known
-from stages.tasks.sources import hub
-from stages.tasks.sources.common import Example, Listing, SourceParams, expand, inside, read_file
+from stages.tasks.sources.common import Example, Listing, SourceParams, inside, read_file
 from stages.tasks.sources.folder import image_files, sub_folders
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}

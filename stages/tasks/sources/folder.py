@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from stages.errors import UserError
-from stages.tasks.sources.common import Example, Listing, SourceParams, expand, read_file
+from stages.files import expand
+from stages.tasks.sources.common import Example, Listing, SourceParams, read_file
 
 SPLIT_FOLDERS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation"}
 SPLIT_FOLDERS |= {"test": "test"}

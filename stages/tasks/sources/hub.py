@@ -1,15 +1,16 @@
 """Source `hub`: a dataset repository of the Hugging Face hub at one commit, or its copy on disk."""
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from stages.engine.hub import check_revision, fetch_snapshot, line
 from stages.errors import UserError
+from stages.files import expand
 from stages.tasks.sources.columns import Row, image_bytes, list_rows
-from stages.tasks.sources.common import Listing, SourceParams, expand, read_file
+from stages.tasks.sources.common import Listing, SourceParams, read_file
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -45,18 +46,6 @@ class Params(SourceParams):
                 raise UserError(f"{key}.splits: {name!r} stands twice; legal: each once")
 
 
-def check_revision(key: str, repository: str | None, revision: str | None) -> None:
-    """A repository has a commit hash, for branches and tags move.
-
-    Raises:
-        UserError: it has none, or something else.
-    """
-    if repository is None and revision is not None:
-        raise UserError(f"{key}.revision: not legal without repository")
-    if repository is not None and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
-        raise UserError(f"{key}.revision: {revision!r} is not legal; legal: a commit hash (40 hexadecimal digits)")
-
-
 def list_images(key: str, params: Params) -> Listing:
     """List the rows of the splits.
 
@@ -67,7 +56,7 @@ def list_images(key: str, params: Params) -> Listing:
     if params.path is not None:
         folder = expand(f"{key}.path", params.path.removeprefix("file://"))
     else:
-        folder = fetch_snapshot(key, str(params.repository), str(params.revision), params.files)
+        folder = fetch_snapshot(key, str(params.repository), str(params.revision), params.files, "dataset")
     # Read once per iteration and never copied whole: neither into memory nor into the cache of `datasets`.
     tables = _open(key, folder, params)
     label = tables["train"].features[params.label_column]
@@ -83,58 +72,6 @@ def list_images(key: str, params: Params) -> Listing:
     return list_rows(key, rows, names if not _is_text(label) else None)
 
 
-def fetch_snapshot(key: str, repository: str, revision: str, files: list[str] | None) -> Path:
-    """Download a dataset repository, or find it in the cache.
-
-    Raises:
-        UserError: it cannot be had.
-    """
-    from huggingface_hub import snapshot_download
-
-    def fetch() -> str:
-        return snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=files)
-
-    return _told(key, repository, revision, "files", fetch)
-
-
-def fetch_file(key: str, repository: str, name: str, revision: str) -> Path:
-    """Download one file of a model repository, or find it in the cache.
-
-    Raises:
-        UserError: it cannot be had.
-    """
-    from huggingface_hub import hf_hub_download
-
-    def fetch() -> str:
-        return hf_hub_download(repository, name, repo_type="model", revision=revision)
-
-    return _told(key, repository, revision, name, fetch)
-
-
-def _told(key: str, repository: str, revision: str, what: str, fetch: Callable[[], str]) -> Path:
-    """Fetch, and tell what went wrong in one line with the next step."""
-    from huggingface_hub import errors
-
-    try:
-        return Path(fetch())
-    except errors.GatedRepoError:
-        reason = f"{repository} is gated; next: accept its terms on its page, and set HF_TOKEN"
-    except errors.RepositoryNotFoundError:
-        reason = f"{repository} is not there, or is private; next: correct the name, or set HF_TOKEN"
-    except errors.RevisionNotFoundError:
-        reason = f"{repository} has no revision {revision}; next: copy a commit hash from its history"
-    except errors.LocalEntryNotFoundError:
-        reason = f"{repository} is not in the cache and the hub cannot be reached; next: go online once without "
-        reason += "HF_HUB_OFFLINE, or set path to a copy on disk"
-    except errors.EntryNotFoundError:
-        reason = f"{repository} has no {what} at {revision}; next: correct repository and revision"
-    except errors.HFValidationError:
-        reason = f"{repository!r} is no repository; legal: owner/name"
-    except (errors.HfHubHTTPError, OSError) as error:
-        reason = f"{repository} cannot be downloaded ({_line(error)}); next: try again"
-    raise UserError(f"{key}: {reason}") from None
-
-
 def _open(key: str, folder: Path, params: Params) -> dict[str, Any]:
     """The splits that are named, with their two columns, images undecoded."""
     import datasets
@@ -143,7 +80,7 @@ def _open(key: str, folder: Path, params: Params) -> dict[str, Any]:
     try:
         found = datasets.load_dataset(str(folder), params.configuration, streaming=True)
     except Exception as error:  # each of its readers raises what it does
-        raise UserError(f"{key}: {folder} is no dataset that can be read ({_line(error)})") from None
+        raise UserError(f"{key}: {folder} is no dataset that can be read ({line(error)})") from None
     return {ours: _columns(key, found, theirs, params) for ours, theirs in params.splits.items()}
 
 
@@ -168,7 +105,3 @@ def _read(path: str) -> bytes:
 
 def _is_text(label: Any) -> bool:
     return getattr(label, "dtype", None) in ("string", "large_string")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

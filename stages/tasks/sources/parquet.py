@@ -8,8 +8,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from stages.errors import UserError
+from stages.files import expand
 from stages.tasks.sources.columns import Row, image_bytes, list_rows
-from stages.tasks.sources.common import Listing, SourceParams, expand, inside, read_file
+from stages.tasks.sources.common import Listing, SourceParams, inside, read_file
 
 SplitName = Literal["train", "validation", "test"]
 
