@@ -17,16 +17,17 @@ def split(dataset: str, seed: int) -> None:
     source = Path("data/download") / dataset
     card = read_json(source / "dataset.json")
     images = read_parquet(source / "images.parquet", columns=["label", "split", "digest"])
-    shots = {"train": params.shots, "validation": params.validation_shots, "test": params.test_per_class}
+    keys = {"train": "shots", "validation": "validation_shots", "test": "test_per_class"}
     with write_directory(f"data/split/{dataset}-{seed}") as folder:
-        for name, count in shots.items():
+        for name, key in keys.items():
             candidates = images[images["split"] == name]
             rows = few_shot.draw(
+                f"split.{key}",
                 candidates.index.tolist(),
                 candidates["label"].tolist(),
                 candidates["digest"].tolist(),
                 card["classes"],
-                count,
+                getattr(params, key),
                 few_shot.generator("split", dataset, seed, name),
             )
             random = few_shot.generator("options", dataset, seed, name)

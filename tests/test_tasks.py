@@ -81,6 +81,7 @@ def test_draw_is_by_class_and_by_seed_and_not_by_file_order(sizes, shots, seed, 
 
     def drawn(images):
         rows = few_shot.draw(
+            "split.shots",
             list(range(len(images))),
             [label for _, label in images],
             [name for name, _ in images],
@@ -101,7 +102,13 @@ def test_draw_is_by_class_and_by_seed_and_not_by_file_order(sizes, shots, seed, 
 def test_different_seeds_draw_different_shots():
     def drawn(seed):
         return few_shot.draw(
-            range(40), [0] * 40, [f"{i}" for i in range(40)], ["a"], 4, few_shot.generator("split", seed)
+            "split.shots",
+            range(40),
+            [0] * 40,
+            [f"{i}" for i in range(40)],
+            ["a"],
+            4,
+            few_shot.generator("split", seed),
         )
 
     assert len({tuple(drawn(seed)) for seed in range(10)}) == 10
@@ -109,7 +116,7 @@ def test_different_seeds_draw_different_shots():
 
 def test_too_few_images_of_a_class():
     with pytest.raises(UserError, match=r"split\.shots: 4 is not legal: class 'fern' has 3 images; legal: at most 3"):
-        few_shot.draw(range(7), [0] * 4 + [1] * 3, list("abcdefg"), ["moss", "fern"], 4, few_shot.generator(0))
+        few_shot.draw("split.shots", range(7), [0] * 4 + [1] * 3, list("abcdefg"), ["moss", "fern"], 4, few_shot.generator(0))
 
 
 @pytest.mark.parametrize(("classes", "floor", "ceil"), [(10, 5, 5), (37, 18, 19), (47, 23, 24), (2, 1, 1), (3, 1, 2)])

@@ -24,7 +24,7 @@ class SplitParams(Section):
     """Section `split` of `params.yaml`."""
 
     shots: int = Field(gt=0)
-    validation_shots: int = Field(ge=0)
+    validation_shots: int | None = Field(ge=0)
     test_per_class: int | None = Field(gt=0)
     options: OptionRule
 
@@ -40,6 +40,7 @@ def generator(*purpose: str | int) -> np.random.Generator:
 
 
 def draw(
+    key: str,
     rows: Sequence[int],
     labels: Sequence[int],
     identities: Sequence[bytes],
@@ -53,6 +54,7 @@ def draw(
     a source lists its files changes nothing.
 
     Args:
+        key: of `shots` in `params.yaml`, for the message.
         rows: candidates, as positions in the dataset's table of images.
         labels: the class of each candidate.
         identities: what each candidate is known by, whatever its position.
@@ -71,7 +73,7 @@ def draw(
         candidates = [row for _, row in sorted(by_class[label])]
         if shots is not None and len(candidates) < shots:
             raise UserError(
-                f"split.shots: {shots} is not legal: class {name!r} has {len(candidates)} images; "
+                f"{key}: {shots} is not legal: class {name!r} has {len(candidates)} images; "
                 f"legal: at most {len(candidates)}"
             )
         count = len(candidates) if shots is None else shots

@@ -1,16 +1,24 @@
 """The samples of a partition with their images, as training and evaluation take them."""
 
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
-from stages.errors import UserError
-from stages.files import read_parquet
+from stages.errors import UserError, maker
+from stages.files import read_parquet, reading
 from stages.params import Section
+
+if TYPE_CHECKING:
+    from pyarrow import ChunkedArray
 
 
 class ImageParams(Section):
@@ -39,20 +47,79 @@ def decode(content: bytes, where: str, size: int | None = None) -> Image.Image:
     return image
 
 
-def read(setting: str, seed: int, dataset: str, name: str, image_size: int) -> list[dict[str, Any]]:
+class Images(Sequence[Image.Image]):
+    """The images of some rows of a table, decoded when asked for: those of ImageNet's test set do not fit in memory.
+
+    Args:
+        path: a parquet file with a column `image`, as stage `download` writes it.
+        rows: positions in the table.
+        size: of the square that images are resized to, in pixels.
+    """
+
+    def __init__(self, path: Path, rows: Sequence[int], size: int):
+        from pyarrow.parquet import ParquetFile
+
+        with reading(path, "parquet"):
+            self._file = ParquetFile(path)
+            counts = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        self._starts = [0, *accumulate(counts)]
+        self._path, self._rows, self._size = path, rows, size
+        # Rows of a class stand together, so that few groups are read twice.
+        self._group = lru_cache(maxsize=4)(self._read_group)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Image.Image]: ...
+    def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
+        """Decode an image, or several.
+
+        Raises:
+            UserError: an image is broken, or its row is not in the table.
+        """
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = self._rows[index]
+        if not row < self._starts[-1]:
+            raise UserError(f"{self._path}: has no row {row}; `{maker(self._path)}` makes it again")
+        group = bisect_right(self._starts, row) - 1
+        content = self._group(group)[row - self._starts[group]].as_py()["bytes"]
+        return decode(content, f"{self._path}: row {row}", self._size)
+
+    def _read_group(self, group: int) -> "ChunkedArray":
+        with reading(self._path, "parquet"):
+            return self._file.read_row_group(group, columns=["image"])["image"]
+
+
+@dataclass(frozen=True)
+class Samples(Sequence[dict[str, Any]]):
+    """The samples of a partition.
+
+    Attributes:
+        rows: one dictionary per sample with `row`, `label`, `answer`, `options`, `question`, `part`.
+        images: their images (RGB), decoded when asked for.
+    """
+
+    rows: list[dict[str, Any]]
+    images: Images
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """A sample, its `image` with it."""
+        return self.rows[index] | {"image": self.images[index]}
+
+
+def read(setting: str, seed: int, dataset: str, name: str, image_size: int) -> Samples:
     """Read `train`, `validation` or `test` of a partition.
 
-    Returns:
-        One dictionary per sample with `row`, `label`, `answer`, `options`, `question`, `part`, and `image` (PIL, RGB).
-
     Raises:
-        UserError: an image is broken, or the files do not fit together.
+        UserError: the files are broken, or do not fit together.
     """
-    path = Path("data/download") / dataset / "images.parquet"
     table = read_parquet(f"data/partition/{setting}/{seed}/{dataset}/{name}.parquet")
-    images = read_parquet(path, columns=["image"])["image"]
-    samples: list[dict[str, Any]] = table.to_dict("records")
-    for sample in samples:
-        sample["image"] = decode(images[sample["row"]]["bytes"], f"{path}: row {sample['row']}", image_size)
-        sample["options"] = list(sample["options"])
-    return samples
+    rows = [row | {"options": list(row["options"])} for row in table.to_dict("records")]
+    return Samples(rows, Images(Path("data/download") / dataset / "images.parquet", table["row"].tolist(), image_size))
