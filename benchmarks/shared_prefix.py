@@ -41,6 +41,8 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
+from stages.engine.architectures import PUBLISHED
+from stages.engine.costs import Architecture
 from stages.engine.embedded_model import CHAT_TEMPLATE, build_tokenizer
 from stages.engine.model import Qwen2VLProcessor, load_processor
 from stages.engine.shared_prefix import SharedPrefixGRPOTrainer, Store
@@ -57,6 +59,11 @@ PROMPTS = 6
 WORDS = ["".join(letters) for letters in itertools.islice(itertools.product(ascii_lowercase, repeat=3), 3800)]
 """Each is a token."""
 
+PUBLISHED_2B = PUBLISHED["Qwen/Qwen2-VL-2B-Instruct"]
+TEXT_SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+TEXT_SHAPE += ("vocab_size",)
+VISION_SHAPE = ("depth", "embed_dim", "num_heads", "mlp_ratio")
+
 SIZES = {
     "tiny": {  # to try the script itself
         "text": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -69,9 +76,9 @@ SIZES = {
         "vision": {"depth": 4, "embed_dim": 256, "num_heads": 4, "mlp_ratio": 4},
     },
     "2b": {
-        "text": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12}
-        | {"num_key_value_heads": 2, "sections": [16, 24, 24], "vocab_size": 151936},
-        "vision": {"depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4},
+        "text": {name: getattr(PUBLISHED_2B.text_config, name) for name in TEXT_SHAPE}
+        | {"sections": PUBLISHED_2B.text_config.rope_parameters["mrope_section"]},
+        "vision": {name: getattr(PUBLISHED_2B.vision_config, name) for name in VISION_SHAPE},
     },
 }
 
@@ -312,21 +319,11 @@ def matmul_rate(device: str, precision: torch.dtype) -> float:
 def floor(config: Qwen2VLConfig, case: Case, per_step: int, prompt: int) -> float:
     """FLOPs that no implementation can leave out: the prompt forward and backward once, each completion token sampled,
     scored by the reference and trained on. Matrix products alone; a backward pass counts as two forward passes."""
-    text, vision = config.text_config, config.vision_config
-    width, inner = text.hidden_size, text.intermediate_size
-    head = width // text.num_attention_heads
-    layer = 2 * width * (2 * width + 2 * text.num_key_value_heads * head) + 2 * 3 * width * inner
-    per_token = text.num_hidden_layers * layer
-    per_pair = text.num_hidden_layers * 4 * width
-    patches, dim = (SIDE // 14) ** 2, vision.embed_dim
-    merged = dim * 4
-    tower = patches * (vision.depth * (2 * dim * dim * (4 + 2 * vision.mlp_ratio) + 4 * patches * dim))
-    tower += patches * 2 * dim * 3 * 2 * 14 * 14 + patches / 4 * 2 * (merged * merged + merged * width)
+    model = Architecture.of(config)
     inputs = case.group * (case.length - 1)
-    prefix = tower + prompt * per_token + prompt * prompt / 2 * per_pair
-    continuation = inputs * per_token + inputs * (prompt + case.length / 2) * per_pair
-    scored = (1 + inputs) * 2 * width * text.vocab_size
-    return per_step * (3 * prefix + 5 * (continuation + scored))
+    prefix = model.vision_flops((SIDE // 14) ** 2) + model.language_flops(prompt, prompt**2 / 2)
+    continuation = model.language_flops(inputs, inputs * (prompt + case.length / 2)) + model.head_flops(1 + inputs)
+    return per_step * (3 * prefix + 5 * continuation)
 
 
 def run(size: str, device: str, per_step: int, repeats: int) -> dict[str, Any]:
