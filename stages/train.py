@@ -4,29 +4,34 @@ from importlib import import_module
 
 import pandas as pd
 
-from stages import environment
+from stages import environment, launch
 from stages.engine import determinism, loading, tracking
-from stages.engine.training import tidy
+from stages.engine.training import quantisation, tidy
 from stages.errors import main
 from stages.files import read_json, write_directory, write_json
 from stages.methods import rewards
 from stages.methods.method import load as load_method
 from stages.params import read_section
-from stages.scratch import scratch
+from stages.scratch import FIRST, scratch
 from stages.tasks import samples
 
 BASE_MODEL = "models/base_model"
 
 
+@launch.told_once()
 def train(setting: str, method: str, dataset: str, seed: int) -> None:
-    """Read the method's recipe, the base model and a partition; write the taught model, its curves and its cost."""
+    """Read the method's recipe, the base model and a partition; write the taught model, its curves and its cost.
+
+    Where key `launch` asks for several processes, each runs this, and the first writes.
+    """
     key = f"{setting}-{method}-{dataset}-{seed}"
     cell = {"setting": setting, "method": method, "dataset": dataset, "seed": seed}
     recipe = read_json(f"models/recipes/{method}-{dataset}.json")
     images = read_section("images", samples.ImageParams)
     inputs = {"data": f"data/partition/{setting}/{seed}/{dataset}", "base_model": BASE_MODEL}
-    settings = recipe["settings"] | {"rewards": list(recipe["rewards"])}
-    everything = {"cell": cell, "recipe": recipe, "images": images.model_dump()}
+    launched = read_section("launch", launch.LaunchParams).model_dump()
+    settings = recipe["settings"] | launched | {"rewards": list(recipe["rewards"])}
+    everything = {"cell": cell, "recipe": recipe, "images": images.model_dump(), "launch": launched}
     with (
         tracking.run(f"train@{key}", settings, cell, inputs) as run,
         scratch(f"train@{key}", everything, inputs | {"images": f"data/download/{dataset}"}) as checkpoints,
@@ -34,10 +39,11 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
         determinism.pin()
         import torch
 
-        from stages.engine.model import load_model, load_processor
+        from stages.engine.model import load_model, load_processor, save
 
         trainer = import_module(f"stages.engine.{recipe['trainer']}")
-        full = recipe["settings"]["adaptation"] == "full"
+        params = trainer.Params.model_validate(recipe["settings"])
+        full = params.adaptation == "full"
 
         way = load_method(method)
         taught = [
@@ -47,22 +53,25 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
         ]
         model, record = trainer.train(
             # A full fine-tuning in bfloat16 keeps float32 weights, or its small steps would be rounded away.
-            load_model(BASE_MODEL, torch.float32 if full else None),
+            load_model(BASE_MODEL, torch.float32 if full else None, quantisation=quantisation(params)),
             load_processor(BASE_MODEL),
             taught,
             {name: rewards.load(name, parameters) for name, parameters in recipe["rewards"].items()},
-            trainer.Params.model_validate(recipe["settings"]),
+            params,
             seed,
             checkpoints,
             [run.callback(tidy)],
         )
+        launch.leave()
+        if not FIRST:
+            return
         base = loading.read(BASE_MODEL)
         with write_directory(f"models/train/{key}") as folder:
             if full:
-                model.to(getattr(torch, base.dtype)).save_pretrained(folder)
+                save(model, record.weights, getattr(torch, base.dtype), folder)
             else:
                 model.peft_config["default"].base_model_name_or_path = BASE_MODEL
-                model.save_pretrained(folder, save_embedding_layers=False)
+                model.save_pretrained(folder, save_embedding_layers=False, state_dict=record.weights)
                 # PEFT's card names the base model's folder on this machine; stage `best` writes one.
                 (folder / "README.md").unlink()
             loading.write(folder, loading.Loading(base.dtype, base.attention))
@@ -78,4 +87,5 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
+    launch.in_processes("stages.train")
     main(train)

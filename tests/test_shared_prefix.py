@@ -4,8 +4,6 @@ Run as a module, this file is one process of the distributed test.
 """
 
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from trl import GRPOConfig, GRPOTrainer
 
 from stages.engine import shared_prefix
@@ -476,40 +474,3 @@ def process(base: Path, folder: Path, trainer_name: str, rows: int) -> None:
     trainer.train()
     if rank == 0:
         save_file({n: p.detach().clone() for n, p in trainer.model.named_parameters()}, folder / "weights.safetensors")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("rows", [16, 8, 4], ids=["two-groups-each", "a-group-each", "one-group-cut-in-two"])
-def test_two_processes_make_the_update_of_one(base, tmp_path, rows):
-    root = Path(__file__).parent.parent
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "TOKENIZERS_PARALLELISM": "false"}
-    results = {}
-    for name, trainer, launcher in (
-        ("one", "stock", [sys.executable]),
-        (
-            "two",
-            "ours",
-            f"{Path(sys.executable).parent}/accelerate launch --cpu --num_processes 2 --num_machines 1 "
-            "--mixed_precision no --dynamo_backend no --main_process_port 0".split(),
-        ),
-    ):
-        folder = tmp_path / name
-        folder.mkdir()
-        done = subprocess.run(
-            [*launcher, "-m", "tests.test_shared_prefix", str(base), str(folder), trainer, str(rows)],
-            cwd=root,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        results[name] = load_file(folder / "weights.safetensors")
-    before = dict(load_model(base).named_parameters())
-    assert results["one"].keys() == results["two"].keys()
-    for name, weight in results["one"].items():
-        assert not torch.equal(weight, before[name]) or weight.numel() == 0, name
-        torch.testing.assert_close(results["two"][name], weight, rtol=1e-4, atol=1e-6)
-
-
-if __name__ == "__main__":
-    process(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

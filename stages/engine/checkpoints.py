@@ -234,6 +234,10 @@ class Resumable:
         super().__init__(*arguments, **keywords)
         self.checkpoints = Checkpoints(self.args.output_dir)
         self.add_callback(_Clock(self))
+        if self.accelerator.num_processes > 1 and self.accelerator.is_main_process:
+            print(
+                "no checkpoints of several processes: if this training is interrupted, it begins anew", file=sys.stderr
+            )
 
     def train(self) -> Any:
         """Train to the end."""

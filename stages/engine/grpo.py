@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from stages.engine.training import Record, TrainingParams, adapters, arguments, curves, progress
+from stages.engine import vllm
+from stages.engine.training import Record, TrainingParams, adapters, arguments, check_prompt_lengths, progress, result
 
 RewardFunction = Callable[[str, str, int], float]
 
@@ -19,10 +20,12 @@ class Params(TrainingParams):
     """Section `grpo` of `params.yaml`.
 
     `shared_prefix` encodes each prompt once per group instead of once per completion: the same mathematics at a
-    fraction of the work (`stages.engine.shared_prefix`); without it the trainer is TRL's own.
+    fraction of the work (`stages.engine.shared_prefix`); without it the trainer is TRL's own. `vllm` samples by vLLM
+    on the same GPU, which takes TRL's own trainer too; see `stages.engine.vllm`.
     """
 
     shared_prefix: bool
+    vllm: bool
     generations: int = Field(ge=2)
     max_completion_length: int = Field(gt=0)
     temperature: float = Field(gt=0)
@@ -40,6 +43,8 @@ class Params(TrainingParams):
     def _sampling(self) -> "Params":
         if self.beta == 0 and self.bias_correction_kl:
             raise ValueError("bias_correction_kl: false where beta is 0, since there is no KL term")
+        if self.vllm and self.adaptation == "qlora":
+            raise ValueError("vllm: false where adaptation is qlora, since vLLM would have other weights")
         return self
 
 
@@ -74,6 +79,9 @@ def train(
     from stages.engine.checkpoints import resumable
     from stages.engine.shared_prefix import SharedPrefixGRPOTrainer
 
+    check_prompt_lengths(processor, samples, params.max_prompt_length)
+    if params.vllm:
+        vllm.check_installed()
     trainer = resumable(SharedPrefixGRPOTrainer if params.shared_prefix else GRPOTrainer)(
         model=model,
         reward_funcs=[_batched(name, reward) for name, reward in rewards.items()],
@@ -91,6 +99,8 @@ def train(
             scale_rewards=params.scale_rewards,
             use_bias_correction_kl=params.bias_correction_kl,
             mask_truncated_completions=params.mask_truncated_completions,
+            use_vllm=params.vllm,
+            **vllm.SETTINGS,
         ),
         train_dataset=Dataset.from_list(
             [{key: sample[key] for key in ("prompt", "image", "answer")} for sample in samples]
@@ -99,6 +109,8 @@ def train(
         peft_config=adapters(params),
         callbacks=callbacks,
     )
+    if params.vllm:
+        trainer.vllm_generation = vllm.SamePrompts(trainer.vllm_generation)
     progress(trainer)
     trainer.train()
     history = trainer.state.log_history
@@ -113,7 +125,7 @@ def train(
         "prompt_tokens": tokens - generated,
         "generated_tokens": generated,
     }
-    return trainer.accelerator.unwrap_model(trainer.model), Record(curves(history), cost)
+    return result(trainer, cost)
 
 
 def _batched(name: str, reward: RewardFunction) -> Callable[..., list[float]]:

@@ -9,7 +9,9 @@ torch's CPU wheel (transformers#48558, #43986). No task here has a video, so the
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,14 +22,16 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor as LibraryProcessor
 from transformers.processing_utils import ProcessorMixin
-from transformers.utils import logging
+from transformers.utils import is_bitsandbytes_available, logging
 
-from stages.engine.loading import PROCESSOR_FILES, Loading, read, weights
+from stages.engine import hub
+from stages.engine.loading import PATTERNS, PROCESSOR_FILES, Loading, read, weights
 from stages.errors import UserError, maker
 from stages.files import read_json, reading
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import BitsAndBytesConfig
 
 # A stage loads and saves models many times over; what it says of that would drown its own output.
 logging.set_verbosity_error()
@@ -88,27 +92,40 @@ def load_processor(path: str | Path, image_backend: Literal["pil", "torchvision"
     return processor
 
 
-def load_model(path: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel | PeftModel:
-    """Load a model folder, in evaluation mode, in `dtype` (None: the folder's own), as its `loading.json` says.
+def load_model(
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    attention: str | None = None,
+    quantisation: BitsAndBytesConfig | None = None,
+) -> PreTrainedModel | PeftModel:
+    """Load a model folder, in evaluation mode, in `dtype` and with `attention` (None: as its `loading.json` says).
 
     A folder of LoRA adapters is loaded on top of the model that its config names. Weights are read from safetensors
-    and from nothing else, and no code of the folder is run.
+    and from nothing else, and no code of the folder is run. With `quantisation`, the model is on this process's GPU,
+    frozen, and prepared for adapters as PEFT asks for: what is not in 4 bits is in float32.
 
     Raises:
-        UserError: `path` is no such folder, or its files are broken, of another model, or not all there.
+        UserError: `path` is no such folder, or its files are broken, of another model, or not all there; or this
+            machine cannot quantise.
     """
+    placement = {} if quantisation is None else _quantised(quantisation)
     path = Path(path)
     loading = read(path)
     dtype = dtype or getattr(torch, loading.dtype)
     if (path / "adapter_config.json").is_file():
         from peft import PeftModel
 
-        base = load_model(read_json(path / "adapter_config.json")["base_model_name_or_path"], dtype)
+        config = read_json(path / "adapter_config.json")
+        base, revision = config["base_model_name_or_path"], config.get("revision")
+        if revision is not None:  # as stage `best` names a base model of the hub, for PEFT to find it anywhere
+            base = hub.fetch_snapshot(str(path), base, revision, PATTERNS, "model")
+        base = load_model(base, dtype, loading.attention)
         # peft would take pickled weights instead of missing ones, and only warn of those that do not fit.
         if not (path / "adapter_model.safetensors").is_file():
             raise UserError(f"{path}: adapter_model.safetensors is missing; `{maker(path)}` makes it")
         with reading(path, "LoRA adapters"), warnings.catch_warnings():
             warnings.filterwarnings("error", "Found missing adapter keys")
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft, of transformers
             return PeftModel.from_pretrained(base, str(path)).eval()
     folder = weights(path, loading)
     if not (folder / "config.json").is_file():
@@ -122,15 +139,51 @@ def load_model(path: str | Path, dtype: torch.dtype | None = None) -> PreTrained
         model, loaded = model_class.from_pretrained(
             str(folder),
             dtype=dtype,
-            attn_implementation=loading.attention,
+            attn_implementation=attention or loading.attention,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            **placement,
         )
         # transformers would draw missing weights at random.
         if wrong := sorted(loaded["missing_keys"] | loaded["unexpected_keys"]):
             raise ValueError(f"{len(wrong)} weights are missing or unknown, the first {wrong[0]}")
+    if quantisation is not None:
+        from peft import prepare_model_for_kbit_training
+
+        # TRL switches gradient checkpointing on, where it is asked for.
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return model.eval()
+
+
+def save(model: PreTrainedModel, weights: Mapping[str, torch.Tensor] | None, dtype: torch.dtype, folder: Path) -> None:
+    """Write a model in `dtype`; `weights` stand for its own, of which it may have but a part."""
+    if weights is None:
+        model.to(dtype).save_pretrained(folder)
+        return
+    # Tied weights, which are written once, were gathered under each of their names.
+    once = {name: value.to(dtype) for name, value in weights.items() if name not in model.all_tied_weights_keys}
+    model.save_pretrained(folder, state_dict=once)
+    model.config.dtype = dtype  # or it would be that of the model's own
+    model.config.save_pretrained(folder)
+
+
+def _quantised(quantisation: BitsAndBytesConfig) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that load a model in 4 bits on this process's GPU.
+
+    Raises:
+        UserError: there is no GPU, or bitsandbytes is not installed.
+    """
+    if not torch.cuda.is_available():
+        raise UserError("adaptation: 'qlora' is not legal without a GPU; legal: full, lora")
+    if not is_bitsandbytes_available():
+        raise UserError("adaptation: 'qlora' needs the package bitsandbytes; next: pip install bitsandbytes")
+    return {"quantization_config": quantisation, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
+
+
+def device() -> torch.device:
+    """Where a model is asked: the first GPU, or the processor where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _processor_class(folder: Path) -> str | None:

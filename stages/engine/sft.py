@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from stages.engine.training import Record, TrainingParams, adapters, arguments, curves, progress
+from stages.engine.training import Record, TrainingParams, adapters, arguments, check_prompt_lengths, progress, result
 
 
 class Params(TrainingParams):
@@ -42,6 +42,7 @@ def train(
 
     from stages.engine.checkpoints import resumable
 
+    check_prompt_lengths(processor, samples, params.max_prompt_length)
     dataset = Dataset.from_list(
         [
             {
@@ -77,4 +78,4 @@ def train(
         "prompt_tokens": tokens,
         "generated_tokens": 0,
     }
-    return trainer.accelerator.unwrap_model(trainer.model), Record(curves(history), cost)
+    return result(trainer, cost)

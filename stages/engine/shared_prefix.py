@@ -46,6 +46,8 @@ from trl.kernels import ChunkedLogProbFunction
 from trl.models.utils import _ForwardRedirection, unwrap_model_for_generation
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
+from stages.engine.training import splits_weights
+
 logger = get_logger(__name__)
 
 SAMPLE_LIMIT = 2 * 2**30
@@ -671,7 +673,7 @@ def why_not_shared(trainer: GRPOTrainer) -> str | None:
             for adapter in trainer.model.peft_config.values()
         ),
         "torch_compile": args.torch_compile,
-        "FSDP and DeepSpeed split the weights": trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
+        "FSDP and ZeRO-3 split the weights": splits_weights(trainer),
         "pad_to_multiple_of": args.pad_to_multiple_of,
         "cast_lm_head_to_fp32": args.cast_lm_head_to_fp32,
         "the generation config asks for more than sampling": config is not None

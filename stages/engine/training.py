@@ -1,13 +1,21 @@
 """What supervised and reinforcement training share: their settings, their arguments, and the record they leave."""
 
+from __future__ import annotations
+
+import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from stages.errors import UserError
 from stages.params import Section
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # TRL sets the key that transformers renames.
 warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
@@ -28,7 +36,10 @@ class LoraParams(Section):
 
 
 class TrainingParams(Section):
-    """What every trainer is told. Exactly one of `steps` (optimiser steps) and `epochs` is a number."""
+    """What every trainer is told. Exactly one of `steps` (optimiser steps) and `epochs` is a number.
+
+    `max_prompt_length` is in tokens, those of the image counted; null: any (P1: 1024, for StanfordCars 2048).
+    """
 
     steps: int | None = Field(gt=0)
     epochs: float | None = Field(gt=0)
@@ -39,17 +50,20 @@ class TrainingParams(Section):
     warmup_steps: int = Field(ge=0)
     weight_decay: float = Field(ge=0)
     max_gradient_norm: float = Field(gt=0)
-    adaptation: Literal["full", "lora"]
+    adaptation: Literal["full", "lora", "qlora"]
     lora: LoraParams
     precision: Literal["float32", "bfloat16"]
     gradient_checkpointing: bool
+    max_prompt_length: int | None = Field(gt=0)
 
     @model_validator(mode="after")
-    def _one_length(self) -> "TrainingParams":
+    def _fits(self) -> TrainingParams:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("exactly one of steps and epochs is a number, the other null")
         if self.prompts_per_step % self.prompts_per_pass:
             raise ValueError("prompts_per_pass must divide prompts_per_step")
+        if self.adaptation == "qlora" and self.precision != "bfloat16":
+            raise ValueError("precision is bfloat16 where adaptation is qlora, whose adapters are")
         return self
 
 
@@ -60,10 +74,13 @@ class Record:
     Attributes:
         curves: one row per optimiser step: step, loss, and what the trainer adds.
         cost: steps, samples_seen, prompt_tokens, generated_tokens.
+        weights: by name, on the processor, where they had been split over processes and the model has but a part; else
+            None.
     """
 
     curves: list[dict[str, float]]
     cost: dict[str, int]
+    weights: Mapping[str, Tensor] | None = None
 
 
 def arguments(params: TrainingParams, seed: int, folder: str | Path, rows_per_prompt: int) -> dict[str, Any]:
@@ -76,14 +93,14 @@ def arguments(params: TrainingParams, seed: int, folder: str | Path, rows_per_pr
         rows_per_prompt: 1 for SFT; G for GRPO, which counts completions.
 
     Raises:
-        ValueError: the batch cannot be kept over this number of processes.
+        UserError: the batch cannot be kept over this number of processes.
     """
     import torch
-    from accelerate import PartialState
 
-    processes = PartialState().num_processes
+    # `launch` says the same; a user's own launcher need not.
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     if params.prompts_per_step % (params.prompts_per_pass * processes):
-        raise ValueError(
+        raise UserError(
             f"prompts_per_step: {params.prompts_per_step} is not legal for {processes} processes of "
             f"{params.prompts_per_pass} prompts a pass; legal: multiples of {processes * params.prompts_per_pass}"
         )
@@ -103,6 +120,8 @@ def arguments(params: TrainingParams, seed: int, folder: str | Path, rows_per_pr
         "bf16": params.precision == "bfloat16",
         "use_cpu": not torch.cuda.is_available(),
         "gradient_checkpointing": params.gradient_checkpointing,
+        # Every weight that is trained takes part in every pass.
+        "ddp_find_unused_parameters": False,
         "seed": seed,
         "data_seed": seed,
         "logging_steps": 1,
@@ -113,8 +132,65 @@ def arguments(params: TrainingParams, seed: int, folder: str | Path, rows_per_pr
     }
 
 
+def quantisation(params: TrainingParams) -> Any:
+    """The configuration in which QLoRA (arXiv 2305.14314) holds the base model's weights; None for other trainings."""
+    if params.adaptation != "qlora":
+        return None
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def check_prompt_lengths(processor: Any, samples: list[dict[str, Any]], longest: int | None) -> None:
+    """Refuse prompts above `max_prompt_length`: to cut one would cut its image.
+
+    Args:
+        processor: of the model that is taught.
+        samples: each with `prompt` (conversation) and `image` (PIL), all images of one size.
+        longest: in tokens; None: any.
+
+    Raises:
+        UserError: how many are longer, and how long the longest is.
+    """
+    if longest is None:
+        return
+    texts = [
+        processor.apply_chat_template(sample["prompt"], tokenize=False, add_generation_prompt=True)
+        for sample in samples
+    ]
+    lengths = [len(ids) for ids in processor.tokenizer(texts)["input_ids"]]
+    # The text has one token in the image's place; as images are of one size, the first tells how many come of it.
+    first = len(processor(text=texts[:1], images=[samples[0]["image"]])["input_ids"][0])
+    lengths = [length + first - lengths[0] for length in lengths]
+    if above := sum(length > longest for length in lengths):
+        raise UserError(
+            f"max_prompt_length: {longest} is not legal for {above} of {len(samples)} prompts, whose longest has "
+            f"{max(lengths)} tokens; legal: from {max(lengths)} on, or null; or list fewer names (split.options)"
+        )
+
+
+def splits_weights(trainer: Any) -> bool:
+    """Whether FSDP or ZeRO-3 leaves each process a part of every weight; ZeRO-2 leaves them whole."""
+    if trainer.is_deepspeed_enabled:
+        return trainer.accelerator.state.deepspeed_plugin.zero_stage == 3
+    return trainer.is_fsdp_enabled
+
+
+def result(trainer: Any, cost: dict[str, int]) -> tuple[Any, Record]:
+    """The model that a trainer has taught, and the record of it. All processes call it: split weights are gathered."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if splits_weights(trainer) else None
+    return model, Record(curves(trainer.state.log_history), cost, weights)
+
+
 def adapters(params: TrainingParams) -> Any:
-    """The PEFT configuration of a LoRA training, None for a full one."""
+    """The PEFT configuration of a training with adapters, None for a full one."""
     if params.adaptation == "full":
         return None
     from peft import LoraConfig
