@@ -30,7 +30,11 @@ CELL = ("setting", "method", "dataset", "seed", "stage", "trained_on", "evaluate
 def stages() -> list[str]:
     """The stages whose records lie under `metrics/records`."""
     found = [path for group in ("train", "zero_shot", "evaluate", "cross_eval") for path in RECORDS.glob(f"{group}/*")]
-    return sorted(f"{path.parent.name}@{path.stem}" for path in found if not path.name.startswith("."))
+    names = [f"{path.parent.name}@{path.stem}" for path in found if not path.name.startswith(".")]
+    for path in RECORDS.glob("validate/*/[!.]*.json"):
+        method, seed = path.stem.split("-")
+        names.append(f"validate@{method}-{path.parent.name}-{seed}")
+    return sorted(names)
 
 
 def read(stage: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
@@ -82,7 +86,8 @@ def settings(stage: str, md5: str) -> tuple[dict[str, Any], dict[str, str]]:
         f"md5.{name}": value for path, value in md5s.items() for start, name in names.items() if path.startswith(start)
     }
     params = entry.get("params", {}).get("params.yaml", {}).get("evaluate", {})
-    recipe = next((Path(path) for path in md5s if path.startswith("models/recipes/")), None)
+    recipes = [Path(path) for path in md5s if path.startswith("models/recipes/")]
+    recipe = recipes[0] if recipes and stage.startswith("train@") else None
     if recipe is not None and recipe.exists() and content_md5(recipe) == md5s[recipe.as_posix()]:
         resolved = read_json(recipe)
         params = resolved["settings"] | {"rewards": list(resolved["rewards"])}

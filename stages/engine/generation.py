@@ -1,6 +1,6 @@
 """Batched generation for evaluation."""
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -24,7 +24,7 @@ def generate(
     model: Any,
     processor: Any,
     conversations: list[list[dict]],
-    images: list[Any],
+    images: Sequence[Any],
     params: GenerationParams,
     seed: int,
     finished: MutableMapping[int, Outputs] | None = None,
@@ -35,7 +35,7 @@ def generate(
         model: an image-text-to-text model.
         processor: its processor.
         conversations: turns with one image placeholder each.
-        images: a PIL image per conversation.
+        images: a PIL image per conversation, decoded when asked for.
         params: section `evaluate.generation` of `params.yaml`.
         seed: seeds the sampling, where the temperature is not 0.
         finished: the outputs of batches that need not be generated, by their first row; those generated are added.

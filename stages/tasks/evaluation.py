@@ -18,7 +18,7 @@ from stages.methods.method import Method
 from stages.params import Section
 from stages.provenance import code_md5
 from stages.tasks import scoring
-from stages.tasks.samples import ImageParams
+from stages.tasks.samples import ImageParams, Samples
 
 
 class EvaluateParams(Section):
@@ -72,7 +72,7 @@ def evaluate(
     model: Any,
     processor: Any,
     method: Method,
-    samples: list[dict[str, Any]],
+    samples: Samples,
     params: EvaluateParams,
     seed: int,
     folder: Path,
@@ -83,12 +83,11 @@ def evaluate(
     """
     conversations = [
         method.conversation(sample["question"], sample["part"] if params.prompts == "published" else None)
-        for sample in samples
+        for sample in samples.rows
     ]
-    images = [sample["image"] for sample in samples]
     finished = FinishedBatches(folder)
-    outputs = generate(model, processor, conversations, images, params.generation, seed, finished)
-    return scoring.score(samples, outputs, method.parse)
+    outputs = generate(model, processor, conversations, samples.images, params.generation, seed, finished)
+    return scoring.score(samples.rows, outputs, method.parse)
 
 
 def write(predictions: pd.DataFrame, table: Path, record: Path, cell: dict[str, Any]) -> dict[str, float]:

@@ -1,0 +1,120 @@
+"""Stage `best`: the few-shot model of a dataset with the highest accuracy on validation images, with a model card."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from stages import environment
+from stages.content import content_md5
+from stages.engine import hub, loading
+from stages.errors import UserError, main
+from stages.files import read_json, write_directory, write_json
+from stages.params import Grid, read_grid, read_section
+from stages.report.candidates import Candidate, ranked, read_candidates
+from stages.report.footnotes import read_notes
+from stages.report.model_card import Base, Model, model_card
+from stages.tasks import questions
+
+BASE_MODEL = "models/base_model"
+DATASETS = Path("data/download")
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pillow", "tokenizers")
+"""Whose versions change what is computed."""
+
+
+def best(dataset: str) -> None:
+    """Write `models/best/<dataset>/`: the model as it was trained, `task.json`, and its model card `README.md`.
+
+    `task.json` has what a prediction needs beside the model: the method that reads its answers, the question, the class
+    names, the words in which the model is asked, the size of images, and how answers are generated.
+
+    Raises:
+        UserError: the model is not the one that was validated.
+    """
+    grid = read_grid()
+    target = f"models/best/{dataset}"
+    candidates = ranked(
+        read_candidates(Path("metrics/records/validate") / dataset, grid.methods, grid.seeds), grid.methods
+    )
+    chosen = candidates[0]
+    trained = Path(f"models/train/{chosen.setting}-{chosen.method}-{dataset}-{chosen.seed}")
+    if content_md5(trained) != chosen.model_md5:
+        raise UserError(f"{trained}: not the model that {chosen.stage} tested; next: `dvc repro {chosen.stage}`")
+    card = read_json(DATASETS / dataset / "dataset.json")
+    with write_directory(target) as folder:
+        # The content alone: DVC may have made its outputs links, or files that must not be written to.
+        shutil.copytree(trained, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        model = describe(target, dataset, grid, folder, card)
+        if model.adapters and model.base.repository is not None:
+            # So that PEFT finds it anywhere.
+            config = read_json(folder / "adapter_config.json")
+            config |= {"base_model_name_or_path": model.base.repository, "revision": model.base.revision}
+            write_json(folder / "adapter_config.json", config)
+        write_json(folder / "task.json", task(chosen, card["question"], card["classes"]))
+        (folder / "README.md").write_text(model_card(model, candidates), encoding="utf-8")
+    print(f"{target}: {chosen.method}, seed {chosen.seed}")
+    environment.record(f"best@{dataset}")
+
+
+def task(chosen: Candidate, question: str, classes: list[str]) -> dict[str, Any]:
+    """What stands in `task.json`; `conversation` asks the question with all class names in their order."""
+    asked = questions.render(question, list(dict.fromkeys(classes)))
+    conversation = [
+        {**turn, "content": [fill(block, asked) for block in turn["content"]]} for turn in chosen.task.conversation
+    ]
+    return {"question": question, "classes": classes, **chosen.task.model_dump(), "conversation": conversation}
+
+
+def fill(block: dict[str, str], question: str) -> dict[str, str]:
+    """A block of a conversation's turn with the question in its place.
+
+    >>> fill({"type": "text", "text": "{question} Think."}, "What is it?")
+    {'type': 'text', 'text': 'What is it? Think.'}
+    """
+    return block | ({"text": block["text"].replace("{question}", question)} if "text" in block else {})
+
+
+def describe(target: str, dataset: str, grid: Grid, folder: Path, card: dict[str, Any]) -> Model:
+    """Look up what the model card tells of the model in `folder` and of its data."""
+    section = read_section(f"download.{dataset}", dict[str, Any])
+    return Model(
+        folder=target,
+        dataset=dataset,
+        question=card["question"],
+        classes=card["classes"],
+        dataset_repository=section["repository"] if section["source"] == "hub" else None,
+        notes=read_notes(grid.model_copy(update={"datasets": [dataset]}), DATASETS).get(dataset, []),
+        base=describe_base(),
+        adapters=(folder / "adapter_config.json").is_file(),
+        weights={file.name: content_md5(file) for file in sorted(folder.glob("*.safetensors"))},
+        versions=versions(Path("requirements.lock").read_text(encoding="utf-8")),
+    )
+
+
+def describe_base() -> Base:
+    """What `models/base_model` is, or points to."""
+    pointer, md5 = loading.read(BASE_MODEL), content_md5(Path(BASE_MODEL))
+    if pointer.repository is not None:
+        # Not `loading.weights`, which would fetch gigabytes.
+        config = hub.fetch_file(BASE_MODEL, pointer.repository, "config.json", str(pointer.revision))
+        origin, place = f"{pointer.repository} at {pointer.revision}", pointer.repository
+    else:
+        config = loading.weights(BASE_MODEL, pointer) / "config.json"
+        origin, place = "as stage `base_model` teaches it", "../../base_model"
+        if pointer.path is not None:
+            origin, place = "a folder on disk", "folder/of/the/base/model"
+    return Base(read_json(config)["model_type"], md5, origin, place, pointer.repository, pointer.revision)
+
+
+def versions(lock: str) -> dict[str, str]:
+    """The versions of `LIBRARIES` in the text of `requirements.lock`.
+
+    >>> versions("torch==2.13.0\\nbanana==1\\n")
+    {'torch': '2.13.0'}
+    """
+    found = dict(re.findall(r"^([\w.-]+)==(\S+)", lock, re.MULTILINE))
+    return {name: found[name] for name in LIBRARIES if name in found}
+
+
+if __name__ == "__main__":
+    main(best)

@@ -1,0 +1,80 @@
+"""What the evaluating stages share: a model that is loaded once and asked, tracked, and resumed where interrupted."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from stages import environment
+from stages.engine import determinism, tracking
+from stages.errors import UserError
+from stages.methods.method import load as load_method
+from stages.params import read_section
+from stages.scratch import scratch
+from stages.tasks import evaluation, samples
+
+Answers = Callable[[str, str], pd.DataFrame]
+"""The predictions for the images of a dataset, by its name and `test` or `validation`."""
+
+
+@contextmanager
+def model_under_test(
+    stage: str, cell: Mapping[str, Any], method: str, folder: str
+) -> Iterator[tuple[tracking.Run, Answers]]:
+    """Load the model in `folder`, and yield the tracked run, and what asks the model in the words of `method`.
+
+    Args:
+        stage: its name, as DVC has it.
+        cell: what names its record: `setting`, `method`, `trained_on`, `evaluated_on` (None: several), `seed`.
+        method: the name of a method; `cell` may have another, as zero-shot has.
+        folder: of the model.
+
+    Raises:
+        UserError: there are no images to ask about.
+    """
+    setting, seed, dataset = cell["setting"], cell["seed"], cell["evaluated_on"]
+    params = read_section("evaluate", evaluation.EvaluateParams)
+    images = read_section("images", samples.ImageParams)
+    asked_about = "" if dataset is None else f"/{dataset}"
+    inputs = {"data": f"data/partition/{setting}/{seed}{asked_about}", "model": folder}
+    tags = {**cell, "dataset": cell["trained_on"] or dataset}
+    dependencies = evaluation.dependencies(stage.partition("@")[0], method, params, images, seed)
+    with (
+        tracking.run(stage, params.model_dump(), tags, inputs) as run,
+        scratch(stage, dependencies, inputs | {"images": f"data/download{asked_about}"}) as finished,
+    ):
+        determinism.pin()
+        from stages.engine.model import device, load_model, load_processor
+
+        model, processor, way = load_model(folder).to(device()), load_processor(folder), load_method(method)
+
+        def answers(asked: str, name: str) -> pd.DataFrame:
+            found = samples.read(setting, seed, asked, name, images.size)
+            if not len(found):
+                raise UserError(f"{stage}: {asked} has no {name} images; `split` and `download.{asked}` say how many")
+            return evaluation.evaluate(model, processor, way, found, params, seed, finished / asked)
+
+        yield run, answers
+        environment.record(stage)
+
+
+def evaluate_model(
+    stage: str,
+    cell: Mapping[str, Any],
+    method: str,
+    folder: str,
+    output: str,
+    name: str = "test",
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Ask a model about the `name` images of one dataset; see `model_under_test` for the other arguments.
+
+    Writes `metrics/records/<output>.json`, the names in `cell`, what `more` has, and the numbers; and
+    `metrics/predictions/<output>.parquet`, one row per image.
+    """
+    with model_under_test(stage, cell, method, folder) as (run, answers):
+        predictions = answers(cell["evaluated_on"], name)
+        table, record = Path(f"metrics/predictions/{output}.parquet"), Path(f"metrics/records/{output}.json")
+        run.log_metrics(evaluation.write(predictions, table, record, {"stage": stage, **cell, **(more or {})}))

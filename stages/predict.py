@@ -1,0 +1,183 @@
+"""What a saved model says of new images, in a table or as JSON.
+
+    python -m stages.predict --model models/best/digits photo.jpg folder/
+
+No stage: nothing imports it, and it writes nothing. An image is read, resized and asked about as in stage `evaluate`;
+the question lists all class names, since nobody knows the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import Field
+from tabulate import tabulate
+
+from stages.engine import determinism
+from stages.engine.generation import GenerationParams, generate
+from stages.errors import UserError, maker, told
+from stages.files import read_json
+from stages.methods import catalogue
+from stages.methods.method import load as load_method
+from stages.params import Section, validate
+from stages.tasks import questions, samples
+from stages.tasks.sources.folder import image_files
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class Task(Section):
+    """`task.json` of a saved model; see stage `best`."""
+
+    question: str
+    classes: list[str] = Field(min_length=1)
+    method: str
+    conversation: list[dict[str, Any]]
+    image_size: int = Field(gt=0)
+    generation: GenerationParams
+    seed: int
+
+    def ask(self, question: str) -> list[dict[str, Any]]:
+        """The turns of the conversation, with another question in the place of this one."""
+        names = list(dict.fromkeys(self.classes))
+        old, new = questions.render(self.question, names), questions.render(question, names)
+        return [
+            {
+                **turn,
+                "content": [
+                    block | ({"text": block["text"].replace(old, new)} if "text" in block else {})
+                    for block in turn["content"]
+                ],
+            }
+            for turn in self.conversation
+        ]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of an image: the class name, None where the output has none; and the output as it is."""
+
+    image: str
+    answer: str | None
+    output: str
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="images, and folders of images")],
+    model: Annotated[Path, typer.Option(help="folder of a model that stage `best` saved, as models/best/digits")],
+    question: Annotated[str | None, typer.Option(help="to ask instead of the model's own; the names follow")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="images at a time")] = None,
+    json_lines: Annotated[bool, typer.Option("--json", help="print one JSON object per line")] = False,
+) -> None:
+    """Print what a saved model sees in images; `?` and its words where it names none of its classes.
+
+    An image that cannot be read is told on stderr, and the others go on; the exit status is then 1.
+    """
+    task = read_task(model)
+    determinism.pin()
+    from stages.engine.model import device, load_model, load_processor
+
+    loaded, processor = load_model(model).to(device()), load_processor(model)
+    problems: list[str] = []
+    readable = decoded(paths(images, problems), task.image_size, problems)
+    predictions = answers(loaded, processor, task, question or task.question, readable, batch_size)
+    if json_lines:
+        for prediction in predictions:
+            print(json.dumps(asdict(prediction), ensure_ascii=False), flush=True)
+    elif rows := [(each.image, each.answer or f"? {json.dumps(each.output)}") for each in predictions]:
+        print(tabulate(rows, headers=("image", "answer"), tablefmt="plain", disable_numparse=True))
+    if problems:
+        sys.exit(1)
+
+
+def read_task(model: Path) -> Task:
+    """Read `task.json` of a model's folder.
+
+    Raises:
+        UserError: there is no such folder or file, or it is broken.
+    """
+    path = model / "task.json"
+    if not model.is_dir():
+        raise UserError(f"--model: {model} is missing; legal: a folder that stage `best` wrote; `{maker(model)}`")
+    if not path.is_file():
+        raise UserError(f"--model: {model} has no task.json; legal: a folder that stage `best` wrote")
+    task = validate(str(path), read_json(path), Task)
+    if task.method not in catalogue.METHODS:
+        raise UserError(f"{path}: method: {task.method!r} is not legal; legal: {', '.join(catalogue.METHODS)}")
+    return task
+
+
+def paths(given: Sequence[Path], problems: list[str]) -> Iterator[Path]:
+    """The files given, and those in folders that are images by their name, by path; see `decoded` for `problems`."""
+    for path in given:
+        if not path.is_dir():
+            yield path
+        elif found := sorted(image_files(path)):
+            yield from found
+        else:
+            _tell(f"{path}: has no image in it", problems)
+
+
+def decoded(files: Iterator[Path], size: int, problems: list[str]) -> Iterator[tuple[Path, Image.Image]]:
+    """The images that can be read, resized; of each other one a line goes to stderr, and to `problems`."""
+    for file in files:
+        try:
+            yield file, samples.decode(file.read_bytes(), str(file), size)
+        except UserError as error:
+            _tell(str(error), problems)
+        except OSError as error:
+            _tell(f"{file}: {(error.strerror or str(error)).lower()}", problems)
+
+
+def answers(
+    model: Any,
+    processor: Any,
+    task: Task,
+    question: str,
+    images: Iterator[tuple[Path, Image.Image]],
+    batch_size: int | None = None,
+) -> Iterator[Prediction]:
+    """Ask the model about the images, a batch at a time, so that any number of them fits in memory."""
+    generation = (
+        task.generation if batch_size is None else task.generation.model_copy(update={"batch_size": batch_size})
+    )
+    parse, conversation = load_method(task.method).parse, task.ask(question)
+    for number, batch in enumerate(batches(images, generation.batch_size)):
+        pictures = [picture for _, picture in batch]
+        # Where outputs are sampled, each batch has a seed of its own.
+        seed = task.seed + number
+        outputs = generate(model, processor, [conversation] * len(batch), pictures, generation, seed)
+        for (file, _), (output, _) in zip(batch, outputs, strict=True):
+            answer = parse(output)
+            yield Prediction(str(file), answer if answer in task.classes else None, output)
+
+
+def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items, the last one perhaps shorter.
+
+    >>> list(batches(iter("abc"), 2))
+    [['a', 'b'], ['c']]
+    """
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def _tell(problem: str, problems: list[str]) -> None:
+    print(f"error: {problem}", file=sys.stderr, flush=True)
+    problems.append(problem)
+
+
+if __name__ == "__main__":
+    # Not by `stages.errors.main`: predictions may be made while stages run, and take no lock.
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(predict)
+    with told():
+        app()

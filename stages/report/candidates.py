@@ -1,0 +1,79 @@
+"""The models of a dataset among which stage `best` chooses: the records of stage `validate`, checked and in order."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from stages.files import read_json, reading
+from stages.params import Section
+from stages.report.records import Evaluation, Part
+
+ALL = "all"
+"""The one part of the setting `few_shot`."""
+
+
+class Taught(Section):
+    """How much a model was taught: images, images per class, and class names that each question listed."""
+
+    images: int
+    shots: int
+    options: int
+
+
+class Task(Section):
+    """How a model is asked: `conversation` has `{question}` in the place of the question and its class names."""
+
+    method: str
+    conversation: list[dict[str, Any]]
+    image_size: int
+    generation: dict[str, Any]
+    seed: int
+
+
+class Candidate(Evaluation):
+    """The record of one `validate`; `parts` are its numbers on validation images, `test` those on test images."""
+
+    model_md5: str
+    data_md5: dict[str, str]
+    taught: Taught
+    recipe: dict[str, Any]
+    task: Task
+    test: dict[str, Part]
+
+
+def read_candidates(folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> list[Candidate]:
+    """Read the records of one dataset.
+
+    Raises:
+        UserError: a record is not one.
+        OSError: a record is missing.
+    """
+    candidates = []
+    for method, seed in product(methods, seeds):
+        path = folder / f"{method}-{seed}.json"
+        content = read_json(path)
+        with reading(path, "a record of stage validate"):
+            candidates.append(Candidate.model_validate(content))
+    return candidates
+
+
+def ranked(candidates: Sequence[Candidate], methods: Sequence[str]) -> list[Candidate]:
+    """Put candidates in order, the best first.
+
+    By accuracy on validation images under the published rule, then under the strict one; where both are equal, who
+    generates fewer tokens, then who stands first in `methods`, then the smaller seed.
+    """
+
+    def key(candidate: Candidate) -> tuple:
+        part = candidate.parts[ALL]
+        return (
+            -Fraction(part.correct, part.samples),
+            -Fraction(part.strict_correct, part.samples),
+            Fraction(part.generated_tokens, part.samples),
+            methods.index(candidate.method),
+            candidate.seed,
+        )
+
+    return sorted(candidates, key=key)

@@ -1,0 +1,231 @@
+"""The model card of a saved model: metadata as the Hugging Face hub reads it, and what a person wants to know."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from stages.report.candidates import ALL, Candidate
+from stages.report.records import Part
+
+RULES = {"accuracy": "correct", "strict accuracy": "strict_correct"}
+"""The two accuracies, and the counts behind them."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that was taught.
+
+    Attributes:
+        architecture: its `model_type`, as transformers has it.
+        md5: of `models/base_model`.
+        origin: where it is from, in words.
+        place: from where adapters load it, seen from their folder; or `repository`.
+        repository: its name on the hub, None where it has none.
+        revision: the commit there.
+    """
+
+    architecture: str
+    md5: str
+    origin: str
+    place: str
+    repository: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is told of a saved model beside what the records of the candidates say.
+
+    Attributes:
+        folder: where it is saved.
+        dataset: by its name in `params.yaml`.
+        question: that is asked of each image.
+        classes: their names.
+        dataset_repository: the name of the dataset on the hub, None where it has none.
+        notes: how the dataset differs from the paper's.
+        base: what was taught.
+        adapters: whether the folder has LoRA adapters, and not all weights.
+        weights: md5 by file of weights.
+        versions: of the libraries that change what is computed, by name, as `requirements.lock` has them.
+    """
+
+    folder: str
+    dataset: str
+    question: str
+    classes: Sequence[str]
+    dataset_repository: str | None
+    notes: Sequence[str]
+    base: Base
+    adapters: bool
+    weights: Mapping[str, str]
+    versions: Mapping[str, str]
+
+
+def model_card(model: Model, candidates: Sequence[Candidate]) -> str:
+    """The card of the first of `candidates`, which are in order; it names no time, host or absolute path."""
+    best = candidates[0]
+    metadata = _metadata(model, best)
+    lines = [
+        f"# {model.dataset}: {best.method}",
+        "",
+        f"Names what is in an image: one of the {len(model.classes)} classes of the dataset {model.dataset}. The best "
+        f"by accuracy on validation images of the few-shot models below ({len(candidates)}).",
+        "",
+        "## Accuracy",
+        "",
+        "Percent by the published matching rule, in brackets by the strict one (the answer, and nothing else). The "
+        "choice was made on validation images alone; ties go to the strict rule, then to fewer tokens.",
+        "",
+        _accuracies(candidates),
+        "",
+        f"On {best.test[ALL].samples} test images, which nothing was chosen by, the saved model has "
+        f"**{_both(best.test[ALL])}**.",
+        "",
+        "## Use",
+        "",
+        "In the project that made it:",
+        "",
+        "```sh",
+        f"python -m stages.predict --model {model.folder} IMAGE...",
+        "```",
+        "",
+        "Anywhere, with this folder as the working directory (the processor of Qwen2-VL needs torchvision):",
+        "",
+        "```python",
+        _usage(model, best),
+        "```",
+        "",
+        "## How it was made",
+        "",
+        _facts(model, best),
+        *(f"- note on the data: {note}" for note in model.notes),
+        "",
+        "Settings:",
+        "",
+        "```json",
+        json.dumps({"rewards": best.recipe["rewards"], **best.recipe["settings"]}, indent=2),
+        "```",
+        "",
+        "The same bytes again, in the project that made it:",
+        "",
+        "```sh",
+        f"dvc repro best@{model.dataset}",
+        "```",
+    ]
+    return str(ModelCard("\n".join(["---", metadata.to_yaml(), "---", "", *lines, ""])))
+
+
+def _metadata(model: Model, best: Candidate) -> ModelCardData:
+    test = best.test[ALL]
+    results = [
+        EvalResult(
+            task_type="image-text-to-text",
+            dataset_type=model.dataset_repository or model.dataset,
+            dataset_name=model.dataset,
+            dataset_split="test",
+            metric_type="accuracy",
+            metric_name=name,
+            metric_value=round(_percent(test, count), 2),
+        )
+        for name, count in RULES.items()
+    ]
+    return ModelCardData(
+        model_name=f"{model.dataset}-{best.method}",
+        base_model=model.base.repository,
+        base_model_relation=model.base.repository and ("adapter" if model.adapters else "finetune"),
+        library_name="peft" if model.adapters else "transformers",
+        pipeline_tag="image-text-to-text",
+        tags=[model.base.architecture, "image-classification", "few-shot", best.method, best.recipe["trainer"]],
+        datasets=model.dataset_repository and [model.dataset_repository],
+        metrics=["accuracy"],
+        eval_results=results,
+    )
+
+
+def _accuracies(candidates: Sequence[Candidate]) -> str:
+    """A table of all candidates, the best first."""
+    parts = [candidate.parts[ALL] for candidate in candidates]
+    table = pd.DataFrame(
+        {
+            "method": [candidate.method for candidate in candidates],
+            "seed": [candidate.seed for candidate in candidates],
+            "validation images": [part.samples for part in parts],
+            "accuracy": [_both(part) for part in parts],
+            "tokens per answer": [f"{part.generated_tokens / part.samples:.1f}" for part in parts],
+            "stage": [f"`{candidate.stage}`" for candidate in candidates],
+        }
+    )
+    return table.to_markdown(index=False, disable_numparse=True)
+
+
+def _facts(model: Model, best: Candidate) -> str:
+    rows = {
+        "method": f"{best.method}, trained by `{best.recipe['trainer']}`"
+        + (", with LoRA adapters" if model.adapters else ""),
+        "rewards": " + ".join(best.recipe["rewards"]) or "none",
+        "seed": str(best.seed),
+        "training images": f"{best.taught.images}, {best.taught.shots} of each class; a question listed "
+        f"{best.taught.options} of {len(model.classes)} class names, in predictions all of them",
+        "question": model.question,
+        "images": f"resized to {best.task.image_size} x {best.task.image_size} pixels",
+        "base model": f"{model.base.architecture}, {model.base.origin}; md5 `{model.base.md5}`",
+        **{f"md5 of {name}": f"`{md5}`" for name, md5 in model.weights.items()},
+        "md5 of the model as trained": f"`{best.model_md5}`",
+        **{f"md5 of {path}": f"`{md5}`" for path, md5 in best.data_md5.items()},
+        "libraries, as in requirements.lock": ", ".join(
+            f"{name} {version}" for name, version in model.versions.items()
+        ),
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in rows.items())
+
+
+def _usage(model: Model, best: Candidate) -> str:
+    """Python that asks the model about one image, as stage `evaluate` does."""
+    generation = best.task.generation
+    if model.adapters:
+        base = f'"{model.base.place}"' + (f', revision="{model.base.revision}"' if model.base.revision else "")
+        imports = ["from peft import PeftModel"]
+        load = [
+            f"base = AutoModelForImageTextToText.from_pretrained({base})",
+            'model = PeftModel.from_pretrained(base, ".")',
+        ]
+    else:
+        imports, load = [], ['model = AutoModelForImageTextToText.from_pretrained(".")']
+    sampling = {"do_sample": False}
+    if generation["temperature"] > 0:
+        sampling = {"do_sample": True, "temperature": generation["temperature"], "top_k": 0, "top_p": 1.0}
+    options = {"max_new_tokens": generation["max_new_tokens"], **sampling}
+    size = best.task.image_size
+    return "\n".join(
+        [
+            "import json",
+            *imports,
+            "from PIL import Image",
+            "from transformers import AutoModelForImageTextToText, AutoProcessor",
+            "",
+            'processor = AutoProcessor.from_pretrained(".")',
+            *load,
+            'conversation = json.load(open("task.json"))["conversation"]',
+            "text = processor.apply_chat_template(conversation, add_generation_prompt=True)",
+            f'image = Image.open("image.png").convert("RGB").resize(({size}, {size}), Image.Resampling.LANCZOS)',
+            'inputs = processor(text=[text], images=[image], return_tensors="pt")',
+            f"tokens = model.generate(**inputs, {', '.join(f'{name}={value!r}' for name, value in options.items())})",
+            'print(processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+        ]
+    )
+
+
+def _percent(part: Part, count: str) -> float:
+    return 100 * getattr(part, count) / part.samples
+
+
+def _both(part: Part) -> str:
+    """For instance `63.20 (60.00)`.
+
+    >>> _both(Part(samples=4, correct=3, strict_correct=2, answer_rate=100, generated_tokens=8))
+    '75.00 (50.00)'
+    """
+    return f"{_percent(part, 'correct'):.2f} ({_percent(part, 'strict_correct'):.2f})"

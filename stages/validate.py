@@ -1,0 +1,61 @@
+"""Stage `validate`: one few-shot model on validation images, which stage `best` chooses by; never on test images."""
+
+from pathlib import Path
+from typing import Any
+
+from stages.content import content_md5
+from stages.errors import main
+from stages.evaluating import evaluate_model
+from stages.files import read_json, read_parquet
+from stages.methods.method import load as load_method
+from stages.params import read_section
+from stages.tasks.evaluation import EvaluateParams
+from stages.tasks.samples import ImageParams
+
+SETTING = "few_shot"
+
+
+def validate(method: str, dataset: str, seed: int) -> None:
+    """Write `metrics/records/validate/<dataset>/<method>-<seed>.json`, and its predictions, one row per sample.
+
+    Besides the numbers, the record has what describes this candidate; see `describe`.
+    """
+    key = f"{SETTING}-{method}-{dataset}-{seed}"
+    cell = {"setting": SETTING, "method": method, "trained_on": dataset, "evaluated_on": dataset, "seed": seed}
+    stage, output = f"validate@{method}-{dataset}-{seed}", f"validate/{dataset}/{method}-{seed}"
+    candidate = describe(key, method, dataset, seed)
+    evaluate_model(stage, cell, method, f"models/train/{key}", output, "validation", candidate)
+
+
+def describe(key: str, method: str, dataset: str, seed: int) -> dict[str, Any]:
+    """What a model card and later predictions need to know of the model that `train@<key>` taught.
+
+    The md5s of the model and of its data, how much data that was, the recipe, the words in which the model is asked
+    with `{question}` in the place of the question, and the numbers that stage `evaluate` found on test images.
+    """
+    params = read_section("evaluate", EvaluateParams)
+    download, partition = f"data/download/{dataset}", f"data/partition/{SETTING}/{seed}/{dataset}"
+    taught = read_parquet(f"{partition}/train.parquet", ["label", "options"])
+    part = "all" if params.prompts == "published" else None
+    return {
+        "model_md5": content_md5(Path(f"models/train/{key}")),
+        "data_md5": {path: content_md5(Path(path)) for path in (download, partition)},
+        "taught": {
+            "images": len(taught),
+            "shots": int(taught["label"].value_counts().max()),
+            "options": len(taught["options"].iloc[0]),
+        },
+        "recipe": read_json(f"models/recipes/{method}-{dataset}.json"),
+        "task": {
+            "method": method,
+            "conversation": load_method(method).conversation("{question}", part),
+            "image_size": read_section("images", ImageParams).size,
+            "generation": params.generation.model_dump(),
+            "seed": seed,
+        },
+        "test": read_json(f"metrics/records/evaluate/{key}.json")["parts"],
+    }
+
+
+if __name__ == "__main__":
+    main(validate)

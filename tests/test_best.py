@@ -1,0 +1,340 @@
+"""The best model of a dataset: which one it is, what is saved of it, and what its card says."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from huggingface_hub import ModelCard
+
+from stages import best, configure
+from stages.content import content_md5
+from stages.errors import UserError
+from stages.files import read_json, write_json
+from stages.params import read_params
+from stages.report.candidates import Candidate, ranked, read_candidates
+from stages.report.model_card import Base, Model, model_card
+from tests.conftest import ROOT, Project, write_random_model
+from tests.hub import COMMIT, Hub, repository, serve
+from tests.test_warm import Server, start
+
+METHODS = ["sft", "no_thinking"]
+RECORDS = "metrics/records/validate/digits"
+SAVED = "models/best/digits"
+
+
+def record(method: str = "sft", seed: int = 1, correct: int = 5, strict: int = 5, tokens: int = 40) -> dict:
+    """What stage `validate` writes."""
+    part = {"samples": 10, "correct": correct, "strict_correct": strict, "answer_rate": 100, "generated_tokens": tokens}
+    cell = {"setting": "few_shot", "method": method, "trained_on": "digits", "evaluated_on": "digits", "seed": seed}
+    return {"stage": f"validate@{method}-digits-{seed}", **cell} | {
+        "model_md5": "0" * 32 + ".dir",
+        "data_md5": {"data/download/digits": "1" * 32 + ".dir"},
+        "taught": {"images": 40, "shots": 4, "options": 10},
+        "recipe": {"trainer": "grpo", "rewards": {"equality": {}}, "settings": {"steps": 25}},
+        "task": {
+            "method": method,
+            "conversation": [
+                {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "{question} Answer."}]}
+            ],
+            "image_size": 32,
+            "generation": {"batch_size": 4, "max_new_tokens": 6, "temperature": 0.0},
+            "seed": seed,
+        },
+        "test": {"all": part | {"correct": 7, "strict_correct": 6}},
+        "parts": {"all": part},
+    }
+
+
+def candidate(*args, **kwargs) -> Candidate:
+    return Candidate.model_validate(record(*args, **kwargs))
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ({"correct": 6, "strict": 0, "tokens": 90, "method": "no_thinking", "seed": 2}, {}),
+        ({"strict": 6, "tokens": 90, "method": "no_thinking", "seed": 2}, {}),
+        ({"tokens": 39, "method": "no_thinking", "seed": 2}, {}),
+        ({"method": "sft", "seed": 2}, {"method": "no_thinking"}),
+        ({"seed": 2}, {"seed": 10}),
+    ],
+    ids=["accuracy", "strict accuracy", "tokens", "order of methods", "seed"],
+)
+def test_order_of_candidates(better, worse):
+    first, second = candidate(**better), candidate(**worse)
+    assert ranked([first, second], METHODS) == [first, second]
+    assert ranked([second, first], METHODS) == [first, second]
+
+
+def test_test_images_choose_nothing():
+    first, second = record(correct=6), record("no_thinking", correct=5)
+    second["test"]["all"]["correct"] = 10
+    assert ranked([Candidate.model_validate(second), Candidate.model_validate(first)], METHODS)[0].method == "sft"
+
+
+def test_candidates_are_those_of_the_grid(tmp_path):
+    for method in ("sft", "cls_rl"):
+        write_json(tmp_path / f"{method}-1.json", record(method))
+    assert [each.method for each in read_candidates(tmp_path, ["sft"], [1])] == ["sft"]
+    write_json(tmp_path / "sft-1.json", record() | {"parts": {"all": {}}})
+    with pytest.raises(UserError) as caught:
+        read_candidates(tmp_path, ["sft"], [1])
+    assert "sft-1.json: cannot be read as a record of stage validate" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def model(**changes) -> Model:
+    return Model(
+        **{
+            "folder": SAVED,
+            "dataset": "digits",
+            "question": "What digit is in the photo?",
+            "classes": ["zero", "one"],
+            "dataset_repository": None,
+            "notes": [],
+            "base": Base("qwen2_vl", "2" * 32, "as stage `base_model` teaches it", "../../base_model"),
+            "adapters": False,
+            "weights": {"model.safetensors": "3" * 32},
+            "versions": {"torch": "2.13.0"},
+        }
+        | changes
+    )
+
+
+def test_card_tells_what_is_known():
+    card = model_card(model(), [candidate(correct=6), candidate("no_thinking", strict=4)])
+    for told in (
+        "dvc repro best@digits",
+        "python -m stages.predict --model models/best/digits",
+        "`validate@sft-digits-1`",
+        "60.00 (50.00)",
+        "`validate@no_thinking-digits-1`",
+        "50.00 (40.00)",
+        "**70.00 (60.00)**",
+        "rewards: equality",
+        '"steps": 25',
+        "md5 of model.safetensors: `" + "3" * 32,
+        "md5 of data/download/digits: `" + "1" * 32,
+        "torch 2.13.0",
+        "40, 4 of each class",
+    ):
+        assert told in card, told
+    data = ModelCard(card).data
+    assert (data.pipeline_tag, data.library_name, data.metrics) == ("image-text-to-text", "transformers", ["accuracy"])
+    assert (data.base_model, data.datasets, data.license) == (None, None, None)
+    results = {result.metric_name: result.metric_value for result in data.eval_results}
+    assert results == {"accuracy": 70.0, "strict accuracy": 60.0}
+    assert {result.dataset_split for result in data.eval_results} == {"test"}
+
+
+def test_card_of_adapters_on_a_model_of_the_hub():
+    base = Base("qwen2_vl", "2" * 32, f"Qwen/Base at {COMMIT}", "Qwen/Base", "Qwen/Base", COMMIT)
+    card = model_card(model(base=base, adapters=True, dataset_repository="me/digits"), [candidate()])
+    data = ModelCard(card).data
+    assert (data.base_model, data.base_model_relation, data.library_name) == ("Qwen/Base", "adapter", "peft")
+    assert data.datasets == ["me/digits"]
+    assert f'base = AutoModelForImageTextToText.from_pretrained("Qwen/Base", revision="{COMMIT}")' in card
+    assert 'model = PeftModel.from_pretrained(base, ".")' in card
+
+
+# The stages themselves, on models of random weights.
+
+
+@pytest.fixture(scope="module")
+def server(module_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(module_project, tmp_path_factory.mktemp("server") / "warm")
+    yield server
+    server.process.kill()
+    server.process.wait()
+
+
+def stage(project: Project, server: Server, name: str, *arguments: str) -> tuple[int, str]:
+    process = start(project, "python", "-m", f"stages.{name}", *arguments, **server.environment)
+    output = process.communicate()[0]
+    return process.returncode, output
+
+
+@pytest.fixture(scope="module")
+def validated(module_project: Project, server: Server) -> Project:
+    """A clone after `evaluate` and `validate` of two models."""
+    project = module_project
+    project.change(
+        datasets=["digits"],
+        best=["digits"],
+        methods=METHODS,
+        settings=["few_shot"],
+        split__validation_shots=1,
+        split__test_per_class=1,
+        evaluate__generation__max_new_tokens=6,
+    )
+    folder = write_random_model(project.root / "models/base_model")
+    for method in METHODS:
+        shutil.copytree(folder, project.root / f"models/train/few_shot-{method}-digits-1")
+    before = ["configure"], ["download", "digits"], ["split", "digits", "1"], ["partition", "few_shot", "digits", "1"]
+    tests = [
+        command
+        for method in METHODS
+        for command in (["evaluate", "few_shot", method, "digits", "1"], ["validate", method, "digits", "1"])
+    ]
+    for command in (*before, *tests):
+        assert stage(project, server, *command) == (0, "")
+    return project
+
+
+def test_record_of_validation(validated):
+    """Numbers of validation images, beside those of `evaluate`."""
+    record = read_json(validated.root / RECORDS / "sft-1.json")
+    partition = validated.root / "data/partition/few_shot/1/digits"
+    rows = {name: set(pd.read_parquet(partition / f"{name}.parquet")["row"]) for name in ("validation", "test")}
+    predictions = pd.read_parquet(validated.root / "metrics/predictions/validate/digits/sft-1.parquet")
+    assert set(predictions["row"]) == rows["validation"]
+    assert not rows["validation"] & rows["test"]
+    assert record["parts"]["all"]["samples"] == len(rows["validation"]) == 10
+    assert record["test"] == read_json(validated.root / "metrics/records/evaluate/few_shot-sft-digits-1.json")["parts"]
+    assert record["model_md5"] == content_md5(validated.root / "models/train/few_shot-sft-digits-1")
+    assert record["recipe"] == read_json(validated.root / "models/recipes/sft-digits.json")
+    assert record["taught"] == {"images": 40, "shots": 4, "options": 10}
+    assert record["stage"] == "validate@sft-digits-1"
+
+
+def test_saved_model(validated, server):
+    """The weights as they were trained, the task, and a card; the same bytes twice; nothing of this machine in it."""
+    file = validated.root / RECORDS / "no_thinking-1.json"
+    told = read_json(file)
+    told["parts"]["all"]["correct"] = 10
+    write_json(file, told)
+    saved, trained = validated.root / SAVED, validated.root / "models/train/few_shot-no_thinking-digits-1"
+    assert stage(validated, server, "best", "digits") == (0, "models/best/digits: no_thinking, seed 1\n")
+    first = content_md5(saved)
+    assert stage(validated, server, "best", "digits")[0] == 0
+    assert content_md5(saved) == first
+    for path in trained.iterdir():
+        assert content_md5(saved / path.name) == content_md5(path)
+    task = read_json(saved / "task.json")
+    assert (task["method"], task["image_size"], task["seed"]) == ("no_thinking", 32, 1)
+    asked = task["conversation"][0]["content"][1]["text"]
+    assert asked.startswith(f"{task['question']}\n Please choose one from list [ {', '.join(task['classes'])}].")
+    assert asked.endswith("Please directly output the answer name.")
+    text = "".join(each.read_text() for each in (saved / "README.md", saved / "task.json"))
+    assert str(validated.root) not in text
+    assert str(Path.home()) not in text
+    assert content_md5(trained / "model.safetensors") in text
+
+
+def test_code_of_the_card_gives_an_answer(validated, server, in_directory, tmp_path, capsys):
+    """As it stands, but for the processor, which needs torchvision as transformers loads it."""
+    from PIL import Image
+
+    assert stage(validated, server, "best", "digits")[0] == 0
+    shutil.copytree(validated.root / SAVED, tmp_path / "model")
+    in_directory(tmp_path / "model")
+    Image.effect_mandelbrot((40, 30), (-2, -1, 1, 1), 30).save("image.png")
+    code = Path("README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    assert 'AutoProcessor.from_pretrained(".")' in code
+    code = code.replace("AutoProcessor.from_pretrained", "load_processor")
+    exec(f"from stages.engine.model import load_processor\n{code}", {})
+    printed = capsys.readouterr().out
+    command = ["predict", "--model", str(Path.cwd()), "--json", str(Path("image.png").resolve())]
+    status, output = stage(validated, server, *command)
+    assert status == 0, output
+    assert printed == json.loads(output)["output"] + "\n"
+    assert printed.strip()
+
+
+def test_another_model_than_the_validated_one(validated, tmp_path, in_directory):
+    shutil.copytree(validated.root, tmp_path / "copy", ignore=shutil.ignore_patterns(".git", ".dvc"))
+    in_directory(tmp_path / "copy")
+    for method in METHODS:
+        Path(f"models/train/few_shot-{method}-digits-1/config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"not the model that validate@.*-digits-1 tested; next: `dvc repro validate@"):
+        best.best("digits")
+
+
+def test_no_validation_images(validated, server):
+    """error: validate@sft-digits-1: digits has no validation images; ..."""
+    file = validated.root / "data/partition/few_shot/1/digits/validation.parquet"
+    table = pd.read_parquet(file)
+    try:
+        table.iloc[:0].to_parquet(file)
+        status, output = stage(validated, server, "validate", "sft", "digits", "1")
+    finally:
+        table.to_parquet(file, index=False)
+    assert status == 2
+    assert output.count("\n") == 1
+    assert output.startswith("error: validate@sft-digits-1: digits has no validation images; ")
+
+
+def test_adapters_name_their_base_model_on_the_hub(validated, in_directory, tmp_path, monkeypatch):
+    """So that PEFT finds it anywhere, and so does `load_model`."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from stages.engine.model import load_model, load_processor
+
+    trained = "models/train/few_shot-sft-digits-1"
+    for path in ("params.yaml", "requirements.lock", "data/download/digits"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        source = validated.root / path
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, tmp_path / path)
+    in_directory(tmp_path)
+    base = validated.root / "models/base_model"
+    write_json("models/base_model/loading.json", {"repository": "me/base", "revision": COMMIT})
+    adapted = get_peft_model(load_model(base), LoraConfig(target_modules=".*q_proj", r=2, init_lora_weights=False))
+    adapted.peft_config["default"].base_model_name_or_path = "models/base_model"
+    adapted.save_pretrained(trained)
+    load_processor(base).save_pretrained(trained)
+    for method in METHODS:
+        correct = 9 if method == "sft" else 1
+        write_json(
+            f"{RECORDS}/{method}-1.json", record(method, correct=correct) | {"model_md5": content_md5(Path(trained))}
+        )
+
+    class OneModel(Hub):
+        files = repository(base, "me/base")
+
+    with serve(OneModel, tmp_path / "cache", monkeypatch):
+        best.best("digits")
+        loaded = load_model(SAVED)
+    config = read_json(f"{SAVED}/adapter_config.json")
+    assert (config["base_model_name_or_path"], config["revision"]) == ("me/base", COMMIT)
+    assert ModelCard.load(f"{SAVED}/README.md").data.base_model == "me/base"
+    weights = loaded.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in adapted.state_dict().items())
+    assert any("lora_" in name for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"best": ["flowers"]}, "best: 'flowers' is not legal; legal: digits, letters, shapes, textures"),
+        ({"best": ["digits", "digits"]}, "best: 'digits' stands twice; legal: each value once"),
+        (
+            {"settings": ["base_to_new"], "transfer": []},
+            "best: ['digits'] is not legal without few_shot in settings; legal: []",
+        ),
+    ],
+)
+def test_mistakes_in_best(changes, said):
+    with pytest.raises(UserError) as caught:
+        configure.check(read_params(ROOT / "params.yaml") | changes)
+    assert str(caught.value) == said
+
+
+def test_no_validation_shots_is_told_before_any_work():
+    params = read_params(ROOT / "params.yaml")
+    params["split"]["validation_shots"] = 0
+    with pytest.raises(UserError, match=r"split\.validation_shots: 0 is not legal where best names datasets"):
+        configure.check(params)
+    configure.check(params | {"best": []})
+
+
+def test_leftovers_of_validation_are_cleared(tmp_path):
+    params = configure.check(read_params(ROOT / "params.yaml"))
+    folder = tmp_path / "metrics/records/validate"
+    for name in ("digits/sft-1.json", "digits/sft-2.json", "digits/unknown-1.json", "shapes/sft-1.json"):
+        write_json(folder / name, {})
+    left = {path.relative_to(folder).as_posix() for path in configure.leftovers(params, tmp_path)}
+    assert left == {"digits/sft-2.json", "digits/unknown-1.json", "shapes", "shapes/sft-1.json"}

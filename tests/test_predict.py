@@ -1,0 +1,192 @@
+"""What a saved model says of new images: what stage `evaluate` has it say; and what is said of images that are none."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image, ImageDraw
+
+from stages import best
+from stages.engine.generation import GenerationParams
+from stages.engine.model import load_model, load_processor
+from stages.errors import UserError
+from stages.files import read_json, write_json
+from stages.methods.method import load as load_method
+from stages.predict import answers, decoded, paths, read_task
+from stages.provenance import closure
+from stages.tasks import evaluation, questions, samples
+from tests.conftest import ROOT, Project, write_random_model
+from tests.test_best import candidate
+
+CLASSES = ["zero", "one", "two"]
+QUESTION = "What digit is in the photo?"
+PUBLISHED = evaluation.EvaluateParams(
+    prompts="published",
+    zero_shot_method="no_thinking",
+    generation=GenerationParams(batch_size=4, max_new_tokens=6, temperature=0.0),
+)
+
+
+def drawn(number: int) -> Image.Image:
+    image = Image.new("RGB", (40 + number, 30), (20 * number, 255 - 25 * number, 90))
+    ImageDraw.Draw(image).ellipse((3 * number, 2, 4 * number + 6, 28), fill=(250, 10 * number, 0))
+    return image
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    stream = BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model as stage `best` saves it, its weights random."""
+    folder = write_random_model(tmp_path_factory.mktemp("best") / "model")
+    conversation = load_method("no_thinking").conversation("{question}", "all")
+    chosen = candidate("no_thinking")
+    chosen = chosen.model_copy(update={"task": chosen.task.model_copy(update={"conversation": conversation})})
+    write_json(folder / "task.json", best.task(chosen, QUESTION, CLASSES))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(10):
+        (folder / f"{number}.png").write_bytes(encoded(drawn(number)))
+    return sorted(folder.iterdir())
+
+
+def outputs(model: Path, pictures: list[Path], **changes: object) -> list:
+    task = read_task(model)
+    question = str(changes.pop("question", task.question))
+    images = decoded(iter(pictures), task.image_size, [])
+    return list(answers(load_model(model), load_processor(model), task, question, images, **changes))
+
+
+def test_same_outputs_as_evaluation(model, pictures, tmp_path):
+    rendered = questions.render(QUESTION, CLASSES)
+    table = tmp_path / "images.parquet"
+    pd.DataFrame({"image": [{"bytes": file.read_bytes(), "path": None} for file in pictures]}).to_parquet(table)
+    same = {"label": 0, "answer": "zero", "options": CLASSES, "question": rendered, "part": "all"}
+    rows = [{"row": row, **same} for row in range(len(pictures))]
+    asked = samples.Samples(rows, samples.Images(table, range(len(pictures)), 32))
+    method = load_method("no_thinking")
+    loaded, processor = load_model(model), load_processor(model)
+    tested = evaluation.evaluate(loaded, processor, method, asked, PUBLISHED, 1, tmp_path / "scratch")
+    predicted = outputs(model, pictures)
+    assert [each.output for each in predicted] == list(tested["output"])
+    assert [each.image for each in predicted] == [str(file) for file in pictures]
+    assert len(set(tested["output"])) > 1
+
+
+def test_answer_is_a_class_or_none(model, pictures):
+    before = [each.output for each in outputs(model, pictures)]
+    task = read_json(model / "task.json")
+    known = before[0].strip()
+    assert known
+    try:
+        # The words in which the model is asked stay the same.
+        write_json(model / "task.json", task | {"classes": [known, "two"]})
+        after = outputs(model, pictures)
+    finally:
+        write_json(model / "task.json", task)
+    assert [each.output for each in after] == before
+    assert [each.answer for each in after] == [known if output.strip() == known else None for output in before]
+    assert None in [each.answer for each in after]
+
+
+def test_another_question_takes_the_place_of_the_first(model):
+    task = read_task(model)
+    first, other = (task.ask(question)[0]["content"][1]["text"] for question in (QUESTION, "Which one?"))
+    assert first == f"{questions.render(QUESTION, CLASSES)} Please directly output the answer name."
+    assert other == f"{questions.render('Which one?', CLASSES)} Please directly output the answer name."
+    assert task.ask(QUESTION) == task.conversation
+
+
+def test_batch_size_changes_no_answer(model, pictures):
+    assert outputs(model, pictures, batch_size=3) == outputs(model, pictures)
+
+
+def test_folders_and_any_format(tmp_path):
+    """Images below a folder, by path; an image that its camera held upright is turned upright."""
+    turned = Image.new("RGB", (40, 20), (255, 0, 0))
+    turned.paste((0, 0, 255), (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/turned.jpg").write_bytes(encoded(turned, "JPEG", exif=exif, quality=95))
+    (tmp_path / "a.webp").write_bytes(encoded(drawn(1), "WEBP"))
+    (tmp_path / "palette.GIF").write_bytes(encoded(drawn(2), "GIF"))
+    (tmp_path / "notes.txt").write_text("no image")
+    problems: list[str] = []
+    found = dict(decoded(paths([tmp_path], problems), 32, problems))
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.webp", "b/turned.jpg", "palette.GIF"]
+    assert {(image.mode, image.size) for image in found.values()} == {("RGB", (32, 32))}
+    image = found[tmp_path / "b/turned.jpg"]
+    assert image.getpixel((16, 4))[2] > 200 > 60 > image.getpixel((16, 4))[0]  # blue was left, and is above
+    assert image.getpixel((16, 28))[0] > 200
+    assert not problems
+
+
+def test_what_is_no_image_is_told_and_the_others_go_on(tmp_path, capsys):
+    good, broken, cut, empty = (tmp_path / name for name in ("good.png", "broken.png", "cut.png", "empty"))
+    good.write_bytes(encoded(drawn(1)))
+    broken.write_text("no image")
+    cut.write_bytes(encoded(drawn(2))[:-40])
+    empty.mkdir()
+    problems: list[str] = []
+    given = [tmp_path / "missing.png", broken, cut, empty, good]
+    assert [path for path, _ in decoded(paths(given, problems), 32, problems)] == [good]
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"error: {problem}" for problem in problems]
+    missing, unreadable, truncated, nothing = told
+    assert missing == f"error: {tmp_path / 'missing.png'}: no such file or directory"
+    assert unreadable == f"error: {broken}: cannot be read as an image; legal: any format that Pillow reads"
+    assert truncated.startswith(f"error: {cut}: cannot be read as an image (")
+    assert nothing == f"error: {empty}: has no image in it"
+
+
+def test_no_model(model, tmp_path):
+    with pytest.raises(UserError, match=r"models/best/x is missing; legal: a folder that .*; `dvc repro best@x`"):
+        read_task(Path("models/best/x"))
+    with pytest.raises(UserError, match=r"--model: .* has no task\.json; legal: a folder that stage `best` wrote"):
+        read_task(tmp_path)
+    write_json(tmp_path / "task.json", read_json(model / "task.json") | {"method": "magic"})
+    with pytest.raises(UserError, match=r"task\.json: method: 'magic' is not legal; legal: sft, "):
+        read_task(tmp_path)
+    write_json(tmp_path / "task.json", {"classes": []})
+    with pytest.raises(UserError, match=r"task\.json\.question: missing"):
+        read_task(tmp_path)
+
+
+def test_command(model, pictures, tmp_path):
+    """A table, or JSON by line, on stdout; what went wrong on stderr, and in the exit status."""
+    project = Project(ROOT)
+    command = ("python", "-m", "stages.predict", "--model", str(model))
+    expected = outputs(model, pictures)
+    done = project.run(*command, "--json", str(pictures[0].parent))
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {"image": each.image, "answer": each.answer, "output": each.output} for each in expected
+    ]
+    done = project.run(*command, str(pictures[3]), str(tmp_path / "missing.png"), str(pictures[4]), check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path / 'missing.png'}: no such file or directory\n"
+    head, *rows = done.stdout.splitlines()
+    assert head.split() == ["image", "answer"]
+    column = head.index("answer")
+    said = [f"? {json.dumps(expected[i].output)}" for i in (3, 4)]
+    assert [(row[:column].strip(), row[column:]) for row in rows] == [
+        (str(pictures[i]), text) for i, text in zip((3, 4), said, strict=True)
+    ]
+    done = project.run("python", "-m", "stages.predict", "--model", str(tmp_path), str(pictures[0]), check=False)
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
+
+
+def test_no_stage_depends_on_it():
+    for file in (ROOT / "stages").glob("*.py"):
+        if file.stem not in ("predict", "__init__"):
+            assert "predict.py" not in [path.name for path in closure(f"stages.{file.stem}")]
