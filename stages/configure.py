@@ -17,10 +17,13 @@ from stages import environment
 from stages.engine import grpo, models, sft
 from stages.errors import UserError, main
 from stages.files import write_directory, write_json
+from stages.launch import LaunchParams
+from stages.launch import check as check_launch
 from stages.methods import catalogue
 from stages.methods.method import load
 from stages.params import Grid, Section, read_params, validate
 from stages.provenance import code_md5
+from stages.report.records import FEW_SHOT
 from stages.tasks import sources
 from stages.tasks.classes import SETTINGS
 from stages.tasks.evaluation import EvaluateParams
@@ -48,7 +51,7 @@ class Params(Grid):
     """All of `params.yaml`."""
 
     best: list[str]
-    launch: dict[str, Any]
+    launch: LaunchParams
     reward: str | list[str] | None
     rewards: RewardParams
     images: ImageParams
@@ -65,7 +68,18 @@ class Params(Grid):
 
 
 # The stages that follow this one; the code of `train` is in the recipes.
-STAGES = ("base_model", "download", "split", "partition", "zero_shot", "evaluate", "cross_eval", "aggregate")
+STAGES = (
+    "base_model",
+    "download",
+    "split",
+    "partition",
+    "zero_shot",
+    "evaluate",
+    "cross_eval",
+    "validate",
+    "best",
+    "aggregate",
+)
 
 TRAINERS = {"sft": sft.Params, "grpo": grpo.Params}
 
@@ -85,6 +99,11 @@ def check(params: dict[str, Any]) -> Params:
     for axis, legal in {"datasets": checked.download, "methods": catalogue.METHODS, "settings": SETTINGS}.items():
         _check_names(axis, getattr(checked, axis), legal)
     _check_names("transfer", checked.transfer, checked.settings)
+    _check_names("best", checked.best, checked.datasets)
+    if checked.best and FEW_SHOT not in checked.settings:
+        raise UserError(f"best: {checked.best} is not legal without {FEW_SHOT} in settings; legal: []")
+    if checked.best and checked.split.validation_shots == 0:
+        raise UserError("split.validation_shots: 0 is not legal where best names datasets; legal: from 1 on, or null")
     _check_unique("seeds", checked.seeds)
     for seed in checked.seeds:
         if seed < 0:
@@ -124,6 +143,7 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
     of_dataset = {key: value for key, value in of_dataset.items() if key in model.model_fields}
     validate(f"overrides.{dataset}", {**shared, **of_dataset}, model)
     settings = validate(f"train.{method}", {**shared, **of_dataset, **own}, model).model_dump()
+    check_launch(params.launch, settings, way.trainer)
     if settings["lora"]["target"] is None:
         key = f"models.{params.model}"
         if (targets := models.parse(key, params.models[params.model]).lora) is None:
@@ -157,7 +177,7 @@ def code(stage: str) -> dict[str, str]:
 
 
 def leftovers(params: Params, root: Path) -> list[Path]:
-    """Outputs of an earlier, larger grid, in folders that `cross_eval` and `aggregate` depend on as a whole."""
+    """Outputs of an earlier, larger grid, in folders on which other stages depend as a whole."""
     kept = {f"data/download/{dataset}" for dataset in params.datasets}
     for seed, dataset in product(params.seeds, params.datasets):
         for setting in params.settings:
@@ -168,9 +188,17 @@ def leftovers(params: Params, root: Path) -> list[Path]:
                 kept |= {f"metrics/records/evaluate/{setting}-{method}-{dataset}-{seed}.json"}
         for setting, method in product(params.transfer, params.methods):
             kept |= {f"metrics/records/cross_eval/{setting}-{method}-{dataset}-{seed}"}
+    for dataset, method, seed in product(params.best, params.methods, params.seeds):
+        validated = f"metrics/records/validate/{dataset}"
+        kept |= {validated, f"{validated}/{method}-{seed}.json"}
     return [
         path
-        for pattern in ("data/download/*", "data/partition/*/*/*", "metrics/records/*/*")
+        for pattern in (
+            "data/download/*",
+            "data/partition/*/*/*",
+            "metrics/records/validate/*/*",
+            "metrics/records/*/*",
+        )
         for path in sorted(root.glob(pattern))
         if path.relative_to(root).as_posix() not in kept
     ]

@@ -1,6 +1,7 @@
 """Which code a stage runs: the modules of this project that a module imports, directly or through others."""
 
 import ast
+import functools
 from hashlib import md5
 from pathlib import Path
 
@@ -43,15 +44,24 @@ def closure(*modules: str) -> list[Path]:
             continue
         seen.add(file)
         waiting += [module.rpartition(".")[0]] if "." in module else []
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        if ast.get_docstring(tree) and len(tree.body) == 1:
+        imported, is_empty = _imports(file)
+        waiting += imported
+        if is_empty:
             empty.add(file)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                waiting += [name.name for name in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
     return sorted({file.relative_to(ROOT) for file in seen - empty} - EXEMPT)
+
+
+@functools.cache  # every recipe asks about the same files
+def _imports(file: Path) -> tuple[list[str], bool]:
+    """What a file imports, as names that may be modules, and whether it holds no more than a docstring."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+    return found, bool(ast.get_docstring(tree)) and len(tree.body) == 1
 
 
 def code_md5(*modules: str) -> dict[str, str]:

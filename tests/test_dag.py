@@ -6,7 +6,9 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
+from dvc.repo.index import Index
 from ruamel.yaml import YAML
 
 from stages import configure
@@ -14,6 +16,7 @@ from stages.methods import catalogue
 from stages.provenance import EXEMPT, closure
 from tests.conftest import ROOT, Project
 
+AXES = ("datasets", "methods", "settings", "seeds", "transfer", "best")
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
@@ -24,9 +27,7 @@ def expected_names(params: dict) -> set[str]:
     def names(stage: str, *axes: list) -> set[str]:
         return {f"{stage}@{'-'.join(map(str, values))}" for values in product(*axes)}
 
-    datasets, methods, settings, seeds, transfer = (
-        params[axis] for axis in ("datasets", "methods", "settings", "seeds", "transfer")
-    )
+    datasets, methods, settings, seeds, transfer, best = (params[axis] for axis in AXES)
     return {
         "configure",
         "base_model",
@@ -38,6 +39,8 @@ def expected_names(params: dict) -> set[str]:
         *names("train", settings, methods, datasets, seeds),
         *names("evaluate", settings, methods, datasets, seeds),
         *names("cross_eval", transfer, methods, datasets, seeds),
+        *names("validate", methods, best, seeds),
+        *names("best", best),
     }
 
 
@@ -46,7 +49,7 @@ def test_stage_names_and_count_of_the_default_grid():
         names = [stage.name for stage in repo.index.stages]
     assert len(names) == len(set(names))
     assert set(names) == expected_names(PARAMS)
-    assert len(names) == 3 + 4 + 4 + 8 + 8 + 32 + 32 + 16
+    assert len(names) == 3 + 4 + 4 + 8 + 8 + 32 + 32 + 16 + 4 + 1
     assert "evaluate@base_to_new-cls_rl-digits-1" in names
 
 
@@ -67,13 +70,13 @@ def test_stage_depends_on_the_code_that_it_imports(stage):
 
 def test_every_stage_waits_for_the_check_of_params():
     assert set(STAGES) == {"configure", "train", *configure.STAGES}
-    assert "models/recipes/${item.method}.json" in STAGES["train"]["deps"]
+    assert "models/recipes/${item.method}-${item.dataset}.json" in STAGES["train"]["deps"]
     assert STAGES["configure"]["outs"] == ["data/code", "models/recipes"]
 
 
 @pytest.mark.parametrize("method", catalogue.METHODS)
 def test_recipe_names_the_code_that_training_loads_by_name(method):
-    recipe = configure.recipe(method, configure.check(PARAMS))
+    recipe = configure.recipe(method, "digits", configure.check(PARAMS))
     trainer = importlib.import_module(f"stages.engine.{recipe['trainer']}")
     modules = ["train", f"engine.{recipe['trainer']}", f"methods.{method}"]
     modules += [f"methods.rewards.{reward}" for reward in recipe["rewards"]]
@@ -84,24 +87,27 @@ def test_recipe_names_the_code_that_training_loads_by_name(method):
 
 # Which stages become stale when a key of params.yaml changes (the ones that follow from their outputs not counted).
 STALE = {
-    "reward": ["train@*-cls_rl-*", "train@*-no_thinking-*"],
+    "reward": ["train@*-cls_rl-*", "train@*-no_thinking-*", "validate@cls_rl-*", "validate@no_thinking-*"],
+    "launch.*": ["train@*"],
     "rewards.*": [],  # no method of this grid has the length reward
-    "images.size": ["train@*", "zero_shot@*", "evaluate@*", "cross_eval@*"],
-    "base_model.*": ["base_model"],
-    "download.digits.*": ["download@digits"],
+    "images.size": ["train@*", "zero_shot@*", "evaluate@*", "cross_eval@*", "validate@*"],
+    "models.embedded.lora.*": [],  # no method of this grid has adapters
+    "models.embedded.*": ["base_model"],
+    "models.*": [],  # models that are not chosen
+    "model": ["base_model"],
+    "download.digits.*": ["download@digits", "best@digits"],
     "download.shapes.*": ["download@shapes"],
     "download.*": [],
     "split.*": ["split@*"],
     "partition.few_shot.*": ["partition@few_shot-*"],
     "partition.base_to_new.*": ["partition@base_to_new-*"],
-    "sft.*": ["train@*-sft-*"],
-    "grpo.max_completion_length": ["train@*-cls_rl-*"],  # no_thinking has its own
-    "grpo.*": ["train@*-cls_rl-*", "train@*-no_thinking-*"],
-    "train.no_thinking.*": ["train@*-no_thinking-*"],
+    "sft.*": ["train@*-sft-*", "validate@sft-*"],
+    "grpo.max_completion_length": ["train@*-cls_rl-*", "validate@cls_rl-*"],  # no_thinking has its own
+    "grpo.*": ["train@*-cls_rl-*", "train@*-no_thinking-*", "validate@cls_rl-*", "validate@no_thinking-*"],
+    "train.no_thinking.*": ["train@*-no_thinking-*", "validate@no_thinking-*"],
     "train.*": [],  # methods that are not in this grid
-    "evaluate.*": ["zero_shot@*", "evaluate@*", "cross_eval@*"],
+    "evaluate.*": ["zero_shot@*", "evaluate@*", "cross_eval@*", "validate@*"],
 }
-AXES = ("datasets", "methods", "settings", "seeds", "transfer")
 # Keys with few legal values, and one of those.
 OTHER = {
     "reward": "accuracy",
@@ -115,6 +121,13 @@ OTHER = {
     "prompts": "training",
     "zero_shot_method": "cls_rl",
     "target": ".*q_proj",
+    "model": None,  # the others are downloads
+    "dtype": "float16",
+    "attention": "eager",
+    "revision": "0" * 40,
+    "strategy": "ddp",
+    "processes": None,  # one alone is legal in single
+    "max_prompt_length": 1024,
     "dropout": 0.1,
     "prompts_per_step": 16,
     "prompts_per_pass": 4,
@@ -173,40 +186,69 @@ def settled(module_project: Project) -> Project:
     return project
 
 
+def by_pattern(names: set[str], patterns: list[str]) -> set[str]:
+    return {name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+
+
+def declared(index: Index) -> dict[str, tuple[list[str], list[Path]]]:
+    """By stage: the keys of params.yaml, and the files written by `configure`, that it declares."""
+    found = {}
+    for stage in index.stages:
+        keys = [key for dep in stage.deps if isinstance(dep, ParamsDependency) for key in dep.params]
+        files = [Path(dep.fs_path) for dep in stage.deps if not isinstance(dep, ParamsDependency)]
+        found[stage.name] = keys, [file for file in files if {"code", "recipes"} & set(file.parts)]
+    return found
+
+
+def value_at(params: dict, key: str) -> object:
+    for part in key.split("."):
+        params = params[part]
+    return params
+
+
 def test_each_parameter_makes_exactly_its_stages_stale(settled, in_directory):
+    """From what stages declare for every key; and as DVC itself finds it, which takes longer, for one of each kind."""
     in_directory(settled.root)
     original = (settled.root / "params.yaml").read_text()
     yaml = YAML(typ="safe")
     params = yaml.load(original)
     yaml.default_flow_style = False
     names = expected_names(params)
+    with Repo(str(settled.root)) as repo:
+        stages = declared(repo.index)
+    written = {file: file.read_bytes() for _, files in stages.values() for file in files}
     wrong = {}
+    seen: list[str] = []
     checked = 0
     for path in leaves(params):
-        key = ".".join(path)
-        if path[0] in AXES:
-            continue
-        value = params
-        for part in path:
-            value = value[part]
-        if (new := other(path, value)) is None:
+        if path[0] in AXES or (new := other(path, value_at(params, ".".join(path)))) is None:
             continue
         changed = yaml.load(original)
         set_path(changed, path, new)
         with (settled.root / "params.yaml").open("w") as file:
             yaml.dump(changed, file)
         configure.configure()
-        with Repo(str(settled.root)) as repo:
-            stale = {name for name in repo.status() if name != "configure"}
-        patterns = next(stale for pattern, stale in STALE.items() if fnmatch.fnmatchcase(key, pattern))
-        expected = {name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+        rewritten = {file for file, content in written.items() if file.read_bytes() != content}
+        stale = {
+            name
+            for name, (keys, files) in stages.items()
+            if rewritten.intersection(files) or any(value_at(params, key) != value_at(changed, key) for key in keys)
+        }
+        key = ".".join(path)
+        pattern = next(pattern for pattern in STALE if fnmatch.fnmatchcase(key, pattern))
+        if pattern not in seen:
+            seen.append(pattern)
+            with Repo(str(settled.root)) as repo:
+                assert {name for name in repo.status() if name != "configure"} == stale, key
+        expected = by_pattern(names, STALE[pattern])
         checked += 1
         if stale != expected:
             wrong[key] = (sorted(stale - expected), sorted(expected - stale))
     (settled.root / "params.yaml").write_text(original)
     configure.configure()
     assert not wrong
-    assert checked > 60
+    assert checked > 100
+    assert set(seen) == set(STALE) - {"model"}
 
 
 def test_nothing_is_stale_in_the_settled_clone(settled, in_directory):
@@ -218,9 +260,10 @@ def test_nothing_is_stale_in_the_settled_clone(settled, in_directory):
 @pytest.mark.parametrize(
     ("axis", "value", "new"),
     [
-        ("methods", ["sft", "cls_rl", "no_thinking", "adaptive_thinking"], ["*adaptive_thinking*"]),
+        ("methods", ["sft", "cls_rl", "no_thinking", "adaptive_thinking"], ["*adaptive_thinking*", "best@*"]),
         ("datasets", ["digits", "shapes", "letters"], ["*letters*", "cross_eval@*"]),
-        ("seeds", [1, 2], ["*-2"]),
+        ("seeds", [1, 2], ["*-2", "best@*"]),
+        ("best", ["digits", "shapes"], ["validate@*-shapes-*", "best@shapes"]),
     ],
 )
 def test_a_longer_axis_adds_cells_and_touches_no_other(settled, axis, value, new, in_directory):
@@ -233,4 +276,4 @@ def test_a_longer_axis_adds_cells_and_touches_no_other(settled, axis, value, new
         names = {stage.name for stage in repo.index.stages} - {"configure", "aggregate"}
     (settled.root / "params.yaml").write_text(original)
     configure.configure()
-    assert stale == {name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in new)}
+    assert stale == by_pattern(names, new)
