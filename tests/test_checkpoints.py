@@ -76,7 +76,7 @@ def samples(method: str) -> list[dict]:
 
 def train(base: Path, scratch: Path, method: str, kill_after: int | None = None, **changes: Any) -> tuple[str, str]:
     """Train, or go on; return the md5 of the weights, and the record as it would be written, order included."""
-    settings = recipe(method, check(read_params(ROOT / "params.yaml")))["settings"]
+    settings = recipe(method, "digits", check(read_params(ROOT / "params.yaml")))["settings"]
     settings |= {"steps": STEPS, "prompts_per_step": 2, "prompts_per_pass": 2, "learning_rate": 1e-2}
     if method != "sft":
         settings |= {"generations": 2, "max_completion_length": 6}
@@ -338,8 +338,8 @@ def test_a_mistaken_interval_is_told(tmp_path, monkeypatch, seconds):
 
 def pretrain(scratch: Path, kill_after: int | None = None) -> tuple[str, list[str]]:
     """Three steps of each phase, or what is left of them; return the md5 of the weights and the steps taken."""
-    params = pretraining.BaseModelParams.model_validate(
-        read_params(ROOT / "params.yaml")["base_model"]
+    params = pretraining.EmbeddedModelParams.model_validate(
+        read_params(ROOT / "params.yaml")["models"]["embedded"]
         | {"vision_steps": 3, "vision_batch_size": 6, "language_steps": 3, "language_batch_size": 4}
     )
     processor = build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))

@@ -188,7 +188,7 @@ def test_missing_input(prepared):
 
 @pytest.mark.parametrize("text", ["", "{", '{"question": "\xff'])
 def test_broken_json(tmp_path, text):
-    """error: models/recipes/sft.json: cannot be read as JSON (Expecting value: ...); `dvc repro` makes it again."""
+    """error: models/recipes/sft-digits.json: cannot be read as JSON (...); `dvc repro` makes it again."""
     file = tmp_path / "sft.json"
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError) as caught:
@@ -340,7 +340,7 @@ def test_killed_evaluation_goes_on_with_the_first_unfinished_batch(prepared, fol
 
 
 def batches(project: Project) -> list[Path]:
-    return sorted((project.root / "scratch").glob("evaluate@*/*.json"))
+    return sorted((project.root / "scratch").glob("evaluate@*/*/*.json"))
 
 
 def test_changed_batch_is_not_believed(tmp_path, capsys):

@@ -41,7 +41,17 @@ MISTAKES = [
     ("evaluate__prompts", "mine", r"evaluate\.prompts: 'mine' is not legal; legal: 'published' or 'training'"),
     ("evaluate__generation__batch_size", 0, r"evaluate\.generation\.batch_size: 0 is not legal"),
     ("shots", 4, "shots: unknown key; legal: datasets, methods, settings, seeds, "),
-    ("base_model__seed", "x", r"base_model\.seed: 'x' is not legal"),
+    ("model", "gpt", "model: 'gpt' is not legal; legal: embedded, qwen2_vl_2b, qwen2_vl_7b"),
+    ("models__qwen2_vl_2b__source", "web", r"models\.qwen2_vl_2b\.source: 'web' is not legal; legal: embedded, hub"),
+    ("models__qwen2_vl_2b__revision", "main", r"models\.qwen2_vl_2b\.revision: 'main' is not legal; legal: a commit"),
+    ("models__qwen2_vl_2b__path", "a", r"models\.qwen2_vl_2b: of path and repository both are set; legal: one of them"),
+    ("models__qwen2_vl_2b__dtype", "int8", r"models\.qwen2_vl_2b\.dtype: 'int8' is not legal; legal: 'float32', "),
+    ("models__qwen2_vl_2b__minimum_pixels", 401409, r"pixels: 401409 is not legal; legal: up to maximum_pixels"),
+    ("models__embedded__lora", None, r"models\.embedded\.lora: missing, and (sft|grpo)\.lora\.target is null"),
+    ("overrides__digit", {}, "overrides: 'digit' is not legal; legal: digits, letters, shapes, textures"),
+    ("overrides__digits", {"epoch": 1}, r"overrides\.digits\.epoch: unknown key; legal: steps, epochs, "),
+    ("overrides__digits", {"epochs": 1}, r"overrides\.digits: .*exactly one of steps and epochs is a number"),
+    ("models__embedded__seed", "x", r"models\.embedded\.seed: 'x' is not legal"),
 ]
 
 
@@ -61,13 +71,13 @@ def test_mistake_is_told_in_one_line(key, value, message):
     with pytest.raises(UserError, match=message) as error:
         checked = configure.check(params)
         for name in checked.train:
-            configure.recipe(name, checked)
+            configure.recipe(name, "digits", checked)
     assert "\n" not in str(error.value)
 
 
 def test_params_yaml_is_legal_and_every_method_has_a_recipe():
     checked = configure.check(read_params(ROOT / "params.yaml"))
-    assert {name: configure.recipe(name, checked)["rewards"] for name in checked.train} == {
+    assert {name: configure.recipe(name, "digits", checked)["rewards"] for name in checked.train} == {
         "sft": {},
         "cls_rl": {"accuracy": {}, "format": {}},
         "no_thinking": {"equality": {}},
@@ -81,12 +91,12 @@ def test_reward_replaces_the_rewards_of_every_reinforcement_method_and_no_other(
     names = ["accuracy", "format", "length"]
     checked = configure.check(changed("reward", names))
     for name in checked.train:
-        assert list(configure.recipe(name, checked)["rewards"]) == ([] if name == "sft" else names)
+        assert list(configure.recipe(name, "digits", checked)["rewards"]) == ([] if name == "sft" else names)
 
 
 def test_override_of_a_method_stays_its_own():
     checked = configure.check(changed("train__cls_rl__learning_rate", 0.5))
-    rates = {name: configure.recipe(name, checked)["settings"]["learning_rate"] for name in checked.train}
+    rates = {name: configure.recipe(name, "digits", checked)["settings"]["learning_rate"] for name in checked.train}
     assert rates.pop("cls_rl") == 0.5
     assert 0.5 not in rates.values()
 
@@ -106,3 +116,33 @@ def test_a_broken_file(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(UserError, match=message):
         read_params(path)
+
+
+def test_overrides_of_a_dataset_reach_every_method_and_yield_to_the_methods_own():
+    params = configure.check(changed("overrides__digits", {"learning_rate": 0.5, "max_completion_length": 7}))
+    settings = {
+        (method, dataset): configure.recipe(method, dataset, params)["settings"]
+        for method in ("sft", "cls_rl", "no_thinking")
+        for dataset in ("digits", "letters")
+    }
+    assert {cell for cell, own in settings.items() if own["learning_rate"] == 0.5} == {
+        ("sft", "digits"),
+        ("cls_rl", "digits"),
+        ("no_thinking", "digits"),
+    }
+    assert settings["cls_rl", "digits"]["max_completion_length"] == 7
+    assert settings["no_thinking", "digits"]["max_completion_length"] == 16  # train.no_thinking says so
+    assert "max_completion_length" not in settings["sft", "digits"]
+
+
+def test_adapters_go_where_the_catalogue_says():
+    def target(**lora: object) -> str:
+        params = changed(
+            "sft__lora", {"rank": 8, "alpha": 16, "dropout": 0.0, "vision_tower": False, "target": None} | lora
+        )
+        return configure.recipe("sft", "digits", configure.check(params))["settings"]["lora"]["target"]
+
+    own = YAML(typ="safe").load(ROOT / "params.yaml")["models"]["embedded"]["lora"]
+    assert target() == own["language"]
+    assert target(vision_tower=True) == f"({own['language']})|({own['vision']})"
+    assert target(target="x") == "x"

@@ -1,10 +1,7 @@
 """Where datasets come from: each source in its real format, and what is said when something is wrong with it."""
 
-import hashlib
-import http.server
 import io
 import json
-import threading
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
@@ -29,9 +26,9 @@ from stages.tasks import samples, sources
 from stages.tasks.facts import COPIES, FACTS
 from stages.tasks.sources import coop
 from tests.conftest import ROOT
+from tests.hub import COMMIT, Hub, repository, serve
 
 COMMON = {"question": "What is in the photo?", "train_per_class": 9, "seed": 0}
-COMMIT = "a" * 40
 
 
 def picture(number: int, kind: str = "PNG", **options: Any) -> bytes:
@@ -610,64 +607,17 @@ def test_mistake_about_the_hub(fetch, tmp_path, section, message):
     assert "\n" not in str(error.value)
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """A hub that speaks as the real one: files, trees of files, and errors by their code."""
-
-    files: ClassVar[dict[str, bytes]]
-    errors: ClassVar = {
-        "/gated": (403, "GatedRepo"),
-        "/private": (401, "RepoNotFound"),
-        "b" * 40: (404, "RevisionNotFound"),
-    }
-
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def log_message(self, *_):
-        """Say nothing."""
-
-    def answer(self, body: bool) -> None:
-        path = self.path.split("?")[0]
-        content = self.files.get(path, b"")
-        if path in self.files:
-            self.send_response(200)
-            self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("Content-Type", "application/json" if path.startswith("/api") else "application/binary")
-        else:
-            status, code = next((self.errors[part] for part in self.errors if part in path), (404, "EntryNotFound"))
-            self.send_response(status)
-            self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-
 @pytest.fixture
 def hub(tmp_path, monkeypatch) -> Iterator[type[Hub]]:
     """A hub on this machine, with one dataset repository, one of archives in CoOp's layout, and an empty cache."""
     copy = hub_copy(tmp_path / "served")
-    names = [path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()]
-    tree = [{"type": "file", "path": name, "size": (copy / name).stat().st_size, "oid": "1" * 40} for name in names]
 
     class Own(Hub):
-        files: ClassVar = {f"/api/datasets/o/r/tree/{COMMIT}": json.dumps(tree).encode()}
+        files: ClassVar = repository(copy, "o/r", "datasets")
 
-    Own.files |= {f"/datasets/o/r/resolve/{COMMIT}/{name}": (copy / name).read_bytes() for name in names}
     Own.files[f"/o/archives/resolve/{COMMIT}/dtd.zip"] = zipped(coop_set(tmp_path / "zipped") / "dtd")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Own)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield Own
-    server.shutdown()
-    server.server_close()
+    with serve(Own, tmp_path / "cache", monkeypatch):
+        yield Own
 
 
 def test_a_hub_dataset_is_fetched_once_and_then_needs_no_network(fetch, tmp_path, hub, monkeypatch):

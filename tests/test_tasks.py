@@ -116,7 +116,9 @@ def test_different_seeds_draw_different_shots():
 
 def test_too_few_images_of_a_class():
     with pytest.raises(UserError, match=r"split\.shots: 4 is not legal: class 'fern' has 3 images; legal: at most 3"):
-        few_shot.draw("split.shots", range(7), [0] * 4 + [1] * 3, list("abcdefg"), ["moss", "fern"], 4, few_shot.generator(0))
+        few_shot.draw(
+            "split.shots", range(7), [0] * 4 + [1] * 3, list("abcdefg"), ["moss", "fern"], 4, few_shot.generator(0)
+        )
 
 
 @pytest.mark.parametrize(("classes", "floor", "ceil"), [(10, 5, 5), (37, 18, 19), (47, 23, 24), (2, 1, 1), (3, 1, 2)])

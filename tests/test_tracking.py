@@ -384,7 +384,7 @@ def test_publish_writes_what_is_missing_once(project, capfd):
 
 def test_publish_takes_parameters_and_inputs_from_the_lock_where_it_tells_of_this_record(project, capfd):
     make_records()
-    recipe = Path("models/recipes/no_thinking.json")
+    recipe = Path("models/recipes/no_thinking-digits.json")
     recipe.parent.mkdir(parents=True)
     recipe.write_text(json.dumps({"settings": {"steps": 2, "beta": 0.04}, "rewards": {"equality": {}}}))
     paths = {

@@ -1,0 +1,223 @@
+"""A long dvc.lock costs the runner little, and comes out as DVC writes it, byte for byte."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dvc
+import dvc.lock
+import pytest
+from dvc.dvcfile import Lockfile
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.stage import PipelineStage
+
+from benchmarks.dag_size import make_repository
+from tools import fast_dvc
+
+PIPELINE = """\
+stages:
+  odd:
+    matrix:
+      number: [1, 2, 3]
+    cmd: echo ${item.number} a-rather-long-command --that wraps over more than eighty columns of the file > odd
+    deps:
+    - params.yaml
+    params:
+    - odd
+    outs:
+    - out/${key}
+"""
+
+ODD = r"""
+odd:
+  null_value: null
+  empty: ""
+  number_like: "1_000"
+  yes_like: "yes"
+  date_like: "2026-11-21"
+  small: 1.0e-6
+  lines: "one\ntwo\n\n  three\n"
+  stage_like: "\nodd@9:\n    cmd: x\n"
+  long: "a text that does not fit in one line, so that it is folded by whoever writes it, with a # and a : too"
+  names: [Zoë, " led by a blank", "- dash"]
+  nothing: {}
+  none_of_them: []
+  pattern: .*language_model.*\.(q_proj|k_proj)
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repo]:
+    """A repository of three stages with odd parameters."""
+    folder = tmp_path_factory.mktemp("odd")
+    (folder / "dvc.yaml").write_text(PIPELINE)
+    (folder / "params.yaml").write_text(ODD)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
+    before = Path.cwd()
+    os.chdir(folder)
+    with Repo() as repo:
+        yield repo
+    os.chdir(before)
+
+
+@pytest.fixture
+def stages(repository: Repo) -> list[PipelineStage]:
+    """Its stages, as DVC has them when they have run."""
+    repository._reset()
+    stages = sorted(repository.index.stages, key=lambda stage: stage.name)
+    for stage in stages:
+        with repository.lock:
+            stage.save(allow_missing=True, run_cache=False)
+    return stages
+
+
+@pytest.fixture
+def lockfile(repository: Repo) -> Lockfile:
+    """Its dvc.lock, of which there is none yet."""
+    lockfile = Lockfile(repository, str(Path(repository.root_dir) / "dvc.lock"))
+    for path in (lockfile.path, Path(repository.tmp_dir) / "lock.md5"):
+        Path(path).unlink(missing_ok=True)
+    return lockfile
+
+
+def written(dump: Callable, lockfile: Lockfile, before: str | None, stages: list[PipelineStage]) -> bytes:
+    """What `dump` makes of a dvc.lock."""
+    path = Path(lockfile.path)
+    path.unlink(missing_ok=True)
+    if before is not None:
+        path.write_bytes(before.encode())
+    for stage in stages:
+        dump(lockfile, [stage])
+    return path.read_bytes()
+
+
+def test_stages_are_written_as_dvc_writes_them(lockfile, stages):
+    """From nothing, in any order, again and changed."""
+    first, second, third = stages
+    for order in ([first, second, third], [third, first, second], [second, first, second, third, first]):
+        by_dvc = written(fast_dvc.own_dump_stages, lockfile, None, order)
+        assert written(fast_dvc.dump_stages, lockfile, None, order) == by_dvc
+    before = by_dvc.decode()
+    second.cmd = "echo changed"
+    by_dvc = written(fast_dvc.own_dump_stages, lockfile, before, [second])
+    assert by_dvc.decode() != before
+    assert written(fast_dvc.dump_stages, lockfile, before, [second]) == by_dvc
+    # By putting in its text alone, and not by DVC itself.
+    after = fast_dvc.replaced(before, fast_dvc.to_lockfile(second), known=False)
+    assert after.encode() == by_dvc
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda text: text.replace("odd@1:", "odd@1: # a comment"), id="a comment behind a stage"),
+        pytest.param(lambda text: f"# a comment\n{text}", id="a comment on top"),
+        pytest.param(lambda text: text.replace("    cmd", "      cmd", 1), id="another indentation"),
+        pytest.param(lambda text: text.replace("    deps", "\n    deps", 1), id="an empty line"),
+        pytest.param(lambda text: text.replace("hash: md5", "hash: 'md5'", 1), id="quotes"),
+        pytest.param(lambda text: text.replace("path: params.yaml", "path: &id001 params.yaml", 1), id="an anchor"),
+        pytest.param(lambda text: text.removesuffix("\n"), id="no newline at the end"),
+        pytest.param(lambda text: f"{text}\n\n", id="empty lines at the end"),
+        pytest.param(lambda text: f"{text}datasets: []\n", id="another section"),
+        pytest.param(lambda text: text.replace("\n", "\r\n"), id="Windows"),
+        pytest.param(lambda text: text.replace("odd@1", "'odd@1'"), id="a quoted name"),
+        pytest.param(lambda text: f"{text}  odd@1:\n    cmd: twice\n", id="a stage twice"),
+        pytest.param(lambda text: "schema: '2.0'\n", id="no stages"),
+        pytest.param(lambda text: "", id="empty"),
+    ],
+)
+def test_a_file_of_another_form_becomes_what_dvc_makes_of_it(lockfile, stages, change):
+    before = change(written(fast_dvc.own_dump_stages, lockfile, None, stages).decode())
+    results = []
+    for dump in (fast_dvc.own_dump_stages, fast_dvc.dump_stages):
+        try:
+            results.append(written(dump, lockfile, before, stages[1:]))
+        except DvcException as error:
+            results.append(str(error))
+    assert results[0] == results[1]
+
+
+def test_stages_are_read_as_dvc_reads_them(lockfile, stages):
+    written(fast_dvc.own_dump_stages, lockfile, None, stages)
+    by_dvc = fast_dvc.own_load(lockfile)
+    loaded = fast_dvc.load(lockfile)
+    assert isinstance(loaded["stages"], fast_dvc.LockedStages)
+    assert {name: loaded["stages"][name] for name in loaded["stages"]} == by_dvc["stages"]
+    assert "odd@4" not in loaded["stages"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda text: text.replace("  odd@2:\n", "<<<<<<< HEAD\n  odd@2:\n"), id="a merge conflict"),
+        pytest.param(lambda text: text.replace("    cmd: echo 2", "    cmd: [echo 2"), id="no YAML"),
+        pytest.param(lambda text: text.replace("    cmd: echo 2", "    command: echo 2"), id="not of DVC"),
+    ],
+)
+def test_a_broken_file_is_told_as_dvc_tells_it(lockfile, stages, change):
+    text = written(fast_dvc.own_dump_stages, lockfile, None, stages).decode()
+    Path(lockfile.path).write_text(change(text))
+    errors = []
+    for load in (fast_dvc.own_load, fast_dvc.load):
+        with pytest.raises(DvcException) as caught:
+            load(lockfile)["stages"]["odd@2"]
+        errors.append((type(caught.value), str(caught.value)))
+    assert errors[0] == errors[1]
+
+
+def test_a_lock_is_taken_as_soon_as_it_is_free_and_waited_for_no_longer_than_by_dvc(tmp_path, monkeypatch):
+    monkeypatch.setattr(dvc.lock, "DEFAULT_TIMEOUT", 0.2)
+    path = str(tmp_path / "lock")
+    held, impatient, patient = dvc.lock.Lock(path), dvc.lock.Lock(path), dvc.lock.Lock(path, wait=True)
+    fast_dvc.lock(held)
+    with pytest.raises(dvc.lock.LockError):
+        fast_dvc.lock(impatient)
+    threading.Timer(0.4, held.unlock).start()
+    begin = time.monotonic()
+    fast_dvc.lock(patient)
+    assert 0.2 < time.monotonic() - begin < 5
+    patient.unlock()
+
+
+def test_another_version_of_dvc_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr(dvc, "__version__", "3.99.0")
+    fast_dvc.install()
+    assert (Lockfile.load, Lockfile.dump_stages) == (fast_dvc.own_load, fast_dvc.own_dump_stages)
+
+
+def test_the_version_that_is_installed_is_the_one_that_this_was_read_from():
+    assert dvc.__version__ == fast_dvc.VERSION
+
+
+def test_a_grid_by_the_runner_is_that_of_dvc(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    names = make_repository(first, datasets=1, seeds=1)
+    shutil.copytree(first, second)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(folder: Path, *command: str) -> str:
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
+
+    run(first, "dvc", "repro")
+    said = run(second, "python", "-m", "tools.repro", "--jobs", "2").splitlines()
+    assert sorted(line.split(" ", 1)[1] for line in said) == sorted(names)
+    locks = [fast_dvc.blocks((folder / "dvc.lock").read_text()) for folder in (first, second)]
+    assert set(locks[0]) == set(names)
+    assert locks[0] == locks[1]
+    assert "Data and pipelines are up to date." in run(second, "dvc", "repro")
+    assert run(second, "python", "-m", "tools.repro") == "Data and pipelines are up to date.\n"
+    (second / "dvc.yaml").write_text((second / "dvc.yaml").read_text().replace("${item.dataset}", "${item.data}", 1))
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.repro"], cwd=second, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*'dvc.yaml': Could not find 'item.data'; `dvc status` tells more\n", done.stderr)
