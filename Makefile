@@ -4,7 +4,7 @@ PORT ?= 5000
 JOBS ?= 2
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help repro verify test test-all torture bench lint setup ui publish lock
+.PHONY: help repro verify test test-all torture bench bench-dag lint setup ui publish lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ torture: setup ## Kill stages fifty times at random moments; their bytes must no
 
 bench: setup ## Time the shared-prefix trainer against TRL's own, side by side
 	python -m benchmarks.shared_prefix
+
+bench-dag: setup ## Time DVC on a grid of the paper's size, with commands that do nothing
+	python -m benchmarks.dag_size --way 1 --way 2
 
 lint: setup ## Check format and style
 	ruff check .

@@ -144,7 +144,7 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
     validate(f"overrides.{dataset}", {**shared, **of_dataset}, model)
     settings = validate(f"train.{method}", {**shared, **of_dataset, **own}, model).model_dump()
     check_launch(params.launch, settings, way.trainer)
-    if settings["lora"]["target"] is None:
+    if settings["adaptation"] != "full" and settings["lora"]["target"] is None:
         key = f"models.{params.model}"
         if (targets := models.parse(key, params.models[params.model]).lora) is None:
             raise UserError(f"{key}.lora: missing, and {way.trainer}.lora.target is null; one of them is needed")
@@ -212,9 +212,10 @@ def configure() -> None:
     params = check(read_params())
     cells = product(params.train, params.datasets)
     recipes = {f"{method}-{dataset}": recipe(method, dataset, params) for method, dataset in cells}
+    key = f"models.{params.model}"
     # Where adapters go makes no other base model.
-    chosen = {name: value for name, value in params.models[params.model].items() if name != "lora"}
-    recipes["base_model"] = {"key": f"models.{params.model}", "params": chosen}
+    chosen = models.parse(key, params.models[params.model]).model_dump(exclude={"lora"})
+    recipes["base_model"] = {"key": key, "params": chosen}
     with write_directory("models/recipes") as folder:
         for name, content in recipes.items():
             write_json(folder / f"{name}.json", content)

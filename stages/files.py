@@ -31,9 +31,12 @@ def write_directory(path: str | Path) -> Iterator[Path]:
         try:
             unfinished.mkdir(parents=True)
             yield unfinished
+            for each in (*unfinished.rglob("*"), unfinished):
+                sync(each)
             if path.exists():
                 shutil.rmtree(path)
             unfinished.rename(path)
+            sync(path.parent)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -51,9 +54,20 @@ def write_file(path: str | Path) -> Iterator[Path]:
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield unfinished
+            sync(unfinished)
             unfinished.replace(path)
+            sync(path.parent)
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk: a name must not outlive a power failure that its content does not."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -11,7 +11,7 @@ from stages.errors import main
 from stages.files import read_json, write_directory, write_json
 from stages.methods import rewards
 from stages.methods.method import load as load_method
-from stages.params import read_section
+from stages.params import read_section, validate
 from stages.scratch import FIRST, scratch
 from stages.tasks import samples
 
@@ -26,7 +26,8 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
     """
     key = f"{setting}-{method}-{dataset}-{seed}"
     cell = {"setting": setting, "method": method, "dataset": dataset, "seed": seed}
-    recipe = read_json(f"models/recipes/{method}-{dataset}.json")
+    path = f"models/recipes/{method}-{dataset}.json"
+    recipe = read_json(path)
     images = read_section("images", samples.ImageParams)
     inputs = {"data": f"data/partition/{setting}/{seed}/{dataset}", "base_model": BASE_MODEL}
     launched = read_section("launch", launch.LaunchParams).model_dump()
@@ -42,7 +43,7 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
         from stages.engine.model import load_model, load_processor, save
 
         trainer = import_module(f"stages.engine.{recipe['trainer']}")
-        params = trainer.Params.model_validate(recipe["settings"])
+        params = validate(f"{path}: settings", recipe["settings"], trainer.Params)
         full = params.adaptation == "full"
 
         way = load_method(method)

@@ -76,7 +76,9 @@ def samples(method: str) -> list[dict]:
 
 def train(base: Path, scratch: Path, method: str, kill_after: int | None = None, **changes: Any) -> tuple[str, str]:
     """Train, or go on; return the md5 of the weights, and the record as it would be written, order included."""
-    settings = recipe(method, "digits", check(read_params(ROOT / "params.yaml")))["settings"]
+    params = read_params(ROOT / "params.yaml")
+    params["train"][method] |= {key: value for key, value in changes.items() if key == "adaptation"}
+    settings = recipe(method, "digits", check(params))["settings"]
     settings |= {"steps": STEPS, "prompts_per_step": 2, "prompts_per_pass": 2, "learning_rate": 1e-2}
     if method != "sft":
         settings |= {"generations": 2, "max_completion_length": 6}

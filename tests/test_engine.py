@@ -42,7 +42,9 @@ def samples(method: str) -> list[dict]:
 
 
 def train(folder: Path, method: str, tmp_path: Path, seed: int = 1, functions=None, **overrides):
-    settings = recipe(method, "digits", check(read_params(ROOT / "params.yaml")))["settings"]
+    params = read_params(ROOT / "params.yaml")
+    params["train"][method] |= {key: value for key, value in overrides.items() if key == "adaptation"}
+    settings = recipe(method, "digits", check(params))["settings"]
     settings |= {"steps": 2, "prompts_per_step": 2, "prompts_per_pass": 2, "learning_rate": 1e-3}
     if method != "sft":
         settings |= {"generations": 2, "max_completion_length": 6}

@@ -193,7 +193,9 @@ def folder(tmp_path_factory) -> Path:
 
 def settings(method: str, **changes: Any) -> Any:
     """The resolved settings of a method, few steps of few prompts."""
-    found = recipe(method, "digits", check(read_params(ROOT / "params.yaml")))["settings"]
+    params = read_params(ROOT / "params.yaml")
+    params["train"][method] |= {key: value for key, value in changes.items() if key in ("adaptation", "precision")}
+    found = recipe(method, "digits", check(params))["settings"]
     found |= {"steps": 2, "prompts_per_step": 2, "prompts_per_pass": 2, "learning_rate": 1e-3}
     if method != "sft":
         found |= {"generations": 2, "max_completion_length": 6}

@@ -31,7 +31,7 @@ MISTAKES = [
     ("download__digits__source", "web", r"download\.digits\.source: 'web' is not legal; legal: coop, embedded, "),
     ("images__size", 0, r"images\.size: 0 is not legal"),
     ("grpo__beta", -1, r"grpo\.beta: -1 is not legal; legal: greater than or equal to 0"),
-    ("grpo__adaptation", "adapter", r"grpo\.adaptation: 'adapter' is not legal; legal: 'full' or 'lora'"),
+    ("grpo__adaptation", "adapter", r"grpo\.adaptation: 'adapter' is not legal; legal: 'full', 'lora' or 'qlora'"),
     ("grpo__steps", None, "exactly one of steps and epochs is a number"),
     ("grpo__prompts_per_pass", 3, "prompts_per_pass must divide prompts_per_step"),
     ("train__cls_rl__learning_rat", 1e-4, r"train\.cls_rl\.learning_rat: unknown key; legal: .*learning_rate"),
@@ -47,7 +47,6 @@ MISTAKES = [
     ("models__qwen2_vl_2b__path", "a", r"models\.qwen2_vl_2b: of path and repository both are set; legal: one of them"),
     ("models__qwen2_vl_2b__dtype", "int8", r"models\.qwen2_vl_2b\.dtype: 'int8' is not legal; legal: 'float32', "),
     ("models__qwen2_vl_2b__minimum_pixels", 401409, r"pixels: 401409 is not legal; legal: up to maximum_pixels"),
-    ("models__embedded__lora", None, r"models\.embedded\.lora: missing, and (sft|grpo)\.lora\.target is null"),
     ("overrides__digit", {}, "overrides: 'digit' is not legal; legal: digits, letters, shapes, textures"),
     ("overrides__digits", {"epoch": 1}, r"overrides\.digits\.epoch: unknown key; legal: steps, epochs, "),
     ("overrides__digits", {"epochs": 1}, r"overrides\.digits: .*exactly one of steps and epochs is a number"),
@@ -136,13 +135,16 @@ def test_overrides_of_a_dataset_reach_every_method_and_yield_to_the_methods_own(
 
 
 def test_adapters_go_where_the_catalogue_says():
-    def target(**lora: object) -> str:
-        params = changed(
-            "sft__lora", {"rank": 8, "alpha": 16, "dropout": 0.0, "vision_tower": False, "target": None} | lora
-        )
+    def target(**lora: object) -> str | None:
+        params = changed("sft__adaptation", "lora")
+        params["sft"]["lora"] |= lora
+        if lora.get("catalogue", True) is None:
+            del params["models"]["embedded"]["lora"], params["sft"]["lora"]["catalogue"]
         return configure.recipe("sft", "digits", configure.check(params))["settings"]["lora"]["target"]
 
     own = YAML(typ="safe").load(ROOT / "params.yaml")["models"]["embedded"]["lora"]
     assert target() == own["language"]
     assert target(vision_tower=True) == f"({own['language']})|({own['vision']})"
     assert target(target="x") == "x"
+    with pytest.raises(UserError, match=r"models\.embedded\.lora: missing, and sft\.lora\.target is null; one of them"):
+        target(catalogue=None)

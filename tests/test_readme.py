@@ -82,12 +82,12 @@ def test_every_fault_in_the_table_has_its_test():
             ), name
 
 
-def test_dataset_of_the_readme_is_legal():
+def test_the_four_lines_of_the_readme_are_the_profiles():
     (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    yaml = YAML(typ="safe")
-    params = yaml.load(ROOT / "params.yaml")
-    mine = yaml.load(block)["download"]["mine"]
-    check(params | {"datasets": ["mine"], "download": {"mine": mine}})
+    profile = (ROOT / "profiles/own_images.yaml").read_text()
+    marked = [line.split("# <--")[0].strip() for line in profile.splitlines() if "# <--" in line]
+    assert [line.split("# <--")[0].strip() for line in block.splitlines() if "# <--" in line] == marked
+    assert len(marked) == 4
 
 
 def test_paths_exist():

@@ -759,9 +759,10 @@ def test_notes_become_footnotes_of_the_datasets_of_the_grid(tmp_path):
     assert notes == {"mine": ["MINE: small"]}
     assert with_notes("| a |\n", notes) == "| a |\n\nNotes on the data:\n- mine: MINE: small\n"
     assert with_notes("| a |\n", {}) == "| a |\n"
-    put(tmp_path / "other/notes.json", "{")
-    with pytest.raises(UserError, match=r"other/notes\.json is not a list of sentences: run `dvc repro --force downl"):
-        read_notes(grid, tmp_path)
+    for content, said in (("{", "cannot be read as JSON"), ('"small"', "is not a list of sentences")):
+        put(tmp_path / "other/notes.json", content)
+        with pytest.raises(UserError, match=rf"other/notes\.json: {said}"):
+            read_notes(grid, tmp_path)
 
 
 def read_grid_of(names: list[str]) -> Grid:

@@ -74,7 +74,7 @@ def test_whole_grid_rebuilt_from_nothing_is_identical(tiny, rebuilt):
     lock = YAML(typ="safe").load(tiny.root / "dvc.lock")["stages"]
     outputs = sum(len(entry["outs"]) for entry in lock.values())
     assert done.stdout.splitlines()[-2] == f"identical: {len(lock)} stages, {outputs} outputs"
-    assert "[9/9] aggregate\n" in done.stdout  # its outputs are in git, and are made again nevertheless
+    assert f"/{len(lock)}] aggregate\n" in done.stdout  # its outputs are in git, and are made again nevertheless
     assert (kept / "models/base_model/model.safetensors").exists()
     assert not (kept / "mlflow.db").exists()
     assert tiny.run("git", "status", "--porcelain").stdout == ""

@@ -9,12 +9,13 @@ imported once and not by every stage; see `stages/warm.py`.
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import os
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Annotated
@@ -22,21 +23,59 @@ from typing import Annotated
 import networkx
 import typer
 from dvc.cli import main as dvc
+from dvc.exceptions import DvcException
+from dvc.lock import LockError
 from dvc.repo import Repo
+from dvc.stage import Stage
 
+from stages import warm
+from stages.errors import UserError, told
 from stages.process import STARTER
+from tools import fast_dvc
 
 
-def needs() -> networkx.DiGraph:
-    """DVC's graph by stage names; an edge points from what is needed to what needs it."""
-    with Repo() as repo:
-        graph = networkx.relabel_nodes(repo.index.graph, {stage: stage.name for stage in repo.index.graph})
-    return graph.reverse()
+def look(targets: list[str]) -> tuple[networkx.DiGraph, set[str]]:
+    """What `targets` need (where there are none: all stages), and which of it DVC may have to run.
+
+    An edge of the graph points from what is needed to what needs it. Stages are named.
+
+    Raises:
+        UserError: there is no such stage, or DVC cannot read the pipeline.
+    """
+    try:
+        return _look(targets)
+    except DvcException as error:
+        raise UserError(f"{' '.join(str(error).split())}; `dvc status` tells more") from error
 
 
-def is_up_to_date(targets: list[str]) -> bool:
-    """Whether DVC has nothing to run for `targets` and what they need; all stages where there are none."""
-    return subprocess.run(["dvc", "status", "--quiet", "--with-deps", *targets], check=False).returncode == 0
+def _look(targets: list[str]) -> tuple[networkx.DiGraph, set[str]]:
+    with Repo(_wait_for_lock=True) as repo, repo.lock:
+        stages = {stage.name: stage for stage in repo.index.stages}
+        if unknown := [target for target in targets if target not in stages]:
+            raise UserError(f"stage {unknown[0]!r} is not in dvc.yaml; legal: the names in `dvc stage list`")
+        graph = networkx.relabel_nodes(repo.index.graph, {stage: stage.name for stage in repo.index.graph}).reverse()
+        if targets:
+            needed = set(targets).union(*(networkx.ancestors(graph, target) for target in targets))
+            graph = networkx.DiGraph(graph.subgraph(needed))
+        with fast_dvc.each_once():
+            changed = {name for name in graph if is_changed(stages[name])}
+    return graph, set().union(*networkx.bfs_layers(graph, changed))
+
+
+def is_changed(stage: Stage) -> bool:
+    """Whether a stage, or something that it reads or writes, is not as dvc.lock says."""
+    try:
+        return bool(stage.status())
+    except LockError:  # somebody else is writing it
+        return True
+
+
+def waiting(graph: networkx.DiGraph) -> dict[str, int]:
+    """How many stages wait for each one."""
+    after = {}
+    for stage in reversed(list(networkx.topological_sort(graph))):
+        after[stage] = set(graph.successors(stage)).union(*(after[next_one] for next_one in graph.successors(stage)))
+    return {stage: len(stages) for stage, stages in after.items()}
 
 
 def chain(stage: str, graph: networkx.DiGraph) -> list[str]:
@@ -57,8 +96,10 @@ def run(stages: list[str]) -> tuple[int, str]:
         return status, output.read().decode(errors="replace")
 
 
-def end_with_starter() -> None:
-    """End this process when the one that started it has ended."""
+def prepare_worker(socket: str) -> None:
+    """Make this process's DVC a fast one, with the server of stages at `socket`; and end it when its starter ends."""
+    fast_dvc.install()
+    os.environ[warm.SOCKET] = socket  # the server that this process was forked from had begun before
 
     def watch() -> None:
         multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
@@ -68,14 +109,13 @@ def end_with_starter() -> None:
 
 
 @contextlib.contextmanager
-def warm_server() -> Iterator[None]:
-    """Serve stages that need no imports of their own while the block runs."""
+def warm_server() -> Iterator[str]:
+    """Serve stages that need no imports of their own while the block runs, at the socket that is yielded."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "warm")
         with subprocess.Popen([sys.executable, "-m", "stages.warm_server", path], stdin=subprocess.DEVNULL) as server:
-            os.environ["WARM_SOCKET"] = path
             try:
-                yield
+                yield path
             finally:
                 server.terminate()
 
@@ -86,25 +126,34 @@ def repro(
 ) -> None:
     """Run the stale stages of the pipeline, `jobs` at a time; stop at the first that fails."""
     targets = targets or []
-    graph = networkx.DiGraph(needs())
-    if unknown := [target for target in targets if target not in graph]:
-        print(f"error: stage {unknown[0]!r} is not in dvc.yaml; legal: the names in `dvc stage list`", file=sys.stderr)
-        raise SystemExit(2)
-    if is_up_to_date(targets):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tools.fast_dvc", "networkx", "typer"])
+    multiprocessing.forkserver.ensure_running()  # it imports DVC for the workers, while this process looks around
+    fast_dvc.install()
+    with told():
+        graph, stale = look(targets)
+    if not stale:
         print("Data and pipelines are up to date.")
         return
-    if targets:
-        needed = set(targets).union(*(networkx.ancestors(graph, target) for target in targets))
-        graph = networkx.DiGraph(graph.subgraph(needed))
     total, done = len(graph), 0
+
+    def finish(stages: Iterable[str], output: str = "") -> None:
+        nonlocal done
+        graph.remove_nodes_from(stages)
+        for stage in stages:
+            done += 1
+            ran = f"Running stage '{stage}'" in output
+            print(f"[{done}/{total}] {stage}{'' if ran else ' (up to date)'}", flush=True)
+
+    finish([stage for stage in networkx.lexicographical_topological_sort(graph) if stage not in stale])
     running: dict[Future, list[str]] = {}
-    context = multiprocessing.get_context("forkserver")
-    with warm_server(), ProcessPoolExecutor(jobs, context, end_with_starter) as pool:
+    waits = waiting(graph)
+    with warm_server() as socket, ProcessPoolExecutor(jobs, context, prepare_worker, (socket,)) as pool:
         while graph:
             taken = {stage for stages in running.values() for stage in stages}
             ready = [stage for stage in graph if not graph.in_degree(stage) and stage not in taken]
             # Those first on which the most still waits.
-            ready.sort(key=lambda stage: (-len(networkx.descendants(graph, stage)), stage))
+            ready.sort(key=lambda stage: (-waits[stage], stage))
             for stage in ready[: jobs - len(running)]:
                 stages = chain(stage, graph) if len(ready) > jobs else [stage]
                 running[pool.submit(run, stages)] = stages
@@ -115,12 +164,10 @@ def repro(
                     print(output, file=sys.stderr)
                     print(f"error: {' or '.join(stages)} failed; what runs beside is awaited", file=sys.stderr)
                     raise SystemExit(status)
-                graph.remove_nodes_from(stages)
-                for stage in stages:
-                    done += 1
-                    ran = f"Running stage '{stage}'" in output
-                    print(f"[{done}/{total}] {stage}{'' if ran else ' (up to date)'}", flush=True)
-    if not is_up_to_date(targets):
+                finish(stages, output)
+    with told():
+        _, stale = look(targets)
+    if stale:
         print("error: something changed meanwhile; run `dvc repro`", file=sys.stderr)
         raise SystemExit(1)
 

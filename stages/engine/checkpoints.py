@@ -70,9 +70,6 @@ class Checkpoints:
         with write_directory(self.folder / f"checkpoint-{step}") as unfinished:
             yield unfinished
             write_json(unfinished / MANIFEST, self._manifest(unfinished, step))
-            for path in (*unfinished.iterdir(), unfinished):
-                _sync(path)
-        _sync(self.folder)
         for step in self._steps()[KEPT:]:
             shutil.rmtree(self.folder / f"checkpoint-{step}")
         self._last = time.monotonic()
@@ -242,6 +239,8 @@ class Resumable:
     def train(self) -> Any:
         """Train to the end."""
         found = self.checkpoints.newest()
+        if found:
+            print(f"going on from {found.name}", flush=True)
         return super().train(resume_from_checkpoint=str(found) if found else None)
 
     def may_rest(self) -> bool:
@@ -312,12 +311,3 @@ class _Clock(TrainerCallback):
 def resumable(trainer: type) -> type:
     """The trainer class with `Resumable` before it."""
     return type(f"Resumable{trainer.__name__}", (Resumable, trainer), {})
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,9 +1,9 @@
 """How the datasets of the grid differ from the paper's: footnotes to the tables."""
 
-import json
 from pathlib import Path
 
-from stages.errors import UserError
+from stages.errors import UserError, maker
+from stages.files import read_json
 from stages.params import Grid
 
 
@@ -17,11 +17,10 @@ def read_notes(grid: Grid, folder: Path) -> dict[str, list[str]]:
     for dataset in grid.datasets:
         path = folder / dataset / "notes.json"
         if path.exists():
-            try:
-                notes[dataset] = [str(note) for note in json.loads(path.read_text(encoding="utf-8"))]
-            except (ValueError, TypeError):
-                line = f"{path.as_posix()} is not a list of sentences: run `dvc repro --force download@{dataset}`"
-                raise UserError(line) from None
+            found = read_json(path)
+            if not isinstance(found, list):
+                raise UserError(f"{path}: is not a list of sentences; `{maker(path)}` makes it again")
+            notes[dataset] = [str(note) for note in found]
     return notes
 
 
