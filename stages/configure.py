@@ -144,12 +144,8 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
     validate(f"overrides.{dataset}", {**shared, **of_dataset}, model)
     settings = validate(f"train.{method}", {**shared, **of_dataset, **own}, model).model_dump()
     check_launch(params.launch, settings, way.trainer)
-    if settings["adaptation"] != "full" and settings["lora"]["target"] is None:
-        key = f"models.{params.model}"
-        if (targets := models.parse(key, params.models[params.model]).lora) is None:
-            raise UserError(f"{key}.lora: missing, and {way.trainer}.lora.target is null; one of them is needed")
-        both = f"({targets.language})|({targets.vision})"
-        settings["lora"]["target"] = both if settings["lora"]["vision_tower"] else targets.language
+    if settings["adaptation"] != "full":
+        settings["lora"]["target"] = lora_target(way.trainer, settings["lora"], params)
     names = way.rewards if params.reward is None or way.trainer != "grpo" else _names(params.reward)
     parameters = params.rewards.model_dump()
     return {
@@ -164,6 +160,20 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
             *(f"stages.methods.rewards.{reward}" for reward in names),
         ),
     }
+
+
+def lora_target(trainer: str, lora: dict[str, Any], params: Params) -> str:
+    """Where adapters go: `lora.target` of a trainer's settings, or what the base model's section says.
+
+    Raises:
+        UserError: neither says it.
+    """
+    if lora["target"] is not None:
+        return lora["target"]
+    key = f"models.{params.model}"
+    if (targets := models.parse(key, params.models[params.model]).lora) is None:
+        raise UserError(f"{key}.lora: missing, and {trainer}.lora.target is null; one of them is needed")
+    return f"({targets.language})|({targets.vision})" if lora["vision_tower"] else targets.language
 
 
 def code(stage: str) -> dict[str, str]:

@@ -261,7 +261,7 @@ class Planner:
             samples=samples,
             prompts=prompts,
             rank=settings["lora"]["rank"],
-            targets=settings["lora"]["target"],
+            targets=configure.lora_target(recipe["trainer"], settings["lora"], self.params),
             dtype=self.base.dtype,
             strategy=self.params.launch.strategy,
             processes=self.params.launch.processes,

@@ -152,7 +152,7 @@ def test_no_checkpoint_while_completions_are_trained_on_again(base, tmp_path, sh
 
 def test_epochs_and_dropout(base, tmp_path):
     """The number of steps comes from the data, and the adapters draw random numbers in every pass."""
-    lora = {"rank": 2, "alpha": 4, "dropout": 0.5, "target": r".*language_model.*\.q_proj"}
+    lora = {"rank": 2, "alpha": 4, "dropout": 0.5, "vision_tower": False, "target": r".*language_model.*\.q_proj"}
     changes = {"steps": None, "epochs": 2, "adaptation": "lora", "lora": lora}
     with pytest.raises(Killed):
         train(base, tmp_path / "killed", "sft", kill_after=4, **changes)

@@ -269,6 +269,7 @@ def test_the_stage_that_points_and_one_that_trains_leave_no_path_of_this_machine
     params["models"]["local"] = SECTION | {"path": f"$MODELS/{published.name}", "dtype": "bfloat16"}
     params["models"]["local"]["lora"] = params["models"]["embedded"]["lora"]
     params["model"] = "local"
+    params["sft"]["adaptation"] = "lora"
     checked = configure.check(params)
     recipe = configure.recipe("sft", "digits", checked)
     assert recipe["settings"]["lora"]["target"] == params["models"]["embedded"]["lora"]["language"]

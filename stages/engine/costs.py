@@ -312,8 +312,9 @@ class Training:
 
     def trains_vision(self, architecture: Architecture) -> bool:
         """Whether gradients reach the vision tower."""
-        adapted = architecture.adapted(self.targets)
-        return self.adaptation == "full" or any(name.startswith(VISION) for name in adapted)
+        if self.adaptation == "full":
+            return True
+        return any(name.startswith(VISION) for name in architecture.adapted(self.targets))
 
 
 @dataclass(frozen=True)
