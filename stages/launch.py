@@ -142,6 +142,16 @@ def in_processes(module: str) -> None:
         params = read_section("launch", LaunchParams)
         if params.strategy != "single":
             sys.exit(_launch(params, [module, *sys.argv[1:]]))
+        os.environ["CUDA_VISIBLE_DEVICES"] = first_gpu(os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def first_gpu(visible: str | None) -> str:
+    """The first of the GPUs that this process may see: on each further one transformers would train on another batch.
+
+    >>> first_gpu(None), first_gpu("3,1"), first_gpu("")
+    ('0', '3', '')
+    """
+    return "0" if visible is None else visible.split(",")[0]
 
 
 def _launch(params: LaunchParams, command: list[str]) -> int:

@@ -1,9 +1,12 @@
 """The shipped profiles: whole params files, each legal, each what it says it is."""
 
 from itertools import product
+from pathlib import Path
 
+import numpy as np
 import pytest
 from dvc.repo import Repo
+from PIL import Image
 
 from stages import configure
 from stages.params import read_params
@@ -90,3 +93,36 @@ PUBLISHED = {
 def test_own_images_are_four_lines():
     marked = [line for line in (ROOT / "profiles/own_images.yaml").read_text().splitlines() if "# <--" in line]
     assert [line.split()[0] for line in marked] == ["-", "path:", "question:", "shots:"]
+
+
+def pictures(folder: Path) -> Path:
+    """Twelve images of each of three textures, files of two kinds."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:48, :48]
+    for name, sign in (("stripes", columns), ("checks", columns + rows), ("bars", rows)):
+        (folder / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = 255 * (sign // int(random.integers(3, 7)) % 2) + random.integers(-20, 20, sign.shape)
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            image.save(folder / name / f"{i}.{'png' if i % 2 else 'jpg'}")
+    return folder
+
+
+@pytest.mark.slow
+def test_own_images_from_four_lines_to_answers_about_new_ones(project: Project, tmp_path_factory):
+    """README's words, on the embedded model instead of one that wants a GPU, which a laptop would wait for."""
+    images = pictures(tmp_path_factory.mktemp("images"))
+    project.run("cp", "profiles/own_images.yaml", "params.yaml")
+    project.change(download__mine__path=str(images), download__mine__question="What type of texture is in the photo?")
+    project.change(**{"split__shots": 3, "model": "embedded", "images__size": 32, "sft__epochs": 1, "grpo__epochs": 1})
+    project.change(grpo__max_completion_length=16, evaluate__generation__max_new_tokens=16)
+    project.change(models__embedded__images_per_class=2, models__embedded__vision_steps=1)
+    project.change(models__embedded__language_steps=1)
+    assert "best@mine" in project.run("python", "-m", "tools.repro").stdout
+    table = (project.root / "metrics/tables/few_shot.md").read_text()
+    assert all(f"| {method} " in table for method in ("sft", "cls_rl", "no_thinking", "think_after_answer"))
+    card = (project.root / "models/best/mine/README.md").read_text()
+    assert "dvc repro best@mine" in card
+    assert str(images) not in card
+    said = project.run("python", "-m", "stages.predict", "--model", "models/best/mine", str(images / "bars")).stdout
+    assert len(said.splitlines()) == 1 + 12
