@@ -55,7 +55,7 @@ def test_repro_runs_every_stage_once(tiny):
     names = re.findall(r"^\[\d+/\d+\] (\S+)$", (tiny.root / "repro.log").read_text(), re.MULTILINE)
     assert len(names) == len(set(names)) == 3 + 2 + 2 + 2 + 2 + 4 + 4 + 4 + 2 + 1
     assert names[0] == "configure"
-    assert set(names[-2:]) == {"best@digits", "aggregate"}
+    assert names.index("aggregate") > max(i for i, name in enumerate(names) if name.startswith(("evaluate", "cross")))
 
 
 def test_repro_again_runs_nothing(tiny):

@@ -215,6 +215,24 @@ def test_runs_whose_processes_died_are_closed_and_a_live_one_is_not(project):
     assert statuses(project) == ["FINISHED", "KILLED", "KILLED", "RUNNING"]
 
 
+def test_a_run_that_ends_while_another_starts_is_not_taken_for_dead(project):
+    """Between the look for running ones and the look whether they live."""
+    start = {"stage": STAGE, "params": {}, "source": "", "started": 0, "data": "", "tags": {}}
+    ending = tracking_store.Record(start)
+    ending.write()
+
+    class Slow(tracking_store.Record):
+        def find(self, *statuses: str, **tags: str) -> list:
+            found = super().find(*statuses, **tags)
+            if "RUNNING" in statuses:
+                assert [run.info.run_id for run in found] == [ending.run_id]
+                ending.write("FINISHED")
+            return found
+
+    Slow(start | {"stage": "train@another"}).write()
+    assert statuses(project) == ["FINISHED", "RUNNING"]
+
+
 def test_ctrl_c_reaches_the_whole_group_and_is_recorded(project):
     process = subprocess.Popen(
         [sys.executable, "-c", SLEEPER, STAGE],

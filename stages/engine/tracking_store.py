@@ -231,7 +231,9 @@ class Record:
             # Beside a sqlite store, a missing file means a dead process; to a server, other machines' runs report too.
             if self.database is not None or file.exists():
                 with contextlib.suppress(OSError), _lock(file):  # raised where it lives, or nothing can be locked
-                    self.client.set_terminated(run.info.run_id, "KILLED")
+                    # It may have ended since it was found: then its file was gone, and the lock is of a new one.
+                    if self.client.get_run(run.info.run_id).info.status == "RUNNING":
+                        self.client.set_terminated(run.info.run_id, "KILLED")
                     file.unlink(missing_ok=True)
 
     def _hide_failures(self) -> None:
