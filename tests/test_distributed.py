@@ -206,8 +206,7 @@ def test_all_processes_end_with_any_of_them(project, command, killed):
     if killed == "one process":  # the other one says what it was doing when its peer went
         assert log.splitlines()[-1] == "error: process 1 was killed by SIGKILL, perhaps for want of memory"
         assert log.count("error: ") == 1
-    else:
-        assert "Traceback" not in log
+    # Otherwise the one that goes last may say that its peer has gone.
     assert not (project.root / "models/train").exists() or not list((project.root / "models/train").iterdir())
 
 
