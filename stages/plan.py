@@ -418,15 +418,12 @@ def memory_table(rows: pd.DataFrame, architecture: Architecture, gpu: GPU) -> st
         worst = cells.loc[max(cells.index, key=lambda i: cells["memory"][i].total)]
         memory, training = worst["memory"], worst["training"]
         available = USABLE * (gpu.memory - VLLM_SHARE * gpu.memory * training.vllm)
-        fits = memory.total <= available
-        ways = costs.remedies(architecture, training, worst["sample"], available)
-        verdict = (
-            "yes"
-            if fits
-            else "no; with " + " or ".join(f"`{way}`" for way in ways)
-            if ways
-            else "no, and no single change makes it fit"
-        )
+        if memory.total <= available:
+            verdict = "yes"
+        elif ways := costs.remedies(architecture, training, worst["sample"], available):
+            verdict = "no; with " + " or ".join(f"`{way}`" for way in ways)
+        else:
+            verdict = "no, and no single change makes it fit"
         shown.append(
             {"method": name, "all, GB": _gigabytes(memory.total)}
             | {field: _gigabytes(getattr(memory, field)) for field in _MEMORY}

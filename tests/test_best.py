@@ -18,7 +18,7 @@ from stages.report.candidates import Candidate, ranked, read_candidates
 from stages.report.model_card import Base, Model, model_card
 from tests.conftest import ROOT, Project, write_random_model
 from tests.hub import COMMIT, Hub, repository, serve
-from tests.test_warm import Server, start
+from tests.test_warm import Server, serving, start
 
 METHODS = ["sft", "no_thinking"]
 RECORDS = "metrics/records/validate/digits"
@@ -145,10 +145,7 @@ def test_card_of_adapters_on_a_model_of_the_hub():
 
 @pytest.fixture(scope="module")
 def server(module_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(module_project, tmp_path_factory.mktemp("server") / "warm")
-    yield server
-    server.process.kill()
-    server.process.wait()
+    yield from serving(module_project, tmp_path_factory.mktemp("server"))
 
 
 def stage(project: Project, server: Server, name: str, *arguments: str) -> tuple[int, str]:

@@ -13,19 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import Trainer, TrainerCallback
 
-from stages.configure import check, recipe
 from stages.engine import grpo, pretraining, sft
 from stages.engine.checkpoints import MANIFEST, Checkpoints, Phases, Resumable
 from stages.engine.embedded_model import build_model, build_processor, build_tokenizer
 from stages.engine.model import load_model, load_processor
 from stages.errors import UserError
 from stages.files import read_json, write_json
-from stages.methods.method import load
 from stages.params import read_params
-from stages.tasks import curriculum, few_shot
+from stages.tasks import curriculum
+from tests import small
 from tests.conftest import ROOT, write_random_model
 
 NAMES = ["one", "two", "three", "four", "five", "six"]
@@ -59,36 +57,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_model(tmp_path_factory.mktemp("model"))
 
 
-def samples(method: str) -> list[dict]:
-    """Questions of different lengths, so that padding depends on who is in a batch."""
-    generator = few_shot.generator("images")
-    way = load(method)
-    return [
-        {
-            "prompt": way.conversation(f"What digit is in the photo?\n Please choose one from list {NAMES[:i]}."),
-            "image": Image.fromarray(generator.integers(0, 256, (32, 32, 3), "uint8")),
-            "answer": name,
-            "target": f"<answer>{name}</answer>",
-        }
-        for i, name in enumerate(NAMES, 1)
-    ]
-
-
 def train(base: Path, scratch: Path, method: str, kill_after: int | None = None, **changes: Any) -> tuple[str, str]:
     """Train, or go on; return the md5 of the weights, and the record as it would be written, order included."""
-    params = read_params(ROOT / "params.yaml")
-    params["train"][method] |= {key: value for key, value in changes.items() if key == "adaptation"}
-    settings = recipe(method, "digits", check(params))["settings"]
-    settings |= {"steps": STEPS, "prompts_per_step": 2, "prompts_per_pass": 2, "learning_rate": 1e-2}
-    if method != "sft":
-        settings |= {"generations": 2, "max_completion_length": 6}
+    settings = small.settings(method, **{"steps": STEPS, "learning_rate": 1e-2} | changes)
     trainer = sft if method == "sft" else grpo
     model, record = trainer.train(
         load_model(base),
         load_processor(base),
-        samples(method),
+        small.samples(method, NAMES),
         {"length": lambda completion, answer, tokens: tokens + len(completion) / 10},
-        trainer.Params.model_validate(settings | changes),
+        trainer.Params.model_validate(settings),
         1,
         scratch,
         [] if kill_after is None else [KillAfter(kill_after)],

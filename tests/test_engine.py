@@ -8,15 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.configure import check, recipe
 from stages.engine import grpo, sft
 from stages.engine.generation import GenerationParams, generate
 from stages.engine.model import load_model, load_processor
 from stages.methods import rewards
 from stages.methods.method import load
-from stages.params import read_params
 from stages.tasks import few_shot
-from tests.conftest import ROOT, write_random_model
+from tests import small
+from tests.conftest import write_random_model
 
 NAMES = ["one", "two", "three", "four"]
 
@@ -42,19 +41,13 @@ def samples(method: str) -> list[dict]:
 
 
 def train(folder: Path, method: str, tmp_path: Path, seed: int = 1, functions=None, **overrides):
-    params = read_params(ROOT / "params.yaml")
-    params["train"][method] |= {key: value for key, value in overrides.items() if key == "adaptation"}
-    settings = recipe(method, "digits", check(params))["settings"]
-    settings |= {"steps": 2, "prompts_per_step": 2, "prompts_per_pass": 2, "learning_rate": 1e-3}
-    if method != "sft":
-        settings |= {"generations": 2, "max_completion_length": 6}
     trainer = sft if method == "sft" else grpo
     return trainer.train(
         load_model(folder),
         load_processor(folder),
         samples(method),
         functions or {"length": lambda completion, answer, tokens: tokens + len(completion) / 10},
-        trainer.Params.model_validate(settings | overrides),
+        trainer.Params.model_validate(small.settings(method, **overrides)),
         seed,
         str(tmp_path / "scratch"),
         [],

@@ -19,7 +19,7 @@ from stages.files import read_json, write_directory, write_json
 from stages.scratch import locked
 from tests.conftest import Project, write_random_model
 from tests.test_pipeline import runs
-from tests.test_warm import LOCK, SPLIT, Server, eventually, gone, start, waits
+from tests.test_warm import LOCK, SPLIT, Server, eventually, gone, serving, start, waits
 
 EVALUATE = ("python", "-m", "stages.evaluate", "few_shot", "sft", "digits", "1")
 KEY = "few_shot-sft-digits-1"
@@ -41,10 +41,7 @@ def folder(prepared: Project) -> Path:
 
 @pytest.fixture(scope="module")
 def server(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(prepared, tmp_path_factory.mktemp("server") / "warm")
-    yield server
-    server.process.kill()
-    server.process.wait()
+    yield from serving(prepared, tmp_path_factory.mktemp("server"))
 
 
 def unfinished(project: Project) -> list[Path]:

@@ -12,20 +12,17 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
-from PIL import Image
 from safetensors.torch import load_file
 from trl import GRPOConfig, GRPOTrainer
 
-from stages.configure import check, recipe
 from stages.engine import grpo, sft, vllm
 from stages.engine.model import load_model, load_processor, save
 from stages.engine.training import adapters, check_prompt_lengths, quantisation, splits_weights
 from stages.errors import UserError
 from stages.launch import LaunchParams, accelerate_arguments, check_machine
 from stages.launch import check as check_launch
-from stages.methods.method import load
-from stages.params import read_params, validate
-from stages.tasks import few_shot
+from stages.params import validate
+from tests import small
 from tests.conftest import ROOT, Project, write_random_model
 
 STRATEGIES = ("ddp", "fsdp", "zero2", "zero3")
@@ -193,13 +190,7 @@ def folder(tmp_path_factory) -> Path:
 
 def settings(method: str, **changes: Any) -> Any:
     """The resolved settings of a method, few steps of few prompts."""
-    params = read_params(ROOT / "params.yaml")
-    params["train"][method] |= {key: value for key, value in changes.items() if key in ("adaptation", "precision")}
-    found = recipe(method, "digits", check(params))["settings"]
-    found |= {"steps": 2, "prompts_per_step": 2, "prompts_per_pass": 2, "learning_rate": 1e-3}
-    if method != "sft":
-        found |= {"generations": 2, "max_completion_length": 6}
-    return (sft if method == "sft" else grpo).Params.model_validate(found | changes)
+    return (sft if method == "sft" else grpo).Params.model_validate(small.settings(method, **changes))
 
 
 def test_quantisation_is_that_of_the_paper():
@@ -233,28 +224,13 @@ def test_qlora_without_a_gpu_is_told(folder):
 # Training on what a machine has ---------------------------------------------------------------------------------------
 
 
-def samples(method: str, names: list[str] = NAMES) -> list[dict]:
-    """Questions that list 1 to 4 names, so that prompts differ in length."""
-    random = few_shot.generator("images")
-    way = load(method)
-    return [
-        {
-            "prompt": way.conversation(f"What digit is in the photo?\n Please choose one from list {names[:i]}."),
-            "image": Image.fromarray(random.integers(0, 256, (32, 32, 3), "uint8")),
-            "answer": name,
-            "target": f"<answer>{name}</answer>",
-        }
-        for i, name in enumerate(names, 1)
-    ]
-
-
 def train(folder: Path, scratch: Path, method: str, **changes: Any) -> tuple[Any, Any]:
     torch.set_num_threads(1)
     params = settings(method, **changes)
     return (sft if method == "sft" else grpo).train(
         load_model(folder),
         load_processor(folder),
-        samples(method),
+        small.samples(method, NAMES),
         {"length": lambda completion, answer, tokens: tokens + len(completion) / 10},
         params,
         1,
@@ -295,7 +271,7 @@ def test_prompts_above_the_limit_are_refused_before_training(folder, tmp_path, m
                 images=[sample["image"]],
             )["input_ids"][0]
         )
-        for sample in samples(method)
+        for sample in small.samples(method, NAMES)
     ]
     assert lengths == sorted(set(lengths)), "each one name longer than the one before"
     _, record = train(folder, tmp_path, method, max_prompt_length=lengths[-1], steps=1)

@@ -460,7 +460,6 @@ def process(base: Path, folder: Path, trainer_name: str, rows: int) -> None:
     everything = made_up(rows)
     share = rows // world
     feed(monkeypatch, everything[rank * share : (rank + 1) * share])
-    monkeypatch.undo() if rows < 0 else None
     trainer = build(
         {"stock": GRPOTrainer, "ours": SharedPrefixGRPOTrainer}[trainer_name],
         base,

@@ -70,12 +70,17 @@ class Server:
         return [child for child in self.process.children() if not gone(child)]
 
 
-@pytest.fixture(scope="module")
-def server(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(prepared, tmp_path_factory.mktemp("server") / "warm")
+def serving(project: Project, folder: Path) -> Iterator[Server]:
+    """A server for as long as a fixture's tests run."""
+    server = Server(project, folder / "warm")
     yield server
     server.process.kill()
     server.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from serving(prepared, tmp_path_factory.mktemp("server"))
 
 
 @pytest.fixture(scope="module")
