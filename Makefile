@@ -28,7 +28,7 @@ bench: setup ## Time the shared-prefix trainer against TRL's own, side by side
 	python -m benchmarks.shared_prefix
 
 bench-dag: setup ## Time DVC on a grid of the paper's size, with commands that do nothing
-	python -m benchmarks.dag_size --way 1 --way 2
+	python -m benchmarks.dag_size --way "tools.dvc repro" --way "tools.repro --jobs 2"
 
 lint: setup ## Check format and style
 	ruff check .

@@ -1,7 +1,7 @@
 """What DVC itself costs on a grid of the papers' size: the project's own dvc.yaml, with stages that do nothing.
 
-    python -m benchmarks.dag_size                                    # 11 datasets, 3 seeds, about 840 stages
-    python -m benchmarks.dag_size --datasets 2 --seeds 1 --way 2     # a small one, `tools.repro --jobs 2` alone
+    python -m benchmarks.dag_size                                           # 11 datasets, 3 seeds, about 850 stages
+    python -m benchmarks.dag_size --datasets 2 --seeds 1 --way "dvc repro"    # a small one, one way alone
 
 A repository in a temporary folder has the project's dvc.yaml and params.yaml with a longer grid, and every command is
 replaced by a shell script that writes a line into each output of its stage, so that all time is DVC's and ours:
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,16 @@ while read -r path; do
 done < "written/$DVC_STAGE"
 """
 """Stands in front of each stage's own command, which keeps dvc.lock as long as it is."""
+
+
+class Way(StrEnum):
+    """Ways to run the pipeline: modules and their arguments."""
+
+    DVC = "dvc repro"
+    FAST = "tools.dvc repro"
+    RUNNER = "tools.repro --jobs 1"
+    RUNNER_2 = "tools.repro --jobs 2"
+
 
 CELLS = "evaluate@"
 """How the names of the stages begin that make a cell of the tables."""
@@ -154,18 +165,18 @@ def measure(folder: Path, command: list[str], datasets: int, seeds: int, repeats
 def main(
     datasets: Annotated[int, typer.Option(min=1)] = 11,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
-    way: Annotated[list[int] | None, typer.Option(min=0, help="0: `dvc repro`; others: `tools.repro --jobs`")] = None,
+    way: Annotated[list[Way] | None, typer.Option(help="default: all; the first takes hours")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="of the short measurements")] = 3,
 ) -> None:
     """Print what DVC costs on a grid of stages that do nothing."""
     print("| command | stages | dvc.lock, kB | whole run, s | s a stage | no-op, s | cell start, s |")
     print("|---|---|---|---|---|---|---|", flush=True)
-    for jobs in way or (0, 1, 2):
-        command = [sys.executable, "-m", "tools.repro", "--jobs", str(jobs)] if jobs else ["dvc", "repro"]
+    for one in way or Way:
+        command = [sys.executable, "-m", *one.split()]
         with tempfile.TemporaryDirectory(prefix="dag-size-") as folder:
             found = measure(Path(folder), command, datasets, seeds, repeats)
         print(
-            f"| `{' '.join(command).replace(sys.executable, 'python')}` | {found['stages']} | "
+            f"| `python -m {one}` | {found['stages']} | "
             f"{found['lock'] / 1000:.0f} | {found['whole']:.0f} | {found['whole'] / found['stages']:.3f} | "
             f"{found['again']:.1f} | {found['start']:.1f} |",
             flush=True,

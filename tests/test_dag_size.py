@@ -1,5 +1,6 @@
-"""A long dvc.lock costs the runner little, and comes out as DVC writes it, byte for byte."""
+"""A long dvc.lock costs `tools.dvc` and the runner little, and comes out as DVC writes it, byte for byte."""
 
+import json
 import os
 import re
 import shutil
@@ -20,6 +21,8 @@ from dvc.stage import PipelineStage
 
 from benchmarks.dag_size import make_repository
 from tools import fast_dvc
+
+ROOT = Path(__file__).parent.parent
 
 PIPELINE = """\
 stages:
@@ -197,17 +200,105 @@ def test_the_version_that_is_installed_is_the_one_that_this_was_read_from():
     assert dvc.__version__ == fast_dvc.VERSION
 
 
+@pytest.fixture
+def held(repository: Repo) -> Iterator[Repo]:
+    """The repository, held by this process."""
+    with repository.lock:
+        yield repository
+
+
+def test_what_this_process_has_locked_it_does_not_lock_again(held):
+    path = Path(held.tmp_dir) / "rwlock"
+
+    def rwlock(read: list[str], write: list[str]):
+        return fast_dvc.rwlock(held.tmp_dir, held.fs, "a command", read, write, False)
+
+    with rwlock(["a"], ["b"]):
+        locked = path.read_text()
+        assert '"a"' in locked and '"b"' in locked
+        with rwlock(["b", "a"], []), rwlock([], ["b"]):
+            assert path.read_text() == locked
+        with rwlock(["c"], []):
+            assert '"c"' in path.read_text()
+        assert path.read_text() == locked
+    assert path.read_text() == "{}"
+
+
+def test_what_another_process_has_locked_is_not_touched(held):
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    path = Path(held.tmp_dir) / "rwlock"
+    path.write_text(json.dumps({"write": {"a": {"pid": other.pid, "cmd": "another"}}}))
+    try:
+        with pytest.raises(dvc.lock.LockError), fast_dvc.rwlock(held.tmp_dir, held.fs, "this", ["a"], [], False):
+            pass
+    finally:
+        path.unlink()
+        other.communicate(b"\n")
+
+
+CHAIN = """\
+stages:
+  first:
+    cmd: cat input > first
+    deps: [input]
+    outs: [first]
+  second:
+    cmd: cat first > second
+    params: [letter]
+    deps: [first]
+    outs: [second]
+"""
+
+
+def test_what_changes_while_dvc_runs_is_seen(tmp_path):
+    """By a stage, by the cache of runs, by the user between two runs: as DVC sees it, and it says the same."""
+    said = {}
+    for way in ("dvc", "tools.dvc"):
+        folder = tmp_path / way
+        folder.mkdir()
+        shutil.copytree(ROOT / "tools", folder / "tools")
+        shutil.copytree(ROOT / "stages", folder / "stages")
+        (folder / "dvc.yaml").write_text(CHAIN)
+        subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+
+        def dvc(*arguments: str, folder: Path = folder, way: str = way) -> str:
+            command = [sys.executable, "-m", way, *arguments]
+            environment = os.environ | {"PYTHONHASHSEED": "0"}  # DVC lists the files to add in the order of a set
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            return f"{done.stdout}{(folder / 'second').read_text() if (folder / 'second').exists() else ''}"
+
+        dvc("init", "-q")
+        said[way] = []
+        for text, letter in [("one", "a"), ("one", "a"), ("two", "a"), ("one", "a"), ("one", "b"), ("three", "b")]:
+            (folder / "input").write_text(text)
+            (folder / "params.yaml").write_text(f"letter: {letter}\n")
+            said[way] += [dvc("repro"), dvc("status")]
+        (folder / "input").write_text("four")
+        said[way] += [dvc("repro", "first")]
+        (folder / "first").unlink()  # it may be linked to the cache
+        (folder / "first").write_text("three")  # what `second` has been made of
+        said[way] += [dvc("status"), dvc("repro"), dvc("repro", "--force", "second"), (folder / "dvc.lock").read_text()]
+    assert said["tools.dvc"] == said["dvc"]
+    assert "Running stage 'first'" in said["dvc"][4]
+    assert "cached - skipping run" in said["dvc"][6]
+    assert said["dvc"][-3].endswith("four")
+
+
 def test_a_grid_by_the_runner_is_that_of_dvc(tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
+    first, second, third = tmp_path / "first", tmp_path / "second", tmp_path / "third"
     first.mkdir()
     names = make_repository(first, datasets=1, seeds=1)
     shutil.copytree(first, second)
+    shutil.copytree(first, third)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
     def run(folder: Path, *command: str) -> str:
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
 
     run(first, "dvc", "repro")
+    run(third, "python", "-m", "tools.dvc", "repro")
+    assert (third / "dvc.lock").read_bytes() == (first / "dvc.lock").read_bytes()
     said = run(second, "python", "-m", "tools.repro", "--jobs", "2").splitlines()
     assert sorted(line.split(" ", 1)[1] for line in said) == sorted(names)
     locks = [fast_dvc.blocks((folder / "dvc.lock").read_text()) for folder in (first, second)]

@@ -1,9 +1,11 @@
-"""DVC with a long dvc.lock, in the time that the change takes and not the file; for `tools/repro.py`.
+"""DVC with a long dvc.lock, in the time that the change takes and not the file; for tools/dvc.py and tools/repro.py.
 
 DVC reads the whole of dvc.lock to find one stage in it, and after each stage parses and writes it all again, by a
 library that keeps comments: seconds a stage at the papers' size. Here one stage's block of text is read or replaced
-alone. Every file is, byte for byte, as DVC's own writing leaves it; where dvc.lock is not of the form that DVC gives
-it, DVC does it itself. Locks are DVC's own; they are only looked at more often.
+alone. To see that nothing is stale, DVC looks at each file and at params.yaml once for every stage that depends on
+them; here once. Every file is, byte for byte, as DVC's own writing leaves it; where dvc.lock is not of the form that
+DVC gives it, DVC does it itself. Locks are DVC's own; they are only looked at more often, and a file that a process
+has locked is not locked by it again.
 
 This reaches into what DVC does not promise to keep. It was read from DVC 3.67.1; with any other version nothing is
 replaced, and all is as slow as `dvc repro`.
@@ -22,10 +24,11 @@ from typing import Any
 import dvc
 import dvc.cli.parser
 import dvc.lock
+import dvc.rwlock
 from dvc.dependency import ParamsDependency
 from dvc.dvcfile import Lockfile
 from dvc.output import Output
-from dvc.stage import PipelineStage
+from dvc.stage import PipelineStage, Stage
 from dvc.stage.serialize import to_lockfile
 from dvc.utils import strictyaml
 from dvc.utils.serialize import _yaml
@@ -49,6 +52,8 @@ own_load = Lockfile.load
 own_dump_stages = Lockfile.dump_stages
 own_parse_yaml = _yaml.parse_yaml
 own_validate = strictyaml.validate
+own_reproduce = Stage.reproduce
+own_rwlock = dvc.rwlock.rwlock
 own_get_main_parser = dvc.cli.parser.get_main_parser
 
 
@@ -92,7 +97,7 @@ class LockedStages(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         """Raises what DVC raises of the file that does not hold what it should."""
         try:
-            data = own_parse_yaml(HEAD + self.texts[name], self.lockfile.path)
+            data = parse_yaml(HEAD + self.texts[name], self.lockfile.path)
             return self.lockfile.validate(data)["stages"][name]
         except (_yaml.YAMLError, strictyaml.YAMLValidationError):
             return own_load(self.lockfile)["stages"][name]
@@ -146,7 +151,7 @@ def md5(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4096)  # a grid's blocks of dvc.lock among them; DVC loads its stages twice
 def _parsed(text: str) -> bytes:
     return pickle.dumps(own_parse_yaml(text, "", "safe"))
 
@@ -187,31 +192,67 @@ def lock(self: dvc.lock.Lock) -> None:
 
 
 @contextlib.contextmanager
-def each_once() -> Iterator[None]:
-    """Look at each file once for all stages while the block runs, in which nothing may be run."""
+def each_once(seen: dict[tuple, Any]) -> Iterator[None]:
+    """Look at each file once for all stages while the block runs, in which nothing may be run; `seen` is what was."""
     if dvc.__version__ != VERSION:
         yield
         return
     own_hash, own_params = Output._get_hash_meta, ParamsDependency.read_params
-    hashes, params = {}, {}
 
     def get_hash_meta(self: Output) -> Any:
         key = self.fs_path, self.hash_name, self.use_cache
-        if key not in hashes:
-            hashes[key] = own_hash(self)
-        return hashes[key]
+        if key not in seen:
+            seen[key] = own_hash(self)
+        return seen[key]
 
     def read_params(self: ParamsDependency, flatten: bool = True) -> dict[str, Any]:
         key = self.fs_path, tuple(self.params), flatten
-        if key not in params:
-            params[key] = own_params(self, flatten)
-        return params[key]
+        if key not in seen:
+            seen[key] = own_params(self, flatten)
+        return seen[key]
 
     Output._get_hash_meta, ParamsDependency.read_params = get_hash_meta, read_params
     try:
         yield
     finally:
         Output._get_hash_meta, ParamsDependency.read_params = own_hash, own_params
+
+
+_seen: dict[tuple, Any] = {}
+"""What files and parameters are, since this process last ran a stage."""
+
+
+def reproduce(self: Stage, **kwargs: Any) -> Stage | None:
+    """In the place of `Stage.reproduce`: leave a stage alone that is up to date, or let DVC do what it does."""
+    if not kwargs.get("force"):
+        with each_once(_seen):
+            if not self.changed():
+                dvc.stage.logger.info("Stage '%s' didn't change, skipping", self.addressing)
+                return None
+    _seen.clear()
+    try:
+        return own_reproduce(self, **kwargs)
+    finally:
+        _seen.clear()
+
+
+_locked: list[tuple[set[str], set[str]]] = []
+"""What this process has locked, innermost last: paths for reading, and for writing."""
+
+
+@contextlib.contextmanager
+def rwlock(tmp_dir: str, fs: Any, cmd: str, read: list[str], write: list[str], hardlink: bool) -> Iterator[None]:
+    """In the place of `rwlock`, which writes its file twice for each of the four times that a stage locks the same."""
+    reading, writing = (set().union(*paths) for paths in zip(*_locked, strict=True)) if _locked else (set(), set())
+    if reading.union(writing).issuperset(read) and writing.issuperset(write):
+        yield
+        return
+    with own_rwlock(tmp_dir, fs, cmd, read, write, hardlink):
+        _locked.append((set(read), set(write)))
+        try:
+            yield
+        finally:
+            _locked.pop()
 
 
 def install() -> None:
@@ -223,4 +264,6 @@ def install() -> None:
     _yaml.parse_yaml = strictyaml.parse_yaml = parse_yaml
     strictyaml.validate = validate
     dvc.lock.Lock.lock = lock
+    dvc.rwlock.rwlock = rwlock
+    Stage.reproduce = reproduce
     dvc.cli.parser.get_main_parser = functools.cache(own_get_main_parser)

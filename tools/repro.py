@@ -57,7 +57,7 @@ def _look(targets: list[str]) -> tuple[networkx.DiGraph, set[str]]:
         if targets:
             needed = set(targets).union(*(networkx.ancestors(graph, target) for target in targets))
             graph = networkx.DiGraph(graph.subgraph(needed))
-        with fast_dvc.each_once():
+        with fast_dvc.each_once({}):
             changed = {name for name in graph if is_changed(stages[name])}
     return graph, set().union(*networkx.bfs_layers(graph, changed))
 
