@@ -10,6 +10,7 @@ from stages.content import content_md5
 from stages.engine import hub, loading
 from stages.errors import UserError, main
 from stages.files import read_json, write_directory, write_json
+from stages.libraries import COMPUTING
 from stages.params import Grid, read_grid, read_section
 from stages.report.candidates import Candidate, ranked, read_candidates
 from stages.report.footnotes import read_notes
@@ -18,8 +19,6 @@ from stages.tasks import questions
 
 BASE_MODEL = "models/base_model"
 DATASETS = Path("data/download")
-LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pillow", "tokenizers")
-"""Whose versions change what is computed."""
 
 
 def best(dataset: str) -> None:
@@ -107,13 +106,13 @@ def describe_base() -> Base:
 
 
 def versions(lock: str) -> dict[str, str]:
-    """The versions of `LIBRARIES` in the text of `requirements.lock`.
+    """The versions of the libraries that compute, in the text of `requirements.lock`.
 
     >>> versions("torch==2.13.0\\nbanana==1\\n")
     {'torch': '2.13.0'}
     """
     found = dict(re.findall(r"^([\w.-]+)==(\S+)", lock, re.MULTILINE))
-    return {name: found[name] for name in LIBRARIES if name in found}
+    return {name: found[name] for name in COMPUTING if name in found}
 
 
 if __name__ == "__main__":

@@ -145,7 +145,11 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
     settings = validate(f"train.{method}", {**shared, **of_dataset, **own}, model).model_dump()
     check_launch(params.launch, settings, way.trainer)
     if settings["adaptation"] != "full":
-        settings["lora"]["target"] = lora_target(way.trainer, settings["lora"], params)
+        settings["lora"]["target"] = lora_target(settings["lora"], params)
+        if settings["lora"]["target"] is None:
+            raise UserError(
+                f"models.{params.model}.lora: missing, and {way.trainer}.lora.target is null; one of them is needed"
+            )
     names = way.rewards if params.reward is None or way.trainer != "grpo" else _names(params.reward)
     parameters = params.rewards.model_dump()
     return {
@@ -162,17 +166,12 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
     }
 
 
-def lora_target(trainer: str, lora: dict[str, Any], params: Params) -> str:
-    """Where adapters go: `lora.target` of a trainer's settings, or what the base model's section says.
-
-    Raises:
-        UserError: neither says it.
-    """
+def lora_target(lora: dict[str, Any], params: Params) -> str | None:
+    """Where adapters go, by a trainer's `lora.target` or else by the base model's section; None if neither says it."""
     if lora["target"] is not None:
         return lora["target"]
-    key = f"models.{params.model}"
-    if (targets := models.parse(key, params.models[params.model]).lora) is None:
-        raise UserError(f"{key}.lora: missing, and {trainer}.lora.target is null; one of them is needed")
+    if (targets := models.parse(f"models.{params.model}", params.models[params.model]).lora) is None:
+        return None
     return f"({targets.language})|({targets.vision})" if lora["vision_tower"] else targets.language
 
 

@@ -19,26 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from stages.files import read_json, write_json
+from stages.libraries import COMPUTING, OTHERS
 
 FILE = Path("metrics/environment.json")
 LOCK = FILE.with_name(".environment.lock")
-LIBRARIES = (
-    "accelerate",
-    "datasets",
-    "matplotlib",  # its fonts are in the drawn images
-    "numpy",
-    "pandas",
-    "peft",
-    "pillow",
-    "pyarrow",
-    "safetensors",
-    "scikit-learn",
-    "scipy",
-    "tokenizers",
-    "torch",
-    "transformers",
-    "trl",
-)
 
 
 def fingerprint() -> dict[str, Any]:
@@ -58,7 +42,7 @@ def fingerprint() -> dict[str, Any]:
         "libc": _libc(),
         "python": platform.python_version(),
         **(_torch() if computing else {}),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {name: _version(name) for name in sorted((*COMPUTING, *OTHERS))},
     }
 
 

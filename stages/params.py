@@ -4,6 +4,7 @@ Each stage reads the sections it declares in `dvc.yaml`, and no more; the model 
 that uses it. Stage `configure` checks the whole file. The YAML is read as DVC reads it (YAML 1.2: `1e-4` is a number).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +65,19 @@ def validate(key: str, value: Any, model: type[Model]) -> Model:
         return TypeAdapter(model).validate_python(value)
     except ValidationError as error:
         raise UserError(_explain(key, error, model)) from None
+
+
+def validate_by_source(key: str, section: Any, models: Mapping[str, type[Model]]) -> Model:
+    """Check a section whose `source` says against which of `models` it is checked.
+
+    Raises:
+        UserError: names the first offending key, its value, and what is legal.
+    """
+    if not isinstance(section, dict) or "source" not in section:
+        raise UserError(f"{key}.source: missing; legal: {', '.join(models)}")
+    if section["source"] not in models:
+        raise UserError(f"{key}.source: {section['source']!r} is not legal; legal: {', '.join(models)}")
+    return validate(key, section, models[section["source"]])
 
 
 def read_section(key: str, model: type[Model]) -> Model:

@@ -166,12 +166,11 @@ def describe(name: str, section: dict[str, Any], assumptions: Assumptions) -> Da
 
         names, whole = list(CLASSES[name]), math.inf
     else:
-        known = params.dataset or facts.COPIES.get(getattr(params, "repository", None) or "")
-        if known is None:
+        if params.known is None:
             return None
         # The paper's validation images are not counted in `facts`: as many as test images at most.
-        names = [f"{i:0{assumptions.name_characters}}" for i in range(facts.FACTS[known].classes)]
-        whole = facts.FACTS[known].test
+        names = [f"{i:0{assumptions.name_characters}}" for i in range(facts.FACTS[params.known].classes)]
+        whole = facts.FACTS[params.known].test
     images = {
         split: bounded(whole, getattr(params, f"{split}_per_class"), len(names)) for split in ("test", "validation")
     }
@@ -261,7 +260,7 @@ class Planner:
             samples=samples,
             prompts=prompts,
             rank=settings["lora"]["rank"],
-            targets=configure.lora_target(recipe["trainer"], settings["lora"], self.params),
+            targets=configure.lora_target(settings["lora"], self.params),
             dtype=self.base.dtype,
             strategy=self.params.launch.strategy,
             processes=self.params.launch.processes,

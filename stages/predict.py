@@ -21,12 +21,13 @@ from pydantic import Field
 from tabulate import tabulate
 
 from stages.engine import determinism
-from stages.engine.generation import GenerationParams, generate
+from stages.engine.generation import generate
 from stages.errors import UserError, maker, told
 from stages.files import read_json
 from stages.methods import catalogue
 from stages.methods.method import load as load_method
-from stages.params import Section, validate
+from stages.params import validate
+from stages.report.candidates import Task
 from stages.tasks import questions, samples
 from stages.tasks.sources.folder import image_files
 
@@ -34,16 +35,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-class Task(Section):
+class Saved(Task):
     """`task.json` of a saved model; see stage `best`."""
 
     question: str
     classes: list[str] = Field(min_length=1)
-    method: str
-    conversation: list[dict[str, Any]]
-    image_size: int = Field(gt=0)
-    generation: GenerationParams
-    seed: int
 
     def ask(self, question: str) -> list[dict[str, Any]]:
         """The turns of the conversation, with another question in the place of this one."""
@@ -98,7 +94,7 @@ def predict(
         sys.exit(1)
 
 
-def read_task(model: Path) -> Task:
+def read_task(model: Path) -> Saved:
     """Read `task.json` of a model's folder.
 
     Raises:
@@ -109,7 +105,7 @@ def read_task(model: Path) -> Task:
         raise UserError(f"--model: {model} is missing; legal: a folder that stage `best` wrote; `{maker(model)}`")
     if not path.is_file():
         raise UserError(f"--model: {model} has no task.json; legal: a folder that stage `best` wrote")
-    task = validate(str(path), read_json(path), Task)
+    task = validate(str(path), read_json(path), Saved)
     if task.method not in catalogue.METHODS:
         raise UserError(f"{path}: method: {task.method!r} is not legal; legal: {', '.join(catalogue.METHODS)}")
     return task
@@ -140,7 +136,7 @@ def decoded(files: Iterator[Path], size: int, problems: list[str]) -> Iterator[t
 def answers(
     model: Any,
     processor: Any,
-    task: Task,
+    task: Saved,
     question: str,
     images: Iterator[tuple[Path, Image.Image]],
     batch_size: int | None = None,

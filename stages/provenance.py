@@ -29,7 +29,8 @@ def closure(*modules: str) -> list[Path]:
     """The files, relative to the project's root, of `modules` and of all that they import under `stages`.
 
     Imports are found wherever they stand, also inside functions. Modules loaded by a computed name are not seen, and
-    files that cannot change a byte of an output are left out: `EXEMPT`, and those that hold no more than a docstring.
+    files that cannot change a byte of an output are left out: `EXEMPT` and what is reached through them alone, and
+    those that hold no more than a docstring.
 
     >>> [path.name for path in closure("stages.params")]
     ['params.py']
@@ -40,7 +41,7 @@ def closure(*modules: str) -> list[Path]:
     while waiting:
         module = waiting.pop()
         file = _file(module)
-        if file is None or file in seen:
+        if file is None or file in seen or file.relative_to(ROOT) in EXEMPT:
             continue
         seen.add(file)
         waiting += [module.rpartition(".")[0]] if "." in module else []
@@ -48,7 +49,7 @@ def closure(*modules: str) -> list[Path]:
         waiting += imported
         if is_empty:
             empty.add(file)
-    return sorted({file.relative_to(ROOT) for file in seen - empty} - EXEMPT)
+    return sorted({file.relative_to(ROOT) for file in seen - empty})
 
 
 @functools.cache  # every recipe asks about the same files

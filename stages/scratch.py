@@ -19,12 +19,10 @@ from typing import Any
 
 from stages.content import content_md5
 from stages.engine.tracking_store import project_root
+from stages.libraries import COMPUTING
 
 FIRST = os.environ.get("RANK", "0") == "0"
 """Whether this is the only or the first process of a run."""
-
-LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pillow", "tokenizers")
-"""Whose versions change what is computed, or how what was computed so far is written down."""
 
 
 def inputs_md5(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str | Path]) -> str:
@@ -39,7 +37,7 @@ def inputs_md5(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str
         "stage": stage,
         "settings": settings,
         "inputs": {name: content_md5(Path(path)) for name, path in inputs.items()},
-        "versions": {name: version(name) for name in LIBRARIES},
+        "versions": {name: version(name) for name in COMPUTING},
     }
     return hashlib.md5(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -9,10 +9,9 @@ from stages.evaluating import evaluate_model
 from stages.files import read_json, read_parquet
 from stages.methods.method import load as load_method
 from stages.params import read_section
+from stages.tasks.classes import FEW_SHOT
 from stages.tasks.evaluation import EvaluateParams
 from stages.tasks.samples import ImageParams
-
-SETTING = "few_shot"
 
 
 def validate(method: str, dataset: str, seed: int) -> None:
@@ -20,8 +19,8 @@ def validate(method: str, dataset: str, seed: int) -> None:
 
     Besides the numbers, the record has what describes this candidate; see `describe`.
     """
-    key = f"{SETTING}-{method}-{dataset}-{seed}"
-    cell = {"setting": SETTING, "method": method, "trained_on": dataset, "evaluated_on": dataset, "seed": seed}
+    key = f"{FEW_SHOT}-{method}-{dataset}-{seed}"
+    cell = {"setting": FEW_SHOT, "method": method, "trained_on": dataset, "evaluated_on": dataset, "seed": seed}
     stage, output = f"validate@{method}-{dataset}-{seed}", f"validate/{dataset}/{method}-{seed}"
     candidate = describe(key, method, dataset, seed)
     evaluate_model(stage, cell, method, f"models/train/{key}", output, "validation", candidate)
@@ -34,7 +33,7 @@ def describe(key: str, method: str, dataset: str, seed: int) -> dict[str, Any]:
     with `{question}` in the place of the question, and the numbers that stage `evaluate` found on test images.
     """
     params = read_section("evaluate", EvaluateParams)
-    download, partition = f"data/download/{dataset}", f"data/partition/{SETTING}/{seed}/{dataset}"
+    download, partition = f"data/download/{dataset}", f"data/partition/{FEW_SHOT}/{seed}/{dataset}"
     taught = read_parquet(f"{partition}/train.parquet", ["label", "options"])
     part = "all" if params.prompts == "published" else None
     return {

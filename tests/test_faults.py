@@ -331,7 +331,7 @@ def test_killed_evaluation_goes_on_with_the_first_unfinished_batch(prepared, fol
     assert process.returncode == 0
     assert said[0].startswith("warning: ")
     assert said[0].endswith("; this batch is generated again")
-    assert said[1].startswith(f"{len(files) - 1} batches were finished before: digits")
+    assert said[1].startswith(f"{len(files) - 1} batches of digits were finished before")
     assert [content_md5(path) for path in outputs(prepared)] == whole
     assert not batches(prepared)
 

@@ -159,7 +159,7 @@ def test_no_model(model, tmp_path):
     with pytest.raises(UserError, match=r"task\.json: method: 'magic' is not legal; legal: sft, "):
         read_task(tmp_path)
     write_json(tmp_path / "task.json", {"classes": []})
-    with pytest.raises(UserError, match=r"task\.json\.question: missing"):
+    with pytest.raises(UserError, match=r"task\.json\.method: missing"):
         read_task(tmp_path)
 
 

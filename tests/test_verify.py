@@ -211,7 +211,7 @@ def test_environments_are_noted_by_stage_and_dropped_with_the_last(tmp_path, in_
     (name,) = first["environments"]
     assert first["environments"][name] == environment.fingerprint()
     assert str(tmp_path) not in environment.FILE.read_text()
-    monkeypatch.setattr(environment, "LIBRARIES", ("torch", "no-such-library"))
+    monkeypatch.setattr(environment, "OTHERS", ("no-such-library",))
     environment.record("evaluate@a")
     assert len(json.loads(environment.FILE.read_text())["environments"]) == 2
     environment.record("evaluate@b")

@@ -238,7 +238,7 @@ class Training:
     Attributes:
         reinforced: GRPO, and not SFT.
         rank: of LoRA adapters.
-        targets: regular expression over the names of modules that get adapters.
+        targets: regular expression over the names of modules that get adapters; None where that is not said.
         dtype: in which the base model is published; adapters leave it in this type.
         samples: how many there are to learn from.
         prompts: in a step, on average: `prompts_per_step`, or fewer where an epoch ends with an incomplete step.
@@ -253,7 +253,7 @@ class Training:
     prompts_per_pass: int
     adaptation: Adaptation = "full"
     rank: int = 8
-    targets: str = ""
+    targets: str | None = None
     precision: Precision = "bfloat16"
     dtype: str = "bfloat16"
     gradient_checkpointing: bool = False
@@ -555,7 +555,7 @@ def remedies(architecture: Architecture, training: Training, sample: Sample, ava
     smaller = [{"prompts_per_pass": size} for size in passes]
     checkpointed = {"gradient_checkpointing": True}
     split = [{"strategy": "zero3", "processes": count} for count in (2, 4, 8) if count > training.processes]
-    adapted = [{"adaptation": way} for way in ("lora", "qlora")]
+    adapted = [] if training.targets is None else [{"adaptation": way} for way in ("lora", "qlora")]
     singles = [*smaller, checkpointed, *split, *adapted]
     one = {"prompts_per_pass": 1}
     doubles = [one | checkpointed, *(way | other for way in (*split, *adapted) for other in (one, checkpointed))]

@@ -4,8 +4,7 @@ from typing import Any
 
 from stages.engine.loading import HubModelParams
 from stages.engine.pretraining import EmbeddedModelParams
-from stages.errors import UserError
-from stages.params import validate
+from stages.params import validate_by_source
 
 Model = EmbeddedModelParams | HubModelParams
 
@@ -18,11 +17,7 @@ def parse(key: str, section: Any) -> Model:
     Raises:
         UserError: names the first offending key, its value, and what is legal.
     """
-    if not isinstance(section, dict) or "source" not in section:
-        raise UserError(f"{key}.source: missing; legal: {', '.join(SOURCES)}")
-    if section["source"] not in SOURCES:
-        raise UserError(f"{key}.source: {section['source']!r} is not legal; legal: {', '.join(SOURCES)}")
-    params: Model = validate(key, section, SOURCES[section["source"]])
+    params: Model = validate_by_source(key, section, SOURCES)
     if isinstance(params, HubModelParams):
         params.check(key)
     return params

@@ -6,6 +6,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
+from stages.engine.generation import GenerationParams
 from stages.files import read_json, reading
 from stages.params import Section
 from stages.report.records import Evaluation, Part
@@ -27,8 +30,8 @@ class Task(Section):
 
     method: str
     conversation: list[dict[str, Any]]
-    image_size: int
-    generation: dict[str, Any]
+    image_size: int = Field(gt=0)
+    generation: GenerationParams
     seed: int
 
 

@@ -195,9 +195,9 @@ def _usage(model: Model, best: Candidate) -> str:
     else:
         imports, load = [], ['model = AutoModelForImageTextToText.from_pretrained(".")']
     sampling = {"do_sample": False}
-    if generation["temperature"] > 0:
-        sampling = {"do_sample": True, "temperature": generation["temperature"], "top_k": 0, "top_p": 1.0}
-    options = {"max_new_tokens": generation["max_new_tokens"], **sampling}
+    if generation.temperature > 0:
+        sampling = {"do_sample": True, "temperature": generation.temperature, "top_k": 0, "top_p": 1.0}
+    options = {"max_new_tokens": generation.max_new_tokens, **sampling}
     size = best.task.image_size
     return "\n".join(
         [

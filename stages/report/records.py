@@ -15,8 +15,8 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationEr
 
 from stages.errors import UserError
 from stages.params import Grid
+from stages.tasks.classes import BASE_TO_NEW, FEW_SHOT
 
-FEW_SHOT, BASE_TO_NEW = "few_shot", "base_to_new"
 PARTS = {FEW_SHOT: ("all",), BASE_TO_NEW: ("base", "new")}
 ZERO_SHOT = "zero_shot"
 

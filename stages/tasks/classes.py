@@ -6,6 +6,8 @@ from stages.errors import UserError
 from stages.params import Section
 from stages.tasks.few_shot import OptionRule
 
+FEW_SHOT, BASE_TO_NEW = "few_shot", "base_to_new"
+
 
 class FewShotParams(Section):
     """Section `partition.few_shot`: all classes are taught and tested; the questions of the split are kept."""
@@ -25,7 +27,7 @@ class BaseToNewParams(Section):
     options: OptionRule
 
 
-SETTINGS: dict[str, type[Section]] = {"few_shot": FewShotParams, "base_to_new": BaseToNewParams}
+SETTINGS: dict[str, type[Section]] = {FEW_SHOT: FewShotParams, BASE_TO_NEW: BaseToNewParams}
 
 
 def parts(classes: int, params: FewShotParams | BaseToNewParams) -> dict[str, range]:

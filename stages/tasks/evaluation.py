@@ -50,7 +50,7 @@ class FinishedBatches(dict[int, Outputs]):
                 print(f"warning: {error}; this batch is generated again", file=sys.stderr)
                 file.unlink()
         if self:
-            print(f"{len(self)} batches were finished before: {folder.name}", flush=True)
+            print(f"{len(self)} batches of {folder.name} were finished before", flush=True)
 
     def __setitem__(self, first_row: int, outputs: Outputs) -> None:
         """Write a batch's file, and keep it."""

@@ -3,8 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from stages.errors import UserError
-from stages.params import validate
+from stages.params import validate_by_source
 from stages.tasks import facts
 from stages.tasks.sources import coop, embedded, folder, hub, parquet
 from stages.tasks.sources.common import Chosen, Listing, SourceParams, assign, checked_classes
@@ -20,11 +19,7 @@ def parse(key: str, section: Any) -> Source:
     Raises:
         UserError: names the first offending key, its value, and what is legal.
     """
-    if not isinstance(section, dict) or "source" not in section:
-        raise UserError(f"{key}.source: missing; legal: {', '.join(SOURCES)}")
-    if section["source"] not in SOURCES:
-        raise UserError(f"{key}.source: {section['source']!r} is not legal; legal: {', '.join(SOURCES)}")
-    params: Source = validate(key, section, SOURCES[section["source"]].Params)
+    params: Source = validate_by_source(key, section, {name: module.Params for name, module in SOURCES.items()})
     if isinstance(params, SourceParams):
         params.check(key)
     return params
@@ -45,9 +40,8 @@ def load(key: str, params: Source) -> Chosen:
 
 
 def _notes(listing: Listing, chosen: list, params: SourceParams) -> list[str]:
-    name = params.dataset or facts.COPIES.get(getattr(params, "repository", None) or "")
-    if name is None:
+    if params.known is None:
         return []
     kept = Counter(example.split for example in chosen)["test"]
     test = Counter(example.split for example in listing.examples)["test"] or kept
-    return facts.compare(name, len(listing.classes), test, kept, params.question, params.source == "coop")
+    return facts.compare(params.known, len(listing.classes), test, kept, params.question, params.source == "coop")

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from stages.errors import UserError
 from stages.params import Section
-from stages.tasks.facts import Known
+from stages.tasks.facts import COPIES, Known
 
 SPLITS = ("train", "validation", "test")
 
@@ -44,6 +44,11 @@ class SourceParams(Section):
     seed: int = Field(ge=0)
     dataset: Known | None = None
     underscores: Literal["keep", "spaces"] = "keep"
+
+    @property
+    def known(self) -> Known | None:
+        """Which of the paper's sets this is, by its key or as a known copy of it."""
+        return self.dataset or COPIES.get(getattr(self, "repository", None) or "")
 
     def check(self, key: str) -> None:
         """Check what no single key tells.
