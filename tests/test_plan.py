@@ -18,12 +18,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, Qwen2VLForConditionalGeneration
 
-from stages import plan
-from stages.engine import costs
-from stages.engine.architectures import PUBLISHED
-from stages.engine.costs import GPUS, Architecture, Evaluation, Sample, Speed, Training
 from stages.errors import UserError
 from stages.params import read_params
+from stages.planning import costs, planner, tables
+from stages.planning.architecture import Architecture
+from stages.planning.costs import GPUS, Evaluation, Sample, Speed, Training
+from stages.planning.published import PUBLISHED
 from stages.provenance import closure
 from tests.conftest import ROOT, write_random_model
 
@@ -43,7 +43,7 @@ def grpo(**changes) -> Training:
 
 def build(layers: int = 4, blocks: int = 2, **text) -> Qwen2VLForConditionalGeneration:
     """The embedded model, deeper or of other widths, random."""
-    base = plan.embedded_model()
+    base = planner.embedded_model()
     from stages.engine.embedded_model import build_config, build_tokenizer
     from stages.tasks import curriculum
 
@@ -364,7 +364,7 @@ def test_full_fine_tuning_of_the_7b_fits_on_no_single_gpu_and_the_paper_did_it_o
 
 
 def test_remedies_do_what_they_promise():
-    available = plan.USABLE * GPUS["a100_80"].memory
+    available = tables.USABLE * GPUS["a100_80"].memory
     training = grpo(prompts_per_pass=8, targets=LANGUAGE)
     assert costs.training_memory(SMALL, training, PAPER).total > available
     ways = costs.remedies(SMALL, training, PAPER, available)
@@ -416,9 +416,9 @@ def test_evaluation_takes_every_batch():
 # The plan ------------------------------------------------------------------------------------------------------------
 
 
-def planner_of(params: dict) -> plan.Planner:
-    assumptions = plan.Assumptions(reasoning=100, completions={}, name_characters=14, characters_per_token=4)
-    return plan.planner(params, assumptions, SPEED)
+def planner_of(params: dict) -> planner.Planner:
+    assumptions = planner.Assumptions(reasoning=100, completions={}, name_characters=14, characters_per_token=4)
+    return planner.planner(params, assumptions, SPEED)
 
 
 def test_plan_of_the_default_grid_is_what_its_run_recorded(monkeypatch):
@@ -514,7 +514,7 @@ def test_stages_are_counted_as_dvc_counts_them():
     from dvc.repo import Repo
 
     with Repo(ROOT) as repo:
-        assert plan.stages_of_dag(ROOT / "dvc.yaml", read_params(ROOT / "params.yaml")) == len(repo.index.stages)
+        assert planner.stages_of_dag(ROOT / "dvc.yaml", read_params(ROOT / "params.yaml")) == len(repo.index.stages)
 
 
 @pytest.mark.parametrize(
@@ -542,11 +542,26 @@ def test_a_model_of_unknown_shapes_is_told_with_what_is_legal(bare, monkeypatch)
         planner_of(change(bare, model="qwen2_vl_2b", models=models))
 
 
+def test_where_nothing_says_where_adapters_go_none_are_proposed(bare, monkeypatch):
+    monkeypatch.chdir(bare)
+    models = YAML().load(bare / "params.yaml")["models"]
+    del models["qwen2_vl_2b"]["lora"]
+    rows = planner_of(change(bare, model="qwen2_vl_2b", models=models)).training_rows()
+    training, sample = rows["training"][0], rows["sample"][0]
+    architecture = Architecture.of(PUBLISHED["Qwen/Qwen2-VL-2B-Instruct"])
+    assert training.adaptation == "full" and training.targets is None
+    ways = costs.remedies(architecture, training, sample, 40e9)
+    assert ways and not any("adaptation" in way for way in ways)
+    with_targets = replace(training, targets=".*q_proj")
+    assert any("adaptation" in way for way in costs.remedies(architecture, with_targets, sample, 15e9))
+    assert not any("adaptation" in way for way in costs.remedies(architecture, training, sample, 15e9))
+
+
 def test_plan_is_part_of_no_stage():
     """Neither it nor its arithmetic makes a trained model stale."""
     stages = [f"stages.{path.stem}" for path in (ROOT / "stages").glob("*.py") if path.stem != "plan"]
     used = {path.as_posix() for path in closure(*stages)}
-    assert not used & {"stages/plan.py", "stages/engine/costs.py", "stages/engine/architectures.py"}
+    assert not {path for path in used if path.startswith("stages/plan")}
 
 
 def test_total_is_finite_for_every_gpu():

@@ -7,8 +7,8 @@ import torch
 from ruamel.yaml import YAML
 from transformers import Qwen2VLForConditionalGeneration
 
-from stages.engine.architectures import PUBLISHED
-from stages.engine.costs import Architecture
+from stages.planning.architecture import Architecture
+from stages.planning.published import PUBLISHED
 from tests.conftest import ROOT
 
 PARAMETERS = {"Qwen/Qwen2-VL-2B-Instruct": 2_208_985_600, "Qwen/Qwen2-VL-7B-Instruct": 8_291_375_616}
