@@ -1,7 +1,8 @@
 # `make repro` and `make test` need Python 3.11 or newer, git and make, and nothing else.
 PYTHON ?= python3
 PORT ?= 5000
-JOBS ?= 2
+# Stages at a time; nothing: as tools/repro.py chooses.
+JOBS ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help repro verify test test-all torture bench bench-dag lint setup ui publish lock
@@ -9,11 +10,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-repro: setup ## Run the pipeline on the grid of params.yaml, JOBS=2 stages at a time
-	python -m tools.repro --jobs $(JOBS)
+repro: setup ## Run the pipeline on the grid of params.yaml, JOBS= stages at a time (none: 2, with a GPU 1)
+	python -m tools.repro $(if $(JOBS),--jobs $(JOBS))
 
 verify: setup ## Rebuild CELL= (none: all) from nothing in a clone of HEAD, compare with dvc.lock
-	python -m tools.verify --jobs $(JOBS) $(CELL)
+	python -m tools.verify $(if $(JOBS),--jobs $(JOBS)) $(CELL)
 
 test: setup ## Run the tests
 	python -m pytest -n 2 --dist loadfile

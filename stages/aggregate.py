@@ -11,7 +11,7 @@ import pandas as pd
 from stages import environment
 from stages.errors import main
 from stages.files import write_file
-from stages.params import Grid, read_grid
+from stages.params import Grid, read_grid, read_section
 from stages.report import curves, markdown, plots, summary, tables
 from stages.report.footnotes import read_notes, with_notes
 from stages.report.records import Records, read_records
@@ -20,10 +20,10 @@ METRICS = Path("metrics")
 DATASETS = Path("data/download")
 
 
-def report(records: Records, grid: Grid, notes: dict[str, list[str]] | None = None) -> dict[str, bytes]:
+def report(records: Records, grid: Grid, model: str, notes: dict[str, list[str]] | None = None) -> dict[str, bytes]:
     """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table.
 
-    `notes` are footnotes by dataset.
+    `model` is the name of what was taught, `notes` are footnotes by dataset.
     """
     notes = notes or {}
     base_to_new = tables.base_to_new(records.evaluations, grid)
@@ -34,13 +34,13 @@ def report(records: Records, grid: Grid, notes: dict[str, list[str]] | None = No
     numbers = summary.summarise(records.evaluations, base_to_new, few_shot, transfer, grid)
     return {
         "tables/base_to_new.csv": _csv(base_to_new, "%.2f"),
-        "tables/base_to_new.md": with_notes(markdown.base_to_new(base_to_new, grid), notes).encode(),
+        "tables/base_to_new.md": with_notes(markdown.base_to_new(base_to_new, grid, model), notes).encode(),
         "tables/few_shot.csv": _csv(few_shot, "%.2f"),
-        "tables/few_shot.md": with_notes(markdown.few_shot(few_shot, grid), notes).encode(),
+        "tables/few_shot.md": with_notes(markdown.few_shot(few_shot, grid, model), notes).encode(),
         "tables/transfer.csv": _csv(transfer, "%.2f"),
-        "tables/transfer.md": with_notes(markdown.transfer(transfer, grid), notes).encode(),
+        "tables/transfer.md": with_notes(markdown.transfer(transfer, grid, model), notes).encode(),
         "tables/training_cost.csv": _csv(training_cost, "%.12g"),
-        "tables/training_cost.md": markdown.training_cost(training_cost, grid).encode(),
+        "tables/training_cost.md": markdown.training_cost(training_cost, grid, model).encode(),
         "plots/transfer_heatmap.png": plots.transfer_heatmap(transfer, grid),
         "plots/training_curves.csv": _csv(training_curves, "%.6g"),
         "plots/training_curves.png": plots.training_curves(training_curves, grid),
@@ -48,17 +48,17 @@ def report(records: Records, grid: Grid, notes: dict[str, list[str]] | None = No
     }
 
 
-def run(grid: Grid, metrics: Path = METRICS) -> None:
+def run(grid: Grid, model: str, metrics: Path = METRICS) -> None:
     """Compute all, then write all: an error leaves nothing half-written."""
     records, notes = read_records(grid, metrics / "records"), read_notes(grid, DATASETS)
-    for name, content in report(records, grid, notes).items():
+    for name, content in report(records, grid, model, notes).items():
         with write_file(metrics / name) as unfinished:
             unfinished.write_bytes(content)
 
 
 def aggregate() -> None:
     """Write `metrics/summary.json`, `metrics/tables/` and `metrics/plots/`."""
-    run(read_grid())
+    run(read_grid(), read_section("model", str))
     environment.record("aggregate")
 
 

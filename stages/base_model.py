@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import environment
-from stages.engine import determinism, loading, models, tracking
+from stages.engine import loading, models, tracking
 from stages.engine.pretraining import EmbeddedModelParams, train_language, train_vision
 from stages.errors import main
 from stages.files import read_json, write_directory
@@ -27,6 +27,9 @@ def base_model() -> None:
             loading.write(folder, pointer)
         environment.record("base_model")
         return
+    # Only here: it marks a stage that computes, whose fingerprint has the device.
+    from stages.engine import determinism
+
     settings = {"params": recipe["params"], "code": code_md5("stages.base_model")}
     with (
         tracking.run("base_model", recipe["params"], {"seed": params.seed}) as run,

@@ -27,7 +27,7 @@ from stages.report.records import FEW_SHOT
 from stages.tasks import sources
 from stages.tasks.classes import SETTINGS
 from stages.tasks.evaluation import EvaluateParams
-from stages.tasks.few_shot import SplitParams
+from stages.tasks.few_shot import SPLITS, SplitParams
 from stages.tasks.samples import ImageParams
 
 
@@ -190,7 +190,7 @@ def leftovers(params: Params, root: Path) -> list[Path]:
     kept = {f"data/download/{dataset}" for dataset in params.datasets}
     for seed, dataset in product(params.seeds, params.datasets):
         for setting in params.settings:
-            kept |= {f"data/partition/{setting}/{seed}/{dataset}"}
+            kept |= {f"data/partition/{setting}/{seed}/{name}/{dataset}.parquet" for name in SPLITS}
             kept |= {f"metrics/records/zero_shot/{setting}-{dataset}-{seed}.json"}
             for method in params.methods:
                 kept |= {f"metrics/records/train/{setting}-{method}-{dataset}-{seed}"}
@@ -204,7 +204,7 @@ def leftovers(params: Params, root: Path) -> list[Path]:
         path
         for pattern in (
             "data/download/*",
-            "data/partition/*/*/*",
+            "data/partition/*/*/*/*",
             "metrics/records/validate/*/*",
             "metrics/records/*/*",
         )

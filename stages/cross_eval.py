@@ -20,7 +20,7 @@ def cross_eval(setting: str, method: str, dataset: str, seed: int) -> None:
     ):
         for target in targets:
             named = {"stage": stage} | cell | {"evaluated_on": target}
-            predictions = answers(target, "test")
+            predictions = answers(target)
             numbers = evaluation.write(predictions, tables / f"{target}.parquet", records / f"{target}.json", named)
             run.log_metrics({f"{target}/{name}": number for name, number in numbers.items()})
 

@@ -29,6 +29,8 @@ class UserError(ValueError):
 def maker(path: str | Path) -> str:
     """The command that makes an output, as exactly as its path tells.
 
+    A user may ask for the best model of a dataset of which the grid keeps none: then the one that lists what there is.
+
     >>> maker("models/train/few_shot-sft-digits-1"), maker("models/base_model"), maker("elsewhere")
     ('dvc repro train@few_shot-sft-digits-1', 'dvc repro base_model', 'dvc repro')
     """
@@ -36,7 +38,19 @@ def maker(path: str | Path) -> str:
     named = len(parts) > 1 and (parts[0] == "models" or parts[:2] in {("data", "download"), ("data", "split")})
     if not named or parts[1] == "recipes":
         return "dvc repro"
+    if parts[1] == "best" and parts[2:] and not Path(path).exists() and not _is_kept(parts[2]):
+        return "dvc stage list"
     return f"dvc repro {'@'.join(parts[1:3])}"
+
+
+def _is_kept(dataset: str) -> bool:
+    """Whether the grid keeps the best model of a dataset; true where params.yaml does not tell."""
+    from stages.params import read_params  # which imports this module
+
+    try:
+        return dataset in read_params()["best"]
+    except (UserError, OSError, KeyError, TypeError):
+        return True
 
 
 @contextlib.contextmanager

@@ -15,13 +15,13 @@ from stages.params import read_section
 from stages.scratch import scratch
 from stages.tasks import evaluation, samples
 
-Answers = Callable[[str, str], pd.DataFrame]
-"""The predictions for the images of a dataset, by its name and `test` or `validation`."""
+Answers = Callable[[str], pd.DataFrame]
+"""The predictions for the images of a dataset, by its name."""
 
 
 @contextmanager
 def model_under_test(
-    stage: str, cell: Mapping[str, Any], method: str, folder: str
+    stage: str, cell: Mapping[str, Any], method: str, folder: str, name: str = "test"
 ) -> Iterator[tuple[tracking.Run, Answers]]:
     """Load the model in `folder`, and yield the tracked run, and what asks the model in the words of `method`.
 
@@ -30,6 +30,7 @@ def model_under_test(
         cell: what names its record: `setting`, `method`, `trained_on`, `evaluated_on` (None: several), `seed`.
         method: the name of a method; `cell` may have another, as zero-shot has.
         folder: of the model.
+        name: of the images that it is asked about, `test` or `validation`.
 
     Raises:
         UserError: there are no images to ask about.
@@ -37,20 +38,22 @@ def model_under_test(
     setting, seed, dataset = cell["setting"], cell["seed"], cell["evaluated_on"]
     params = read_section("evaluate", evaluation.EvaluateParams)
     images = read_section("images", samples.ImageParams)
-    asked_about = "" if dataset is None else f"/{dataset}"
-    inputs = {"data": f"data/partition/{setting}/{seed}{asked_about}", "model": folder}
+    data, images_of = f"data/partition/{setting}/{seed}/{name}", "data/download"
+    if dataset is not None:
+        data, images_of = f"{data}/{dataset}.parquet", f"{images_of}/{dataset}"
+    inputs = {"data": data, "model": folder}
     tags = {**cell, "dataset": cell["trained_on"] or dataset}
     dependencies = evaluation.dependencies(stage.partition("@")[0], method, params, images, seed)
     with (
         tracking.run(stage, params.model_dump(), tags, inputs) as run,
-        scratch(stage, dependencies, inputs | {"images": f"data/download{asked_about}"}) as finished,
+        scratch(stage, dependencies, inputs | {"images": images_of}) as finished,
     ):
         determinism.pin()
         from stages.engine.model import device, load_model, load_processor
 
         model, processor, way = load_model(folder).to(device()), load_processor(folder), load_method(method)
 
-        def answers(asked: str, name: str) -> pd.DataFrame:
+        def answers(asked: str) -> pd.DataFrame:
             found = samples.read(setting, seed, asked, name, images.size)
             if not len(found):
                 raise UserError(f"{stage}: {asked} has no {name} images; `split` and `download.{asked}` say how many")
@@ -74,7 +77,7 @@ def evaluate_model(
     Writes `metrics/records/<output>.json`, the names in `cell`, what `more` has, and the numbers; and
     `metrics/predictions/<output>.parquet`, one row per image.
     """
-    with model_under_test(stage, cell, method, folder) as (run, answers):
-        predictions = answers(cell["evaluated_on"], name)
+    with model_under_test(stage, cell, method, folder, name) as (run, answers):
+        predictions = answers(cell["evaluated_on"])
         table, record = Path(f"metrics/predictions/{output}.parquet"), Path(f"metrics/records/{output}.json")
         run.log_metrics(evaluation.write(predictions, table, record, {"stage": stage, **cell, **(more or {})}))

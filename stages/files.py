@@ -87,8 +87,18 @@ def expand(key: str, path: str) -> Path:
         raise UserError(f"{key}: the environment variable {unset[1]} is not set; next: export {unset[1]}=<folder>")
     found = Path(text).expanduser()
     if not found.exists():
-        raise UserError(f"{key}: {found} is missing; next: put it there, or correct the path")
+        raise UserError(f"{key}: {found} is missing; next: put it there, or correct {origin(path)}")
     return found
+
+
+def origin(path: str) -> str:
+    """What says where a path leads, as who should correct it knows it: its variables, or else itself.
+
+    >>> origin("$DATA_ROOT/dtd"), origin("~/dtd")
+    ('the environment variable DATA_ROOT', 'the path')
+    """
+    names = re.findall(r"\$\{?(\w+)", path)
+    return f"the environment variable {' or '.join(names)}" if names else "the path"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Each stage reads the sections it declares in `dvc.yaml`, and no more; the model 
 that uses it. Stage `configure` checks the whole file. The YAML is read as DVC reads it (YAML 1.2: `1e-4` is a number).
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,7 +111,10 @@ def _explain(key: str, error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"{path}: missing; every key is written out in params.yaml"
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{path}: {first['input']!r} is not legal; legal: {reason}"
+    value = first["input"]
+    if isinstance(value, dict):  # keys that do not fit together: those that the reason names
+        value = {name: value[name] for name in value if re.search(rf"\b{re.escape(str(name))}\b", reason)} or value
+    return f"{path}: {value!r} is not legal; legal: {reason}"
 
 
 def _keys_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -17,7 +17,8 @@ def split(dataset: str, seed: int) -> None:
     source = Path("data/download") / dataset
     card = read_json(source / "dataset.json")
     images = read_parquet(source / "images.parquet", columns=["label", "split", "digest"])
-    keys = {"train": "shots", "validation": "validation_shots", "test": "test_per_class"}
+    keys = dict(zip(few_shot.SPLITS, ("shots", "validation_shots", "test_per_class"), strict=True))
+    remedies = {"validation": f"; or download.{dataset}.validation_per_class, which takes some from training images"}
     with write_directory(f"data/split/{dataset}-{seed}") as folder:
         for name, key in keys.items():
             candidates = images[images["split"] == name]
@@ -29,6 +30,7 @@ def split(dataset: str, seed: int) -> None:
                 card["classes"],
                 getattr(params, key),
                 few_shot.generator("split", dataset, seed, name),
+                remedies.get(name, ""),
             )
             random = few_shot.generator("options", dataset, seed, name)
             table = pd.DataFrame({"row": rows, "label": images["label"].loc[rows].to_numpy()})

@@ -29,7 +29,7 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
     path = f"models/recipes/{method}-{dataset}.json"
     recipe = read_json(path)
     images = read_section("images", samples.ImageParams)
-    inputs = {"data": f"data/partition/{setting}/{seed}/{dataset}", "base_model": BASE_MODEL}
+    inputs = {"data": f"data/partition/{setting}/{seed}/train/{dataset}.parquet", "base_model": BASE_MODEL}
     launched = read_section("launch", launch.LaunchParams).model_dump()
     settings = recipe["settings"] | launched | {"rewards": list(recipe["rewards"])}
     everything = {"cell": cell, "recipe": recipe, "images": images.model_dump(), "launch": launched}

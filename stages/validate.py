@@ -33,12 +33,13 @@ def describe(key: str, method: str, dataset: str, seed: int) -> dict[str, Any]:
     with `{question}` in the place of the question, and the numbers that stage `evaluate` found on test images.
     """
     params = read_section("evaluate", EvaluateParams)
-    download, partition = f"data/download/{dataset}", f"data/partition/{FEW_SHOT}/{seed}/{dataset}"
-    taught = read_parquet(f"{partition}/train.parquet", ["label", "options"])
+    partition = f"data/partition/{FEW_SHOT}/{seed}"
+    train, validation = (f"{partition}/{name}/{dataset}.parquet" for name in ("train", "validation"))
+    taught = read_parquet(train, ["label", "options"])
     part = "all" if params.prompts == "published" else None
     return {
         "model_md5": content_md5(Path(f"models/train/{key}")),
-        "data_md5": {path: content_md5(Path(path)) for path in (download, partition)},
+        "data_md5": {path: content_md5(Path(path)) for path in (f"data/download/{dataset}", train, validation)},
         "taught": {
             "images": len(taught),
             "shots": int(taught["label"].value_counts().max()),

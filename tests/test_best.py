@@ -184,8 +184,8 @@ def validated(module_project: Project, server: Server) -> Project:
 def test_record_of_validation(validated):
     """Numbers of validation images, beside those of `evaluate`."""
     record = read_json(validated.root / RECORDS / "sft-1.json")
-    partition = validated.root / "data/partition/few_shot/1/digits"
-    rows = {name: set(pd.read_parquet(partition / f"{name}.parquet")["row"]) for name in ("validation", "test")}
+    partition = validated.root / "data/partition/few_shot/1"
+    rows = {name: set(pd.read_parquet(partition / name / "digits.parquet")["row"]) for name in ("validation", "test")}
     predictions = pd.read_parquet(validated.root / "metrics/predictions/validate/digits/sft-1.parquet")
     assert set(predictions["row"]) == rows["validation"]
     assert not rows["validation"] & rows["test"]
@@ -252,7 +252,7 @@ def test_another_model_than_the_validated_one(validated, tmp_path, in_directory)
 
 def test_no_validation_images(validated, server):
     """error: validate@sft-digits-1: digits has no validation images; ..."""
-    file = validated.root / "data/partition/few_shot/1/digits/validation.parquet"
+    file = validated.root / "data/partition/few_shot/1/validation/digits.parquet"
     table = pd.read_parquet(file)
     try:
         table.iloc[:0].to_parquet(file)

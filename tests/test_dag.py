@@ -94,7 +94,7 @@ STALE = {
     "models.embedded.lora.*": [],  # no method of this grid has adapters
     "models.embedded.*": ["base_model"],
     "models.*": [],  # models that are not chosen
-    "model": ["base_model"],
+    "model": ["base_model", "aggregate"],
     "download.digits.*": ["download@digits", "best@digits"],
     "download.shapes.*": ["download@shapes"],
     "download.*": [],

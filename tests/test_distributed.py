@@ -141,7 +141,7 @@ def test_a_mistake_is_told_once(project, command):
     finally:
         away.rename(there)
     assert done.returncode == 2
-    assert done.stderr == "error: data/partition/few_shot/1/digits: missing; `dvc repro` makes it\n"
+    assert done.stderr == "error: data/partition/few_shot/1/train/digits.parquet: missing; `dvc repro` makes it\n"
 
 
 # How they end ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from PIL import Image
 from stages.engine import grpo, sft
 from stages.engine.generation import GenerationParams, generate
 from stages.engine.model import load_model, load_processor
+from stages.errors import UserError
 from stages.methods import rewards
 from stages.methods.method import load
 from stages.tasks import few_shot
@@ -77,6 +78,19 @@ def test_record_of_supervised_training(folder, tmp_path):
     assert record.cost["steps"] == 2
     assert record.cost["samples_seen"] == 4
     assert record.cost["generated_tokens"] == 0
+
+
+def test_the_last_step_of_an_epoch_takes_what_is_left(folder, tmp_path):
+    """Four samples, three in a step: an epoch is a step of three and a step of one."""
+    settings = {"steps": None, "epochs": 2, "prompts_per_step": 3, "prompts_per_pass": 1}
+    _, record = train(folder, "sft", tmp_path, **settings)
+    assert (record.cost["steps"], record.cost["samples_seen"]) == (4, 8)
+
+
+def test_fewer_samples_than_a_step_of_reinforcement_takes_are_refused(folder, tmp_path):
+    """TRL would end at once and leave an untaught model."""
+    with pytest.raises(UserError, match=r"grpo\.prompts_per_step: 5 is not legal for 4 samples, .*legal: up to 4"):
+        train(folder, "no_thinking", tmp_path, prompts_per_step=5, prompts_per_pass=1)
 
 
 def test_record_of_reinforcement(folder, tmp_path):

@@ -196,14 +196,14 @@ def test_broken_json(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "name", ["data/partition/few_shot/1/digits/test.parquet", "data/download/digits/images.parquet"]
+    "name", ["data/partition/few_shot/1/test/digits.parquet", "data/download/digits/images.parquet"]
 )
 @pytest.mark.parametrize("content", [slice(0), slice(100), slice(-1)])
 def test_broken_parquet(prepared, in_directory, tmp_path, name, content):
     """error: data/download/digits/images.parquet: cannot be read as parquet (...); `dvc repro ...` makes it again."""
     from stages.tasks import samples
 
-    for path in ("data/partition/few_shot/1/digits", "data/download/digits"):
+    for path in ("data/partition/few_shot/1/test", "data/download/digits"):
         shutil.copytree(prepared.root / path, tmp_path / path)
     in_directory(tmp_path)
     Path(name).write_bytes(Path(name).read_bytes()[: content.stop])

@@ -1,7 +1,12 @@
 """Base models: the embedded one, those of the hub and of folders in its layout, all by one way of loading."""
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
@@ -12,9 +17,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from stages import base_model, configure
+from stages.content import content_md5
 from stages.engine import loading
 from stages.engine.embedded_model import CHAT_TEMPLATE, build_tokenizer
 from stages.engine.generation import GenerationParams, generate
+from stages.engine.hub import fetch_file
 from stages.engine.loading import HubModelParams
 from stages.engine.model import load_model, load_processor
 from stages.errors import UserError
@@ -27,6 +34,14 @@ from tests.conftest import ROOT, Project, write_random_model
 from tests.hub import COMMIT, Hub, repository, serve
 
 SECTION = {"source": "hub", "dtype": "float32", "attention": "sdpa", "minimum_pixels": None, "maximum_pixels": None}
+
+
+@pytest.fixture(autouse=True)
+def memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where md5s are remembered, of each test its own."""
+    scratch = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setenv("SCRATCH", str(scratch))
+    return scratch / "md5s.json"
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +257,7 @@ def test_a_base_model_that_cannot_be_had(hub, tmp_path, section, message):
         ("config.json", "has no config.json; legal: a model as transformers saves it"),
         ("tokenizer_config.json", "has no tokenizer_config.json"),
         ("preprocessor_config.json", "has no processor_config.json"),
-        ("*.safetensors", r"has no \*\.safetensors"),
+        ("*.safetensors*", r"has no model\.safetensors"),
     ],
 )
 def test_a_folder_that_is_no_model(published, tmp_path, name, message):
@@ -259,6 +274,248 @@ def test_a_folder_that_changed_since_it_was_pointed_to(folder, tmp_path):
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
     with pytest.raises(UserError, match=r"config\.json: not what it was; `dvc repro --force base_model` takes what is"):
         load_model(path)
+
+
+def other_weights(file: Path) -> bytes:
+    """Another value of the last weight, in as many bytes."""
+    content = file.read_bytes()
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def keep_times(file: Path, content: bytes) -> None:
+    """Write into the same file and turn its clock back, as `cp --preserve` does."""
+    before = file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_mtime_ns, file.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+@pytest.mark.parametrize("write", [Path.write_bytes, keep_times])
+def test_other_weights_of_the_same_size_are_refused(folder, tmp_path, write):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    path = pointer(tmp_path / "base", copy)
+    assert loading.weights(path, loading.read(path)) == copy
+    write(copy / "model.safetensors", other_weights(copy / "model.safetensors"))
+    with pytest.raises(UserError, match=r"/model\.safetensors: not what it was; `dvc repro --force base_model` takes"):
+        load_model(path)
+    with pytest.raises(UserError, match=r"/model\.safetensors: not what it was"):
+        load_processor(path)
+
+
+def test_a_file_that_was_added_is_refused(published, tmp_path):
+    """transformers would read it: here, rather than the shards."""
+    copy = shutil.copytree(published, tmp_path / "copy")
+    path = pointer(tmp_path / "base", copy)
+    shutil.copy(copy / "model-00001-of-00002.safetensors", copy / "model.safetensors")
+    with pytest.raises(UserError, match=r"/model\.safetensors: was not there; take it away, or `dvc repro --force"):
+        load_model(path)
+    (copy / "model.safetensors").unlink()
+    (copy / "README.md").write_text("which nobody reads")
+    load_model(path)
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[str]:
+    """The names of the files whose md5 was computed."""
+    seen = []
+    monkeypatch.setattr(loading, "content_md5", lambda file: seen.append(file.name) or content_md5(file))
+    return seen
+
+
+def test_a_file_is_read_once_and_again_when_it_is_another(folder, tmp_path, reads):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    path = pointer(tmp_path / "base", copy)
+    assert sorted(reads) == sorted(file.name for file in folder.iterdir())
+    reads.clear()
+    pointed = loading.read(path)
+    loading.weights(path, pointed)
+    assert reads == []
+
+    right = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(other_weights(copy / "model.safetensors"))
+    for _ in range(2):
+        with pytest.raises(UserError, match="not what it was"):
+            loading.weights(path, pointed)
+    assert reads == ["model.safetensors"]
+    (copy / "model.safetensors").write_bytes(right)
+    loading.weights(path, pointed)
+    assert reads == ["model.safetensors"] * 2
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"\xff\xfe", "as numbers", "as lists"])
+def test_a_memory_that_is_gone_or_spoilt_costs_another_reading(folder, tmp_path, memory, reads, content):
+    path = pointer(tmp_path / "base", folder)
+    known = json.loads(memory.read_text())
+    reads.clear()
+    memory.unlink()
+    if isinstance(content, bytes):
+        memory.write_bytes(content)
+    elif content:
+        write_json(memory, {name: 3 if content == "as numbers" else [] for name in known})
+    assert loading.weights(path, loading.read(path)) == folder
+    assert len(reads) == len(known)
+    assert json.loads(memory.read_text()) == known
+
+
+def test_a_memory_that_cannot_be_written_is_no_condition(folder, tmp_path, monkeypatch, reads):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("SCRATCH", str(tmp_path / "file/scratch"))
+    path = pointer(tmp_path / "base", folder)
+    reads.clear()
+    assert loading.weights(path, loading.read(path)) == folder
+    assert len(reads) == len(list(folder.iterdir()))
+
+
+def test_many_may_remember_at_once(folder, tmp_path, memory):
+    """What one of them drops is read again; the memory is whole at any time."""
+    path = pointer(tmp_path / "base", folder)
+    pointed = loading.read(path)
+
+    def forget_and_look(i: int) -> Path:
+        if i % 3 == 0:
+            memory.unlink(missing_ok=True)
+        return loading.weights(path, pointed)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(forget_and_look, range(60))) == {folder}
+    loading.weights(path, pointed)
+    assert set(json.loads(memory.read_text())) == {str(file) for file in folder.iterdir()}
+    assert [file.name for file in memory.parent.iterdir()] == [memory.name]
+
+
+SHARD = "model-00002-of-00002.safetensors"
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "message"),
+    [
+        (
+            SHARD,
+            Path.unlink,
+            f"lacks 1 of 2 files that model.safetensors.index.json names, the first {SHARD}; next: fe",
+        ),
+        (SHARD, cut, f"{SHARD} of .* is cut short, or no safetensors"),
+        (SHARD, lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\n"), f"{SHARD} of .* is cut"),
+        (loading.INDEX, lambda file: file.write_text("{"), "index.json of .* names no files; legal: a model as transf"),
+        (loading.INDEX, lambda file: file.write_text('{"weight_map": {}}'), "index.json of .* names no files"),
+        (loading.INDEX, lambda file: file.write_text('{"weight_map": {"a": 1}}'), "index.json of .* names no files"),
+        (loading.INDEX, Path.unlink, "has no model.safetensors"),
+        (
+            "config.json",
+            lambda file: file.write_text("{"),
+            "config.json of .* is broken; legal: a model as transformers",
+        ),
+        ("config.json", lambda file: file.write_text("[]"), "config.json of .* is broken"),
+        ("config.json", lambda file: write_json(file, {}), "the model_type of .* is None; legal: 'qwen2_vl'"),
+        (
+            "config.json",
+            lambda file: write_json(file, {"model_type": "bert"}),
+            "the model_type of .* is 'bert'; legal: ",
+        ),
+    ],
+)
+@pytest.mark.parametrize("source", ["path", "repository"])
+def test_an_incomplete_or_foreign_model_is_refused_when_it_is_pointed_to(
+    published, tmp_path, monkeypatch, source, name, harm, message
+):
+    """By the stage `base_model`, and in one line."""
+    copy = shutil.copytree(published, tmp_path / "copy")
+    harm(copy / name)
+
+    class Own(Hub):
+        files = repository(copy, "o/m")
+
+    with serve(Own, tmp_path / "cache", monkeypatch), pytest.raises(UserError) as caught:
+        if source == "path":
+            pointer(tmp_path / "base", copy)
+        else:
+            pointer(tmp_path / "base", repository="o/m", revision=COMMIT)
+    assert re.match(rf"models\.mine: .*{message}", str(caught.value))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_foreign_repository_is_refused_before_its_weights_are_fetched(published, tmp_path, monkeypatch):
+    copy = shutil.copytree(published, tmp_path / "copy")
+    write_json(copy / "config.json", {"model_type": "bert"})
+    asked = set()
+
+    class Own(Hub):
+        files = repository(copy, "o/m")
+
+        def answer(self, body: bool) -> None:
+            asked.add(self.path.rpartition("/")[2])
+            super().answer(body)
+
+    with serve(Own, tmp_path / "cache", monkeypatch), pytest.raises(UserError, match="'bert'"):
+        pointer(tmp_path / "base", repository="o/m", revision=COMMIT)
+    assert asked == {"config.json"}
+
+
+def test_part_of_a_repository_in_the_cache_is_told_offline(hub, tmp_path, monkeypatch):
+    """Of a repository whose listing it has never seen, huggingface_hub takes what there is for all."""
+    loading.write(tmp_path / "base", loading.Loading(repository="o/m", revision=COMMIT))
+    fetch_file("models.mine", "o/m", "config.json", COMMIT)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"/base: the cached part of o/m has no tokenizer_config.json; legal: a"):
+        load_processor(tmp_path / "base")
+
+
+@pytest.fixture
+def installed(monkeypatch) -> set[str]:
+    """The packages that are there."""
+    names = set()
+    monkeypatch.setattr(loading, "find_spec", lambda name: name in names or None)
+    return names
+
+
+def test_attention_without_its_package_is_told(published, tmp_path, installed):
+    message = (
+        r"models\.mine\.attention: 'flash_attention_2' needs the package flash-attn; next: pip install flash-attn, "
+    )
+    with pytest.raises(UserError, match=message):
+        pointer(tmp_path / "base", published, attention="flash_attention_2")
+    installed.add("flash_attn")
+    pointer(tmp_path / "base", published, attention="flash_attention_2")
+
+
+def test_attention_without_its_package_is_told_where_a_model_is_loaded(published, tmp_path, installed):
+    """On another machine than that which pointed to it. To make it again would not help."""
+    installed.add("flash_attn")
+    path = pointer(tmp_path / "base", published, attention="flash_attention_2")
+    installed.clear()
+    with pytest.raises(UserError, match=r"/base: attention: 'flash_attention_2' needs the package flash-attn; next:"):
+        load_model(path)
+    assert load_model(path, attention="sdpa").config._attn_implementation == "sdpa"
+
+
+def test_the_stage_that_points_tells_mistakes_in_a_line_and_computes_nothing(published, tmp_path):
+    """Its fingerprint has no device, though transformers is asked what it knows."""
+    copy = shutil.copytree(published, tmp_path / "copy")
+    recipe = {"key": "models.mine", "params": SECTION | {"path": str(copy)}}
+    write_json(tmp_path / "models/recipes/base_model.json", recipe)
+
+    def stage() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "stages.base_model"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+
+    assert stage().returncode == 0
+    (environment,) = json.loads((tmp_path / "metrics/environment.json").read_text())["environments"].values()
+    assert not environment.keys() & {"device", "cpu_capability"}
+    (copy / SHARD).unlink()
+    done = stage()
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: models.mine: {copy} lacks 1 of 2 files")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_stage_that_points_and_one_that_trains_leave_no_path_of_this_machine(published, tmp_path, monkeypatch):

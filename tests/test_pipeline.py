@@ -113,7 +113,7 @@ def test_mlflow_has_one_finished_run_per_stage_that_computes(tiny):
     assert (tags["method"], tags["dataset"], tags["setting"], tags["seed"]) == ("cls_rl", "digits", "few_shot", "1")
     lock = YAML(typ="safe").load(tiny.root / "dvc.lock")["stages"]["train@few_shot-cls_rl-digits-1"]
     md5 = {entry["path"]: entry["md5"] for entry in lock["deps"] + lock["outs"]}
-    assert tags["md5.data"] == md5["data/partition/few_shot/1/digits"]
+    assert tags["md5.data"] == md5["data/partition/few_shot/1/train/digits.parquet"]
     assert tags["md5.model"] == md5["models/train/few_shot-cls_rl-digits-1"]
     assert run.data.params["rewards"] == "accuracy, format"
     assert {"loss", "reward", "reward/format", "kl", "completion_length", "wall_seconds"} <= set(run.data.metrics)
@@ -169,6 +169,15 @@ def test_smaller_grid_clears_the_larger_ones_records_away(tiny):
     assert ran(tiny.run("dvc", "repro").stdout) == []
 
 
+def test_other_validation_images_teach_and_test_nothing_anew(tiny):
+    tiny.change(split__validation_shots=2)
+    done = tiny.run("dvc", "repro")
+    tiny.run("git", "checkout", "-q", ".")
+    tiny.run("dvc", "checkout", "-q")
+    kinds = {stage.partition("@")[0] for stage in ran(done.stdout)}
+    assert {"split", "partition", "validate"} <= kinds <= {"configure", "split", "partition", "validate", "best"}
+
+
 def test_one_cell_needs_its_own_stages_only(project, in_directory):
     in_directory(project.root)
     with Repo() as repo:
@@ -222,7 +231,7 @@ def test_corrupt_image_stops_training_and_leaves_nothing(tiny):
     kept = path.with_suffix(".kept")
     shutil.copy2(path, kept)
     images = pd.read_parquet(path)
-    row = int(pd.read_parquet(tiny.root / "data/partition/few_shot/1/digits/train.parquet")["row"][0])
+    row = int(pd.read_parquet(tiny.root / "data/partition/few_shot/1/train/digits.parquet")["row"][0])
     images.at[row, "image"] = {"bytes": b"no image", "path": None}
     path.unlink()
     images.to_parquet(path)

@@ -557,6 +557,13 @@ def test_where_nothing_says_where_adapters_go_none_are_proposed(bare, monkeypatc
     assert not any("adaptation" in way for way in costs.remedies(architecture, training, sample, 15e9))
 
 
+def test_fewer_samples_than_a_step_takes_are_refused_before_they_are_trained_on(bare, monkeypatch):
+    monkeypatch.chdir(bare)
+    split = YAML().load(bare / "params.yaml")["split"] | {"shots": 1}
+    with pytest.raises(UserError, match=r"grpo\.prompts_per_step: 8 is not legal for 5 samples, .*legal: up to 5, "):
+        planner_of(change(bare, split=split)).training_rows()
+
+
 def test_plan_is_part_of_no_stage():
     """Neither it nor its arithmetic makes a trained model stale."""
     stages = [f"stages.{path.stem}" for path in (ROOT / "stages").glob("*.py") if path.stem != "plan"]

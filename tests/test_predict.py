@@ -151,7 +151,7 @@ def test_what_is_no_image_is_told_and_the_others_go_on(tmp_path, capsys):
 
 
 def test_no_model(model, tmp_path):
-    with pytest.raises(UserError, match=r"models/best/x is missing; legal: a folder that .*; `dvc repro best@x`"):
+    with pytest.raises(UserError, match=r"models/best/x is missing; legal: a folder that .*; `dvc stage list`"):
         read_task(Path("models/best/x"))
     with pytest.raises(UserError, match=r"--model: .* has no task\.json; legal: a folder that stage `best` wrote"):
         read_task(tmp_path)

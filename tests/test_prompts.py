@@ -108,7 +108,7 @@ def test_option_lists_of_the_embedded_datasets(dataset, tmp_path, golden, in_dir
     for setting in SETTINGS:
         partition(setting, dataset, 1)
         for name in ("train", "test"):
-            table = pd.read_parquet(f"data/partition/{setting}/1/{dataset}/{name}.parquet")
+            table = pd.read_parquet(f"data/partition/{setting}/1/{name}/{dataset}.parquet")
             first = table.groupby("label", sort=True).first()
             questions[f"{setting} {name}"] = dict(zip(first["answer"], first["question"], strict=True))
     compare(f"questions_{dataset}.json", questions, golden)
@@ -135,8 +135,8 @@ def test_split_takes_k_of_each_class_and_no_image_twice(tmp_path, in_directory):
     assert set(images["split"]) == {"train", "validation", "test"}
     assert Image.open(BytesIO(images["image"][0]["bytes"])).size == (32, 32)
     classes = images["label"].nunique()
-    train = pd.read_parquet("data/partition/base_to_new/1/shapes/train.parquet")
-    test = pd.read_parquet("data/partition/base_to_new/1/shapes/test.parquet")
+    train = pd.read_parquet("data/partition/base_to_new/1/train/shapes.parquet")
+    test = pd.read_parquet("data/partition/base_to_new/1/test/shapes.parquet")
     assert set(train["part"]) == {"base"}
     assert set(train["label"]) == set(range(classes // 2))
     assert set(test.loc[test["part"] == "new", "label"]) == set(range(classes // 2, classes))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stages import aggregate
 from stages.errors import UserError
 from stages.params import Grid
-from stages.report import tables
+from stages.report import plots, tables
 from stages.report.curves import mean_curves
 from stages.report.records import read_records
 from stages.report.statistics import harmonic_mean, wilson_interval
@@ -108,7 +108,7 @@ def write_cells(metrics: Path, grid: Grid, correct=None, shuffle: int | None = N
 
 
 def report(metrics: Path, grid: Grid) -> dict[str, bytes]:
-    return aggregate.report(read_records(grid, metrics / "records"), grid)
+    return aggregate.report(read_records(grid, metrics / "records"), grid, "embedded")
 
 
 def row(table: pd.DataFrame, **keys) -> pd.Series:
@@ -216,7 +216,26 @@ def test_training_cost_by_hand(tmp_path):
     table = files["tables/training_cost.csv"].decode()
     assert "cls_rl,few_shot,digits,1,train@few_shot-cls_rl-digits-1,10,80,7000,500\n" in table
     assert "cls_rl,mean,mean,mean,train@*-cls_rl-*-1,10,80,4000,500\n" in table
-    assert "4,000" in files["tables/training_cost.md"].decode()
+    text = files["tables/training_cost.md"].decode()
+    assert "4,000" in text
+    # Else 80 samples of one method could not be compared with 80 of another.
+    assert "\nSamples seen, and their prompt tokens: prompts in SFT, prompts times completions in rein" in text
+
+
+def test_every_table_names_the_model_and_the_grid(tmp_path):
+    write_cells(tmp_path, SMALL)
+    tables_of = {name: content.decode() for name, content in report(tmp_path, SMALL).items() if name.endswith(".md")}
+    assert len(tables_of) == 4
+    for text in tables_of.values():
+        assert "\nModel: embedded. Grid: datasets digits, letters; methods cls_rl; seeds 1.\n" in text
+
+
+def test_the_stage_takes_the_model_from_params_yaml(tmp_path, in_directory):
+    write_cells(tmp_path / "metrics", SMALL)
+    (tmp_path / "params.yaml").write_text(json.dumps(SMALL.model_dump() | {"model": "qwen2_vl_2b"}))
+    in_directory(tmp_path)
+    aggregate.aggregate()
+    assert "\nModel: qwen2_vl_2b. Grid: " in Path("metrics/tables/few_shot.md").read_text()
 
 
 def test_summary_is_one_screen(tmp_path):
@@ -294,12 +313,12 @@ def test_a_missing_or_broken_record_names_its_stage(tmp_path, file, stage):
     write_cells(tmp_path, SMALL)
     (tmp_path / file).write_text("")
     with pytest.raises(UserError) as broken:
-        aggregate.run(SMALL, tmp_path)
+        aggregate.run(SMALL, "embedded", tmp_path)
     assert str(broken.value).startswith(f"{(tmp_path / file).as_posix()} is not a record of {stage} (")
     assert str(broken.value).endswith(f"run `dvc repro --force {stage}`") and "\n" not in str(broken.value)
     (tmp_path / file).unlink()
     with pytest.raises(UserError) as missing:
-        aggregate.run(SMALL, tmp_path)
+        aggregate.run(SMALL, "embedded", tmp_path)
     assert str(missing.value) == f"{(tmp_path / file).as_posix()} is missing: run `dvc repro {stage}`"
     assert not (tmp_path / "summary.json").exists() and not (tmp_path / "tables").exists()
 
@@ -326,11 +345,11 @@ def test_a_record_of_something_else_is_refused(tmp_path, change, reason):
 def test_same_records_same_bytes(tmp_path):
     for name, shuffle in (("one", 1), ("two", 2)):
         write_cells(tmp_path / name, FULL, shuffle=shuffle)
-        aggregate.run(FULL, tmp_path / name)
+        aggregate.run(FULL, "embedded", tmp_path / name)
     for name in report_files():
         content = (tmp_path / "one" / name).read_bytes()
         assert content == (tmp_path / "two" / name).read_bytes(), name
-    aggregate.run(FULL, tmp_path / "one")
+    aggregate.run(FULL, "embedded", tmp_path / "one")
     assert all((tmp_path / "one" / n).read_bytes() == (tmp_path / "two" / n).read_bytes() for n in report_files())
 
 
@@ -341,6 +360,19 @@ def test_plots_do_not_depend_on_configuration(tmp_path, monkeypatch):
     before = report(tmp_path, SMALL)
     with matplotlib.rc_context({"font.family": "serif", "figure.dpi": 55, "savefig.bbox": "tight", "axes.grid": True}):
         assert report(tmp_path, SMALL) == before
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 25, 612])
+def test_steps_are_whole_numbers_on_the_axis_too(monkeypatch, steps):
+    shown = []
+    monkeypatch.setattr(plots, "_png", lambda figure: shown.append(figure) or b"")
+    curves = pd.DataFrame({"method": "cls_rl", "step": range(1, steps + 1), "reward": 1.0, "completion_length": 7.0})
+    plots.training_curves(curves, SMALL)
+    for axis in shown[0].axes:
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+        assert ticks
+        assert all(float(tick).is_integer() for tick in ticks)
 
 
 def test_curves_are_aligned_by_share_of_training():

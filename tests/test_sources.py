@@ -3,6 +3,7 @@
 import io
 import json
 import unicodedata
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -192,6 +193,9 @@ def test_path_may_hold_variables(fetch, tmp_path, monkeypatch):
     section = {"source": "folder", "path": "$DATA_ROOT/images", "test_per_class": 1}
     with pytest.raises(UserError, match="DATA_ROOT is not set; next: export DATA_ROOT=<folder>"):
         fetch(**section)
+    monkeypatch.setenv("DATA_ROOT", "/nowhere")
+    with pytest.raises(UserError, match=r"/nowhere/images is missing; .* correct the environment variable DATA_ROOT$"):
+        fetch(**section)
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
     assert len(table(fetch(**section))) == 12
 
@@ -254,6 +258,24 @@ def test_a_broken_image_is_named(fetch, tmp_path, content):
     assert str(error.value).startswith(f"{path}: cannot be read as an image")
     assert "\n" not in str(error.value)
     assert not Path("data/download/mine").exists()
+
+
+def test_a_large_image_is_read_without_a_word_and_a_larger_one_is_refused_with_the_limit(
+    fetch, tmp_path, monkeypatch, capfd
+):
+    """Pillow warns from its limit on, and refuses from twice that on; 24 pixels here."""
+    root = flat(tmp_path / "images", 4)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(table(fetch(source="folder", path=str(root), test_per_class=1))) == 12
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 11)
+    with pytest.raises(UserError) as error:
+        fetch(source="folder", path=str(root), test_per_class=1)
+    path, said = str(error.value).split(": ", 1)
+    assert Path(path).parent.parent == root
+    assert said == "has more pixels than Pillow reads; legal: at most 22"
 
 
 # --- CoOp's layout --------------------------------------------------------------------------------------------------
@@ -437,6 +459,23 @@ def test_mistake_in_coops_layout(fetch, tmp_path, break_, message):
 def test_coop_needs_a_root(fetch):
     with pytest.raises(UserError, match="DATA_ROOT is not set; next: export DATA_ROOT=<folder>"):
         fetch(source="coop", dataset="dtd")
+
+
+def test_a_wrong_root_is_told_with_where_it_comes_from(fetch, tmp_path, monkeypatch):
+    folder = tmp_path / "elsewhere"
+    monkeypatch.setenv("DATA_ROOT", str(folder))
+    variable = "correct the environment variable DATA_ROOT"
+    with pytest.raises(UserError) as error:
+        fetch("dtd", source="coop", dataset="dtd")
+    assert str(error.value) == f"download.dtd.path: {folder} is missing; next: put it there, or {variable}"
+    folder.mkdir()
+    layout = "put dtd there in CoOp's layout"
+    with pytest.raises(UserError) as error:
+        fetch("dtd", source="coop", dataset="dtd")
+    assert str(error.value) == f"download.dtd.path: {folder}/dtd is missing; next: {layout}, or {variable}"
+    with pytest.raises(UserError) as error:
+        fetch("dtd", source="coop", dataset="dtd", path=str(folder))
+    assert str(error.value) == f"download.dtd.path: {folder}/dtd is missing; next: {layout}, or correct the path"
 
 
 # --- parquet files --------------------------------------------------------------------------------------------------
@@ -759,6 +798,9 @@ def test_notes_become_footnotes_of_the_datasets_of_the_grid(tmp_path):
     assert notes == {"mine": ["MINE: small"]}
     assert with_notes("| a |\n", notes) == "| a |\n\nNotes on the data:\n- mine: MINE: small\n"
     assert with_notes("| a |\n", {}) == "| a |\n"
+    paper = {"dtd": ["DTD: 3 classes", "1 test images are training images too"], "mine": ["DTD: 3 classes"]}
+    lines = ["- dtd: 3 classes", "- dtd: 1 test images are training images too", "- mine: DTD: 3 classes"]
+    assert with_notes("| a |\n", paper).splitlines()[-3:] == lines
     for content, said in (("{", "cannot be read as JSON"), ('"small"', "is not a list of sentences")):
         put(tmp_path / "other/notes.json", content)
         with pytest.raises(UserError, match=rf"other/notes\.json: {said}"):

@@ -406,12 +406,12 @@ def test_publish_takes_parameters_and_inputs_from_the_lock_where_it_tells_of_thi
     recipe.parent.mkdir(parents=True)
     recipe.write_text(json.dumps({"settings": {"steps": 2, "beta": 0.04}, "rewards": {"equality": {}}}))
     paths = {
-        "deps": [recipe, "models/base_model", "data/partition/few_shot/1/digits"],
+        "deps": [recipe, "models/base_model", "data/partition/few_shot/1/train/digits.parquet"],
         "outs": [tracking.records_of(STAGE), "models/train/few_shot-no_thinking-digits-1"],
     }
     entry = {
         side: [
-            {"path": str(path), "md5": content_md5(Path(path)) if Path(path).exists() else f"of {path}"}
+            {"path": str(path), "md5": content_md5(Path(path)) if Path(path).exists() else f"of {Path(path).name}"}
             for path in paths[side]
         ]
         for side in paths
@@ -424,9 +424,9 @@ def test_publish_takes_parameters_and_inputs_from_the_lock_where_it_tells_of_thi
     assert by_stage[STAGE].params == {"steps": "2", "beta": "0.04", "rewards": "equality"}
     md5s = {name: value for name, value in by_stage[STAGE].tags.items() if name.startswith("md5.")}
     assert md5s == {
-        "md5.data": "of data/partition/few_shot/1/digits",
-        "md5.base_model": "of models/base_model",
-        "md5.model": "of models/train/few_shot-no_thinking-digits-1",
+        "md5.data": "of digits.parquet",
+        "md5.base_model": "of base_model",
+        "md5.model": "of few_shot-no_thinking-digits-1",
         "md5.records": content_md5(tracking.records_of(STAGE)),
     }
     assert by_stage[EVALUATE].params == {}

@@ -222,6 +222,10 @@ _seen: dict[tuple, Any] = {}
 """What files and parameters are, since this process last ran a stage."""
 
 
+def _starting(stage: Stage) -> None:
+    """Called before a stage is run; `install` may put another in its place."""
+
+
 def reproduce(self: Stage, **kwargs: Any) -> Stage | None:
     """In the place of `Stage.reproduce`: leave a stage alone that is up to date, or let DVC do what it does."""
     if not kwargs.get("force"):
@@ -230,6 +234,7 @@ def reproduce(self: Stage, **kwargs: Any) -> Stage | None:
                 dvc.stage.logger.info("Stage '%s' didn't change, skipping", self.addressing)
                 return None
     _seen.clear()
+    _starting(self)
     try:
         return own_reproduce(self, **kwargs)
     finally:
@@ -255,10 +260,15 @@ def rwlock(tmp_dir: str, fs: Any, cmd: str, read: list[str], write: list[str], h
             _locked.pop()
 
 
-def install() -> None:
-    """Replace what is slow in the DVC of this process, if it is the version that this was read from."""
+def install(starting: Callable[[Stage], None] = _starting) -> None:
+    """Replace what is slow in the DVC of this process, if it is the version that this was read from.
+
+    `starting` is called before each stage that may have to run.
+    """
+    global _starting
     if dvc.__version__ != VERSION:
         return
+    _starting = starting
     Lockfile.load = load
     Lockfile.dump_stages = dump_stages
     _yaml.parse_yaml = strictyaml.parse_yaml = parse_yaml

@@ -101,7 +101,8 @@ def publish(stage: str, md5: str) -> None:
     now = int(time.time() * 1000)
     tags = texts(cell | md5s | {"md5.records": md5, "published": "later"})
     start = {"stage": stage, "params": texts(params), "tags": tags, "source": "tools/publish.py", "started": now}
-    run = Record(start | {"data": f"data/partition/{cell['setting']}/{cell['seed']}/{cell['dataset']}"})
+    split = {"train": "train", "validate": "validation"}.get(stage.partition("@")[0], "test")
+    run = Record(start | {"data": f"data/partition/{cell['setting']}/{cell['seed']}/{split}/{cell['dataset']}.parquet"})
     # Of now, which says nothing of the code that made the record.
     for name in ("git.commit", "git.dirty", "mlflow.source.git.commit"):
         run.tags.pop(name, None)

@@ -11,6 +11,7 @@ import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,8 @@ from stages import warm
 from stages.errors import UserError, told
 from stages.process import STARTER
 from tools import fast_dvc
+
+JOBS_HELP = "stages at a time, one core each; by default 2, and 1 where there is a GPU"
 
 
 def look(targets: list[str]) -> tuple[networkx.DiGraph, set[str]]:
@@ -83,6 +86,32 @@ def chain(stage: str, graph: networkx.DiGraph) -> list[str]:
     return [stage, *sorted(after for after in graph.successors(stage) if graph.in_degree(after) == 1)]
 
 
+def default_jobs(devices: Path = Path("/dev")) -> int:
+    """How many stages run at a time unless the user says: one where there is a GPU, whose memory they would share."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
+    return 1 if any(devices.glob("nvidia[0-9]*")) and not hidden else 2
+
+
+def printed(output: str) -> dict[str, str]:
+    """What each stage printed that DVC ran, in the output of a run of several, by the stage's name.
+
+    >>> printed("Running stage 'one':\\n> cmd\\nwarning: full\\nRunning stage 'two':\\n")
+    {'one': '\\n> cmd\\nwarning: full\\n', 'two': '\\n'}
+    """
+    _, *rest = re.split(r"Running stage '([^']+)':", output)
+    return dict(zip(rest[::2], rest[1::2], strict=True))
+
+
+def failed(output: str, stages: list[str]) -> str:
+    """Which of `stages` DVC says that it failed at; all of them where it does not say.
+
+    >>> failed("ERROR: failed to reproduce 'two': exited with 2", ["one", "two"]), failed("", ["one", "two"])
+    ('two', 'one or two')
+    """
+    said = re.findall(r"failed to reproduce '([^']+)'", output)
+    return said[-1] if said and said[-1] in stages else " or ".join(stages)
+
+
 def run(stages: list[str]) -> tuple[int, str]:
     """Run stages whose inputs are ready, those that are stale; return DVC's exit status and all that was printed."""
     with tempfile.TemporaryFile() as output:
@@ -122,10 +151,10 @@ def warm_server() -> Iterator[str]:
 
 def repro(
     targets: Annotated[list[str] | None, typer.Argument(help="stages, with all that they need; default: all")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="stages at a time, one core each")] = 2,
+    jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None,
 ) -> None:
     """Run the stale stages of the pipeline, `jobs` at a time; stop at the first that fails."""
-    targets = targets or []
+    targets, jobs = targets or [], jobs or default_jobs()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tools.fast_dvc", "networkx", "typer"])
     multiprocessing.forkserver.ensure_running()  # it imports DVC for the workers, while this process looks around
@@ -140,10 +169,13 @@ def repro(
     def finish(stages: Iterable[str], output: str = "") -> None:
         nonlocal done
         graph.remove_nodes_from(stages)
+        said = printed(output)
         for stage in stages:
             done += 1
-            ran = f"Running stage '{stage}'" in output
-            print(f"[{done}/{total}] {stage}{'' if ran else ' (up to date)'}", flush=True)
+            print(f"[{done}/{total}] {stage}{'' if stage in said else ' (up to date)'}", flush=True)
+            for line in said.get(stage, "").splitlines():
+                if line.startswith("warning:"):
+                    print(line, file=sys.stderr, flush=True)
 
     finish([stage for stage in networkx.lexicographical_topological_sort(graph) if stage not in stale])
     running: dict[Future, list[str]] = {}
@@ -162,7 +194,7 @@ def repro(
                 stages, (status, output) = running.pop(future), future.result()
                 if status:
                     print(output, file=sys.stderr)
-                    print(f"error: {' or '.join(stages)} failed; what runs beside is awaited", file=sys.stderr)
+                    print(f"error: {failed(output, stages)} failed; what runs beside is awaited", file=sys.stderr)
                     raise SystemExit(status)
                 finish(stages, output)
     with told():

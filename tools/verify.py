@@ -27,6 +27,7 @@ from stages import environment
 from stages.content import content_md5
 from stages.errors import UserError
 from stages.files import read_json
+from tools.repro import JOBS_HELP, default_jobs
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST = "configure"
@@ -331,13 +332,13 @@ def report(
 
 def main(
     cells: Annotated[list[str] | None, typer.Argument(help="stages; none: all of the grid")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="stages at a time, one core each")] = 2,
+    jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None,
     keep: Annotated[bool, typer.Option(help="keep the clone, and say where it is")] = False,
 ) -> None:
     """Rebuild cells from nothing in a clone of HEAD and compare every output with the committed dvc.lock."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        status = verify(ROOT, cells or [], jobs, keep)
+        status = verify(ROOT, cells or [], jobs or default_jobs(), keep)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2

@@ -11,7 +11,17 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from stages.engine import vllm
-from stages.engine.training import Record, TrainingParams, adapters, arguments, check_prompt_lengths, progress, result
+from stages.engine.training import (
+    Record,
+    TrainingParams,
+    adapters,
+    arguments,
+    check_lora_target,
+    check_prompt_lengths,
+    progress,
+    result,
+)
+from stages.errors import UserError
 
 RewardFunction = Callable[[str, str, int], float]
 
@@ -70,6 +80,9 @@ def train(
         folder: of the checkpoints; training goes on from the newest.
         callbacks: transformers callbacks.
 
+    Raises:
+        UserError: there are fewer samples than a step takes, or prompts are too long.
+
     Returns:
         The trained model (the adapters' model for LoRA) and its record.
     """
@@ -79,7 +92,9 @@ def train(
     from stages.engine.checkpoints import resumable
     from stages.engine.shared_prefix import SharedPrefixGRPOTrainer
 
+    check_lora_target(model, params)
     check_prompt_lengths(processor, samples, params.max_prompt_length)
+    check_step(len(samples), params.prompts_per_step)
     if params.vllm:
         vllm.check_installed()
     trainer = resumable(SharedPrefixGRPOTrainer if params.shared_prefix else GRPOTrainer)(
@@ -126,6 +141,19 @@ def train(
         "generated_tokens": generated,
     }
     return result(trainer, cost)
+
+
+def check_step(samples: int, prompts_per_step: int) -> None:
+    """Refuse fewer samples than a step takes: TRL makes whole steps only, and would end without having taught.
+
+    Raises:
+        UserError: how many samples there are.
+    """
+    if samples < prompts_per_step:
+        raise UserError(
+            f"grpo.prompts_per_step: {prompts_per_step} is not legal for {samples} samples, of which no step can be "
+            f"made; legal: up to {samples}, or more images of each class (split.shots)"
+        )
 
 
 def _batched(name: str, reward: RewardFunction) -> Callable[..., list[float]]:

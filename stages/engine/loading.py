@@ -6,14 +6,21 @@ but this file, which then points to a repository at a commit, or to a folder on 
 files: nobody needs another copy of 4 or 16 GB.
 """
 
+import contextlib
+import json
+import os
+import re
+import tempfile
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from stages.content import content_md5
 from stages.engine import hub
+from stages.engine.tracking_store import project_root
 from stages.errors import UserError
 from stages.files import expand, read_json, reading, write_json
 from stages.params import Section
@@ -26,12 +33,35 @@ PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 """Where transformers 5 writes an image processor, and where it is in folders of before."""
 
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""Where transformers looks for weights, in this order: all of them, or which files have them."""
+
+
+def _compile(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"a regular expression ({error})") from None
+    return pattern
+
+
+RegularExpression = Annotated[str, AfterValidator(_compile)]
+
 
 class LoraTargets(Section):
     """Which modules adapters go to, as regular expressions over module names: of the language model, of the tower."""
 
-    language: str
-    vision: str
+    language: RegularExpression
+    vision: RegularExpression
+
+    @model_validator(mode="after")
+    def _both(self) -> "LoraTargets":
+        # With adapters in the tower they become one; `(?i)`, for instance, may only stand at the start of it.
+        try:
+            _compile(f"({self.language})|({self.vision})")
+        except ValueError as error:
+            raise ValueError(f"for (language)|(vision) together {error}") from None
+        return self
 
 
 class HubModelParams(Section):
@@ -87,21 +117,34 @@ def point(key: str, params: HubModelParams) -> Loading:
     """Fetch a model of the hub, or look a folder of the same layout through, and return what points to it.
 
     Raises:
-        UserError: it cannot be had, or is no such model.
+        UserError: it cannot be had, is no such model or not all there, or cannot be loaded here.
     """
+    check_attention(f"{key}.attention", params.attention)
     pointer = Loading(**params.model_dump(exclude={"source", "lora"}))
     if params.path is None:
-        folder = hub.fetch_snapshot(key, str(params.repository), str(params.revision), PATTERNS, "model")
-    else:
-        folder = expand(f"{key}.path", params.path)
-        names = sorted({file.name for pattern in PATTERNS for file in folder.glob(pattern)})
-        files = {name: {"size": (folder / name).stat().st_size, "md5": content_md5(folder / name)} for name in names}
-        pointer = Loading(**asdict(pointer) | {"files": files})
-    where = params.repository or folder
-    for names in (("config.json",), ("tokenizer_config.json",), PROCESSOR_FILES, ("*.safetensors",)):
-        if not any(found for name in names for found in folder.glob(name)):
-            raise UserError(f"{key}: {where} has no {names[0]}; legal: a model as transformers saves it")
-    return pointer
+        repository, revision = str(params.repository), str(params.revision)
+        # Before the gigabytes.
+        _check_architecture(key, repository, hub.fetch_file(key, repository, "config.json", revision))
+        _check_whole(key, repository, hub.fetch_snapshot(key, repository, revision, PATTERNS, "model"))
+        return pointer
+    folder = expand(f"{key}.path", params.path)
+    _check_whole(key, str(folder), folder)
+    _check_architecture(key, str(folder), folder / "config.json")
+    files = {name: {"size": (folder / name).stat().st_size, "md5": _md5(folder / name)} for name in _names(folder)}
+    return Loading(**asdict(pointer) | {"files": files})
+
+
+def check_attention(key: str, attention: str) -> None:
+    """Refuse an implementation of attention whose package is not there; `key` is the parameter or folder that wants it.
+
+    Raises:
+        UserError: names the package.
+    """
+    # transformers takes its kernels from the hub where there is the package kernels.
+    if attention == "flash_attention_2" and not any(map(find_spec, ("flash_attn", "kernels"))):
+        raise UserError(
+            f"{key}: {attention!r} needs the package flash-attn; next: pip install flash-attn, or set sdpa or eager"
+        )
 
 
 def read(folder: str | Path) -> Loading:
@@ -129,11 +172,114 @@ def weights(folder: str | Path, loading: Loading) -> Path:
         UserError: what it points to cannot be had, or is no longer what it was.
     """
     if loading.repository is not None:
-        return hub.fetch_snapshot(str(folder), loading.repository, str(loading.revision), PATTERNS, "model")
+        found = hub.fetch_snapshot(str(folder), loading.repository, str(loading.revision), PATTERNS, "model")
+        # Offline, huggingface_hub may take a part for all.
+        _check_whole(str(folder), f"the cached part of {loading.repository}", found)
+        return found
     if loading.path is None:
         return Path(folder)
     found = expand(str(folder), loading.path)
-    for name, known in (loading.files or {}).items():
-        if not (found / name).is_file() or (found / name).stat().st_size != known["size"]:
-            raise UserError(f"{found / name}: not what it was; `dvc repro --force base_model` takes what is there now")
+    if loading.files is None:
+        return found
+    remedy = "`dvc repro --force base_model` takes what is there now"
+    for name, known in loading.files.items():
+        file = found / name
+        if not file.is_file() or file.stat().st_size != known["size"] or _md5(file) != known["md5"]:
+            raise UserError(f"{file}: not what it was; {remedy}")
+    # transformers might prefer it to what is known.
+    if added := [name for name in _names(found) if name not in loading.files]:
+        raise UserError(f"{found / added[0]}: was not there; take it away, or {remedy}")
     return found
+
+
+def _names(folder: Path) -> list[str]:
+    """The files of a folder that are read."""
+    return sorted({file.name for pattern in PATTERNS for file in folder.glob(pattern) if file.is_file()})
+
+
+def _check_whole(key: str, where: str, folder: Path) -> None:
+    """Refuse a folder without all files of a model, or with weights cut short, of which only the headers are read."""
+    from safetensors import SafetensorError, safe_open
+
+    legal = "legal: a model as transformers saves it"
+    for names in (("config.json",), ("tokenizer_config.json",), PROCESSOR_FILES, (WHOLE, INDEX)):
+        if not any((folder / name).is_file() for name in names):
+            raise UserError(f"{key}: {where} has no {names[0]}; {legal}")
+    shards = [WHOLE]
+    if not (folder / WHOLE).is_file():
+        try:
+            shards = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+            missing = [name for name in shards if not (folder / name).is_file()]
+        except (ValueError, LookupError, AttributeError, TypeError):
+            shards = []
+        if not shards:
+            raise UserError(f"{key}: {INDEX} of {where} names no files; {legal}")
+        if missing:
+            raise UserError(
+                f"{key}: {where} lacks {len(missing)} of {len(shards)} files that {INDEX} names, the first "
+                f"{missing[0]}; next: fetch it again"
+            )
+    for name in shards:
+        try:
+            with safe_open(folder / name, framework="numpy"):
+                pass
+        except SafetensorError as error:
+            raise UserError(
+                f"{key}: {name} of {where} is cut short, or no safetensors ({hub.line(error)}); next: fetch it again"
+            ) from None
+
+
+def _check_architecture(key: str, where: str, config: Path) -> None:
+    """Refuse a model whose config tells of none that answers about images in text."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as LEGAL
+
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError):
+        raise UserError(f"{key}: config.json of {where} is broken; legal: a model as transformers saves it") from None
+    if not isinstance(kind, str) or kind not in LEGAL:
+        legal = "'qwen2_vl', or another that transformers has as an image-text-to-text model"
+        raise UserError(f"{key}: the model_type of {where} is {kind!r}; legal: {legal}")
+
+
+def _md5(file: Path) -> str:
+    """The md5 of a file that may have gigabytes: read where it is new or has changed, else remembered.
+
+    The memory, `md5s.json` among the scratch folders, may be lost or spoilt at any time: then files are read again.
+    """
+    memory = Path(os.environ.get("SCRATCH") or project_root(Path.cwd()) / "scratch") / "md5s.json"
+    key, state = str(file.absolute()), _state(file)
+    match _recall(memory).get(key):
+        case {"state": remembered, "md5": str(md5)} if remembered == state:
+            return md5
+    md5 = content_md5(file)
+    if _state(file) == state:  # else it changed under our eyes
+        _remember(memory, {key: {"state": state, "md5": md5}})
+    return md5
+
+
+def _state(file: Path) -> list[int]:
+    """What tells without reading that a file has changed; its ctime, unlike its mtime, cannot be set."""
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _recall(memory: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _remember(memory: Path, files: dict[str, Any]) -> None:
+    """Add to the memory, which appears whole; of two processes at once the later may drop what the other added."""
+    with contextlib.suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, unfinished = tempfile.mkstemp(prefix=".md5s-", dir=memory.parent)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                json.dump(_recall(memory) | files, stream, indent=2)
+            Path(unfinished).replace(memory)
+        finally:
+            Path(unfinished).unlink(missing_ok=True)

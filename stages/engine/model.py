@@ -25,7 +25,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_bitsandbytes_available, logging
 
 from stages.engine import hub
-from stages.engine.loading import PATTERNS, PROCESSOR_FILES, Loading, read, weights
+from stages.engine.loading import PATTERNS, PROCESSOR_FILES, Loading, check_attention, read, weights
 from stages.errors import UserError, maker
 from stages.files import read_json, reading
 
@@ -134,6 +134,7 @@ def load_model(
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         legal = "'qwen2_vl', or another that transformers has as an image-text-to-text model"
         raise UserError(f"{path}: its model_type is {kind!r}; legal: {legal}")
+    check_attention(f"{path}: attention", attention or loading.attention)
     with reading(path, "a model"):
         model_class = Qwen2VLForConditionalGeneration if kind == "qwen2_vl" else AutoModelForImageTextToText
         model, loaded = model_class.from_pretrained(

@@ -1,9 +1,19 @@
 """Supervised fine-tuning with TRL's `SFTTrainer`."""
 
+import math
 from pathlib import Path
 from typing import Any
 
-from stages.engine.training import Record, TrainingParams, adapters, arguments, check_prompt_lengths, progress, result
+from stages.engine.training import (
+    Record,
+    TrainingParams,
+    adapters,
+    arguments,
+    check_lora_target,
+    check_prompt_lengths,
+    progress,
+    result,
+)
 
 
 class Params(TrainingParams):
@@ -42,6 +52,7 @@ def train(
 
     from stages.engine.checkpoints import resumable
 
+    check_lora_target(model, params)
     check_prompt_lengths(processor, samples, params.max_prompt_length)
     dataset = Dataset.from_list(
         [
@@ -74,8 +85,18 @@ def train(
     tokens = int(max(entry.get("num_tokens", 0) for entry in history))
     cost = {
         "steps": steps,
-        "samples_seen": steps * params.prompts_per_step,
+        "samples_seen": samples_seen(len(samples), steps, params.prompts_per_step),
         "prompt_tokens": tokens,
         "generated_tokens": 0,
     }
     return result(trainer, cost)
+
+
+def samples_seen(samples: int, steps: int, prompts_per_step: int) -> int:
+    """How many samples so many steps were taught with: the last step of an epoch takes what is left.
+
+    >>> samples_seen(40, 3, 16), samples_seen(40, 4, 16)
+    (40, 56)
+    """
+    epochs, rest = divmod(steps, math.ceil(samples / prompts_per_step))
+    return epochs * samples + rest * prompts_per_step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from stages.engine.loading import RegularExpression
 from stages.errors import UserError
 from stages.params import Section
 
@@ -32,7 +34,7 @@ class LoraParams(Section):
     alpha: int = Field(gt=0)
     dropout: float = Field(ge=0, lt=1)
     vision_tower: bool
-    target: str | None
+    target: RegularExpression | None
 
 
 class TrainingParams(Section):
@@ -173,6 +175,48 @@ def check_prompt_lengths(processor: Any, samples: list[dict[str, Any]], longest:
             f"max_prompt_length: {longest} is not legal for {above} of {len(samples)} prompts, whose longest has "
             f"{max(lengths)} tokens; legal: from {max(lengths)} on, or null; or list fewer names (split.options)"
         )
+
+
+def check_lora_target(model: Any, params: TrainingParams) -> None:
+    """Refuse adapters that would go to no module of the model, or to one that cannot have them.
+
+    Raises:
+        UserError: the key, and what modules are called.
+    """
+    target = params.lora.target
+    # PEFT knows modules of some architectures by itself, and has a word that is no pattern.
+    if params.adaptation == "full" or target is None or target.lower() == "all-linear":
+        return
+    modules = {name: module for name, module in model.named_modules() if name}
+    matched = [name for name in modules if re.fullmatch(target, name)]
+    wrong = [name for name in matched if not _takes_adapters(modules[name])]
+    if matched and not wrong:
+        return
+    trainer = type(params).__module__.rpartition(".")[2]
+    found = f"{wrong[0]}, which cannot have adapters" if wrong else "no module of the model"
+    linear = [name for name, module in modules.items() if _is_linear(module)]
+    endings = dict.fromkeys(name.rpartition(".")[2] for name in linear)
+    endings = [name for name in endings if not name.isdecimal()]
+    raise UserError(
+        f"{trainer}.lora.target (where it is null, models.<name>.lora): {target!r} matches {found}; legal: a regular "
+        f"expression that matches whole names, such as {linear[0]}; they end in {', '.join(endings)}"
+    )
+
+
+def _takes_adapters(module: Any) -> bool:
+    """Whether PEFT has adapters for a module."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    others = (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention, Conv1D)
+    return _is_linear(module) or isinstance(module, others)
+
+
+def _is_linear(module: Any) -> bool:
+    from torch import nn
+
+    # Packages that quantise have classes of their own, whose names say it.
+    return isinstance(module, nn.Linear) or "Linear" in type(module).__name__
 
 
 def splits_weights(trainer: Any) -> bool:

@@ -13,7 +13,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from stages import configure
-from stages.engine import models
+from stages.engine import grpo, models
 from stages.engine.loading import HubModelParams
 from stages.errors import UserError
 from stages.files import expand, read_json, read_parquet, reading
@@ -225,12 +225,18 @@ class Planner:
         return [(part, [classes[label] for label in some], rule) for part, some in labels]
 
     def training(self, setting: str, name: str, dataset: str) -> tuple[Training, Sample]:
-        """How a cell is trained, and an average sample of it."""
+        """How a cell is trained, and an average sample of it.
+
+        Raises:
+            UserError: there are fewer samples than a step takes.
+        """
         recipe = configure.recipe(name, dataset, self.params)
         settings, method = recipe["settings"], load_method(name)
         reinforced = recipe["trainer"] == "grpo"
         names, rule = self.taught(setting, dataset)
         samples = self.params.split.shots * len(names)
+        if reinforced:
+            grpo.check_step(samples, settings["prompts_per_step"])
         steps, prompts = costs.schedule(
             samples=samples,
             steps=settings["steps"],

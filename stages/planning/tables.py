@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from stages.methods.method import load as load_method
@@ -28,9 +30,9 @@ def training_table(rows: pd.DataFrame) -> str:
                 "cells": sums["cells"],
                 "optimiser steps": _whole(sums["steps"]),
                 "prompt tokens": _whole(sums["prompt_tokens"]),
-                "generated tokens": _pair(sums["generated_expected"], sums["generated_most"], ",.0f"),
-                "PFLOP": [f"{value / 1e15:,.4g}" for value in sums["flops"]],
-                "hours": _pair(sums["hours"], sums["hours_most"], ".3g"),
+                "generated tokens": _pair(_whole(sums["generated_expected"]), _whole(sums["generated_most"])),
+                "PFLOP": [_digits(value / 1e15, 4) for value in sums["flops"]],
+                "hours": _pair(map(_digits, sums["hours"]), map(_digits, sums["hours_most"])),
             }
         )
     )
@@ -85,28 +87,34 @@ def evaluation_table(rows: pd.DataFrame) -> str:
                 "setting": sums["setting"],
                 "images": _whole(sums["images"]),
                 "generated tokens": _whole(sums["generated_expected"]),
-                "PFLOP": [f"{value / 1e15:,.4g}" for value in sums["flops"]],
-                "hours": _pair(sums["hours"], sums["hours_most"], ".3g"),
+                "PFLOP": [_digits(value / 1e15, 4) for value in sums["flops"]],
+                "hours": _pair(map(_digits, sums["hours"]), map(_digits, sums["hours_most"])),
                 "memory, GB": [_gigabytes(value) for value in groups["memory"].max()],
             }
         )
     )
 
 
-def _pair(expected: pd.Series, most: pd.Series, form: str) -> list[str]:
+def _pair(expected: Iterable[str], most: Iterable[str]) -> list[str]:
     """`expected (at most)`, or the one number where both are the same."""
-    pairs = zip(expected, most, strict=True)
-    return [
-        f"{one:{form}} ({two:{form}})" if f"{one:{form}}" != f"{two:{form}}" else f"{one:{form}}" for one, two in pairs
-    ]
+    return [f"{one} ({two})" if one != two else one for one, two in zip(expected, most, strict=True)]
 
 
 def _whole(values: pd.Series) -> list[str]:
     return [f"{value:,.0f}" for value in values]
 
 
+def _digits(value: float, digits: int = 3) -> str:
+    """A number rounded to so many digits, and never with an exponent.
+
+    >>> _digits(1063.4), _digits(12.34), _digits(0.00001234), _digits(123456, 4), _digits(0)
+    ('1,060', '12.3', '0.0000123', '123,500', '0')
+    """
+    return f"{float(f'{value:.{digits}g}'):,.12f}".rstrip("0").rstrip(".")
+
+
 def _gigabytes(value: float) -> str:
-    return f"{value / 1e9:.3g}"
+    return _digits(value / 1e9)
 
 
 def _table(frame: pd.DataFrame) -> str:
@@ -137,6 +145,8 @@ def assumptions_text(planner: Planner, gpu: str, vllm: bool) -> list[str]:
         "tests run on one GPU. Not counted: communication between GPUs, reading images, imports, saving, `base_model`.",
         f"A trained model is saved as {base.dtype}, adapters as float32. DVC's cache holds it a second time where the "
         "file system cannot share blocks (reflinks).",
+        "Not in the disk figure: the data (under `data/`, in DVC's cache, and in the hub's where it comes from there), "
+        "the base model, `models/best`, predictions.",
     ]
     if vllm:
         lines.append(f"vLLM is bound by the bandwidth alone, and takes {VLLM_SHARE:.0%} of the memory, TRL's default.")
@@ -158,16 +168,15 @@ def report(planner: Planner, gpu: str, stages: int) -> str:
     """The whole plan as Markdown."""
     trainings, evaluations = planner.training_rows(), planner.evaluation_rows()
     architecture, card = planner.base.architecture, planner.speed.gpu
-    hours = [trainings[name].sum() + evaluations[name].sum() for name in ("hours", "hours_most")]
-    busy = [
-        planner.params.launch.processes * trainings[name].sum() + evaluations[name].sum()
-        for name in ("hours", "hours_most")
-    ]
+    hours, busy = (
+        [_digits(gpus * trainings[name].sum() + evaluations[name].sum()) for name in ("hours", "hours_most")]
+        for gpus in (1, planner.params.launch.processes)
+    )
     vllm = any(training.vllm for training in trainings["training"])
     flops = trainings["flops"].sum() + evaluations["flops"].sum()
     total = (
-        f"Total: {stages} stages, {trainings['cells'].sum()} of them trainings; {flops / 1e15:,.4g} PFLOP; "
-        f"{hours[0]:.3g} hours, at most {hours[1]:.3g} ({busy[0]:.3g} and {busy[1]:.3g} GPU-hours); "
+        f"Total: {stages} stages, {trainings['cells'].sum()} of them trainings; {_digits(flops / 1e15, 4)} PFLOP; "
+        f"{hours[0]} hours, at most {hours[1]} ({busy[0]} and {busy[1]} GPU-hours); "
         f"{_gigabytes(trainings['disk'].sum())} GB of models, and {_gigabytes(trainings['checkpoint'].max())} GB "
         "for a checkpoint while a training runs."
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from stages.errors import UserError, maker
 from stages.files import read_json
 from stages.params import Grid
+from stages.tasks.facts import FACTS
 
 
 def read_notes(grid: Grid, folder: Path) -> dict[str, list[str]]:
@@ -31,7 +32,9 @@ def with_notes(table: str, notes: dict[str, list[str]]) -> str:
     | dtd |
     <BLANKLINE>
     Notes on the data:
-    - dtd: DTD: 3 classes, the paper has 47
+    - dtd: 3 classes, the paper has 47
     """
-    lines = [f"- {dataset}: {note}" for dataset, sentences in notes.items() for note in sentences]
+    # The paper's name of a dataset says something only where the grid has another.
+    titles = {dataset: f"{FACTS[dataset].title}: " if dataset in FACTS else "" for dataset in notes}
+    lines = [f"- {name}: {note.removeprefix(titles[name])}" for name, sentences in notes.items() for note in sentences]
     return table if not lines else "\n".join([table, "Notes on the data:", *lines, ""])

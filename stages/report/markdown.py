@@ -1,4 +1,4 @@
-"""The tables as Markdown, in the shape that the paper prints."""
+"""The tables as Markdown, in the shape that the paper prints; `model` is the name of what was taught."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,10 @@ _RULES = "published matching rule (in brackets: the strict rule, the answer alon
 _REBUILD = "A stage is rebuilt by `dvc repro <stage>`, a pattern of several by `dvc repro --glob '<pattern>'`."
 
 
-def base_to_new(table: pd.DataFrame, grid: Grid) -> str:
+def base_to_new(table: pd.DataFrame, grid: Grid, model: str) -> str:
     """Blocks of datasets, the mean first as in P1 Table 9; rows methods, columns base, new, H, stage."""
     lines = ["# Base to new (P1 Table 9)", "", f"Accuracy in percent, {_RULES}. H: harmonic mean of base and new."]
-    lines += [*_explanation(grid), "Bold: best of the block.", _REBUILD, "", _grid(grid)]
+    lines += [*_explanation(grid), "Bold: best of the block.", _REBUILD, "", _grid(grid, model)]
     if BASE_TO_NEW not in grid.settings:
         return _absent(lines, BASE_TO_NEW)
     rows = headline(table, grid)
@@ -33,10 +33,10 @@ def base_to_new(table: pd.DataFrame, grid: Grid) -> str:
     return _text(lines)
 
 
-def few_shot(table: pd.DataFrame, grid: Grid) -> str:
+def few_shot(table: pd.DataFrame, grid: Grid, model: str) -> str:
     """Rows methods, columns datasets and their mean as in P1 Table 5; then the stage of every cell."""
     lines = ["# Few-shot (P1 Table 5)", "", f"Accuracy in percent, {_RULES}."]
-    lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid)]
+    lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid, model)]
     if FEW_SHOT not in grid.settings:
         return _absent(lines, FEW_SHOT)
     samples = [f"{dataset} {_samples(block['samples'])}" for dataset, block in _blocks(table, grid)]
@@ -53,12 +53,12 @@ def few_shot(table: pd.DataFrame, grid: Grid) -> str:
     return _text(lines)
 
 
-def transfer(table: pd.DataFrame, grid: Grid) -> str:
+def transfer(table: pd.DataFrame, grid: Grid, model: str) -> str:
     """A source x target matrix of gains for each method as in P1 Figure 4, with means and the stages of each row."""
     lines = ["# Transfer (P1 Figure 4)", ""]
     lines += [f"Gain over zero-shot in points, {_RULES}.", *_explanation(grid)]
     lines += ["Rows: trained on (few-shot). Columns: tested on. The diagonal is in-domain, and the means include it."]
-    lines += ["Bold: best method at that place.", _REBUILD, "", _grid(grid)]
+    lines += ["Bold: best method at that place.", _REBUILD, "", _grid(grid, model)]
     if table.empty:
         return _text([*lines, "", "The grid of `params.yaml` has no transfer of the setting `few_shot`."])
     rows = headline(table, grid).reset_index(drop=True)
@@ -76,7 +76,7 @@ def transfer(table: pd.DataFrame, grid: Grid) -> str:
     return _text(lines)
 
 
-def training_cost(table: pd.DataFrame, grid: Grid) -> str:
+def training_cost(table: pd.DataFrame, grid: Grid, model: str) -> str:
     """Rows methods: the means over their cells."""
     shown = table[table["dataset"] == MEAN].drop(columns=["setting", "dataset", "seed"])
     for name in ("steps", "samples_seen", "prompt_tokens", "generated_tokens"):
@@ -86,7 +86,8 @@ def training_cost(table: pd.DataFrame, grid: Grid) -> str:
     shown = shown.rename(columns=lambda name: name.replace("_", " "))
     cells = len(grid.settings) * len(grid.datasets) * len(grid.seeds)
     lines = ["# Training cost", "", f"Means over the {cells} cells of a method. Tokens: read (prompts) and written."]
-    lines += [_REBUILD, "", _grid(grid), "", _table(shown)]
+    lines += ["Samples seen, and their prompt tokens: prompts in SFT, prompts times completions in reinforcement."]
+    lines += [_REBUILD, "", _grid(grid, model), "", _table(shown)]
     return _text(lines)
 
 
@@ -116,9 +117,10 @@ def _explanation(grid: Grid) -> list[str]:
     return ["±: sample standard deviation over seeds."] if len(grid.seeds) > 1 else []
 
 
-def _grid(grid: Grid) -> str:
+def _grid(grid: Grid, model: str) -> str:
     seeds = ", ".join(map(str, grid.seeds))
-    return f"Grid: datasets {', '.join(grid.datasets)}; methods {', '.join(grid.methods)}; seeds {seeds}."
+    datasets, methods = ", ".join(grid.datasets), ", ".join(grid.methods)
+    return f"Model: {model}. Grid: datasets {datasets}; methods {methods}; seeds {seeds}."
 
 
 def _code(names: pd.Series) -> list[str]:

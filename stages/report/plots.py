@@ -78,6 +78,7 @@ def training_curves(curves: pd.DataFrame, grid: Grid) -> bytes:
                 axis.plot(curve["step"], smooth, line, color=colour, linewidth=1.8, label=method)
             axis.set_title(title)
             axis.set_xlabel("optimiser step")
+            axis.locator_params(axis="x", integer=True, min_n_ticks=1)
             axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
             axis.margins(x=0.01)
             axis.grid(color="#e6e6e6", linewidth=0.6)

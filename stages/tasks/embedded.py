@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from stages.tasks import rendering
+from stages.tasks.few_shot import SPLITS
 
 CLASSES = {
     "digits": tuple(rendering.DIGITS),
@@ -21,7 +22,6 @@ CLASSES = {
 }
 """Class names of each embedded dataset, in the order of the labels."""
 
-SPLITS = ("train", "validation", "test")
 
 # Held out from the base model, which sees other families only.
 LETTER_FONTS = ("cmtt10", "cmb10", "DejaVuSansMono-BoldOblique")

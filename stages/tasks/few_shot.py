@@ -10,6 +10,8 @@ from pydantic import Field
 from stages.errors import UserError
 from stages.params import Section
 
+SPLITS = ("train", "validation", "test")
+
 
 class OptionRule(Section):
     """How many class names a question lists; see `stages.tasks.questions.option_count`."""
@@ -47,6 +49,7 @@ def draw(
     classes: Sequence[str],
     shots: int | None,
     random: np.random.Generator,
+    remedy: str = "",
 ) -> list[int]:
     """Draw `shots` rows of each class (all of them where None), ordered by class, then as drawn.
 
@@ -61,6 +64,7 @@ def draw(
         classes: class names by label.
         shots: how many of each class, or None for all.
         random: the generator of this draw.
+        remedy: what else can be done where there are too few, for the message.
 
     Raises:
         UserError: a class has fewer than `shots` images.
@@ -74,7 +78,7 @@ def draw(
         if shots is not None and len(candidates) < shots:
             raise UserError(
                 f"{key}: {shots} is not legal: class {name!r} has {len(candidates)} images; "
-                f"legal: at most {len(candidates)}"
+                f"legal: at most {len(candidates)}{remedy}"
             )
         count = len(candidates) if shots is None else shots
         drawn += [candidates[i] for i in random.permutation(len(candidates))[:count]]

@@ -1,5 +1,6 @@
 """The samples of a partition with their images, as training and evaluation take them."""
 
+import warnings
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,13 +32,19 @@ def decode(content: bytes, where: str, size: int | None = None) -> Image.Image:
     """Decode an encoded image to upright RGB, resized to a square of `size` pixels where given (Lanczos, P1 code).
 
     Raises:
-        UserError: the bytes are no image.
+        UserError: the bytes are no image, or one that is too large.
     """
     try:
-        image = ImageOps.exif_transpose(Image.open(BytesIO(content)))
-        if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8
-            image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-        image = image.convert("RGB")
+        with warnings.catch_warnings():
+            # From half of the pixels on that are refused: a large photo is no attack.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = ImageOps.exif_transpose(Image.open(BytesIO(content)))
+            if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8
+                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+            image = image.convert("RGB")
+    except Image.DecompressionBombError:
+        limit = f"{2 * Image.MAX_IMAGE_PIXELS:,}"
+        raise UserError(f"{where}: has more pixels than Pillow reads; legal: at most {limit}") from None
     except UnidentifiedImageError:
         raise UserError(f"{where}: cannot be read as an image; legal: any format that Pillow reads") from None
     except Exception as error:  # Pillow raises whatever its decoders do
@@ -120,6 +127,6 @@ def read(setting: str, seed: int, dataset: str, name: str, image_size: int) -> S
     Raises:
         UserError: the files are broken, or do not fit together.
     """
-    table = read_parquet(f"data/partition/{setting}/{seed}/{dataset}/{name}.parquet")
+    table = read_parquet(f"data/partition/{setting}/{seed}/{name}/{dataset}.parquet")
     rows = [row | {"options": list(row["options"])} for row in table.to_dict("records")]
     return Samples(rows, Images(Path("data/download") / dataset / "images.parquet", table["row"].tolist(), image_size))

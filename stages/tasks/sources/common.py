@@ -12,8 +12,7 @@ from pydantic import AfterValidator, Field
 from stages.errors import UserError
 from stages.params import Section
 from stages.tasks.facts import COPIES, Known
-
-SPLITS = ("train", "validation", "test")
+from stages.tasks.few_shot import SPLITS
 
 
 def _whole_or_share(amount: float) -> float:

@@ -9,7 +9,7 @@ from zipfile import BadZipFile, ZipFile
 
 from stages.engine import hub
 from stages.errors import UserError
-from stages.files import expand
+from stages.files import expand, origin
 from stages.tasks.facts import Known
 from stages.tasks.sources.common import Example, Listing, SourceParams, inside, read_file
 from stages.tasks.sources.folder import image_files, sub_folders
@@ -125,9 +125,11 @@ def list_images(key: str, params: Params) -> Listing:
         path = hub.fetch_file(key, params.repository, str(layout.archive), params.revision)
         files: Folder | Archive = Archive(path, layout.index)
     else:
-        root = expand(f"{key}.path", "$DATA_ROOT" if params.path is None else params.path) / layout.folder
+        place = "$DATA_ROOT" if params.path is None else params.path
+        root = expand(f"{key}.path", place) / layout.folder
         if not root.is_dir():
-            raise UserError(f"{key}.path: {root} is missing; next: put {params.dataset} there in CoOp's layout")
+            next_step = f"put {params.dataset} there in CoOp's layout, or correct {origin(place)}"
+            raise UserError(f"{key}.path: {root} is missing; next: {next_step}")
         files = Folder(root)
     if params.dataset == "imagenet" and isinstance(files, Folder):
         classes, examples = _imagenet(key, files)
