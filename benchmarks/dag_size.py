@@ -54,15 +54,15 @@ CELLS = "evaluate@"
 """How the names of the stages begin that make a cell of the tables."""
 
 
-def make_repository(folder: Path, datasets: int, seeds: int) -> list[str]:
-    """Write the repository; return the names of its stages."""
+def make_repository(folder: Path, datasets: int, seeds: int, methods: int | None = None) -> list[str]:
+    """Write the repository, with the first `methods` (None: all) of the grid; return the names of its stages."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for file in files.splitlines():
         if file.startswith(("stages/", "tools/", ".dvc")) or file.endswith((".gitignore", "dvc.yaml", "params.yaml")):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / file, folder / file)
-    lengthen(folder / "params.yaml", datasets, seeds)
+    lengthen(folder / "params.yaml", datasets, seeds, methods)
     yaml = YAML()
     pipeline = yaml.load(folder / "dvc.yaml")
     for stage in pipeline["stages"].values():
@@ -91,8 +91,8 @@ def make_repository(folder: Path, datasets: int, seeds: int) -> list[str]:
     return list(stages)
 
 
-def lengthen(params: Path, datasets: int, seeds: int) -> None:
-    """Give the grid of a params.yaml so many datasets and seeds, each dataset like its first."""
+def lengthen(params: Path, datasets: int, seeds: int, methods: int | None) -> None:
+    """Give the grid of a params.yaml so many datasets, seeds and methods, each dataset like its first."""
     yaml = YAML()
     values = yaml.load(params)
     first = values["download"][values["datasets"][0]]
@@ -103,6 +103,7 @@ def lengthen(params: Path, datasets: int, seeds: int) -> None:
         if isinstance(value, list) and value and listed.issuperset(value):
             values[key] = names if key == "datasets" else names[: len(value)]
     values["seeds"] = list(range(1, seeds + 1))
+    values["methods"] = values["methods"][:methods]
     yaml.dump(values, params)
 
 
