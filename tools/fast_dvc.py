@@ -115,7 +115,10 @@ class LockedStages(Mapping[str, Any]):
 def read(lockfile: Lockfile) -> str:
     """The text of dvc.lock; nothing where there is none or DVC may not see it."""
     try:
-        return Path(lockfile.path).read_bytes().decode() if lockfile.exists() else ""
+        if not lockfile.exists():
+            return ""
+        with lockfile.repo.fs.open(lockfile.path, "rb") as stream:  # of the workspace, or of a commit
+            return stream.read().decode()
     except UnicodeDecodeError:
         return ""
 
