@@ -31,6 +31,7 @@ MISTAKES = [
     ("download__digits__source", "web", r"download\.digits\.source: 'web' is not legal; legal: coop, embedded, "),
     ("images__size", 0, r"images\.size: 0 is not legal"),
     ("grpo__beta", -1, r"grpo\.beta: -1 is not legal; legal: greater than or equal to 0"),
+    ("sft__epochs", 5, r"sft: \{'steps': \d+, 'epochs': 5\} is not legal; legal: exactly one of steps and epochs"),
     ("grpo__adaptation", "adapter", r"grpo\.adaptation: 'adapter' is not legal; legal: 'full', 'lora' or 'qlora'"),
     ("grpo__steps", None, "exactly one of steps and epochs is a number"),
     ("grpo__prompts_per_pass", 3, "prompts_per_pass must divide prompts_per_step"),

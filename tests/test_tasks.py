@@ -175,3 +175,11 @@ def test_embedded_datasets_are_drawn_alike_every_time(name):
     for label, split in zip(labels, splits, strict=True):
         counts[label, split] += 1
     assert set(counts.values()) == {6, 2, 3}
+
+
+def test_where_a_class_has_too_few_images_the_message_names_both_ways_out():
+    random = few_shot.generator("draw")
+    remedy = "; or download.imagenet.validation_per_class"
+    message = r"split\.validation_shots: 2 is not legal: class 'tench' has 0 images; legal: at most 0; or download\."
+    with pytest.raises(UserError, match=message):
+        few_shot.draw("split.validation_shots", [], [], [], ["tench"], 2, random, remedy)
