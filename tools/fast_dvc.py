@@ -251,8 +251,9 @@ _locked: list[tuple[set[str], set[str]]] = []
 @contextlib.contextmanager
 def rwlock(tmp_dir: str, fs: Any, cmd: str, read: list[str], write: list[str], hardlink: bool) -> Iterator[None]:
     """In the place of `rwlock`, which writes its file twice for each of the four times that a stage locks the same."""
-    reading, writing = (set().union(*paths) for paths in zip(*_locked, strict=True)) if _locked else (set(), set())
-    if reading.union(writing).issuperset(read) and writing.issuperset(write):
+    writing = set().union(*(paths for _, paths in _locked))
+    reading = writing.union(*(paths for paths, _ in _locked))
+    if reading.issuperset(read) and writing.issuperset(write):
         yield
         return
     with own_rwlock(tmp_dir, fs, cmd, read, write, hardlink):
