@@ -278,3 +278,27 @@ def test_a_longer_axis_adds_cells_and_touches_no_other(settled, axis, value, new
     (settled.root / "params.yaml").write_text(original)
     configure.configure()
     assert stale == by_pattern(names, new)
+
+
+def test_a_new_method_makes_no_trained_model_stale(settled):
+    """README's three steps: its file, its name in catalogue.py, its section in params.yaml."""
+    methods = settled.root / "stages/methods"
+    catalogue_file, params = methods / "catalogue.py", settled.root / "params.yaml"
+    before = {path: path.read_text() for path in (catalogue_file, params)}
+    file = methods / "brief_thinking.py"
+    file.write_text((methods / "cls_rl.py").read_text().replace("thinking process", "brief thinking process"))
+    catalogue_file.write_text(before[catalogue_file].replace('"cls_rl",', '"cls_rl", "brief_thinking",'))
+    settled.change(train__brief_thinking={}, methods=["sft", "cls_rl", "no_thinking", "brief_thinking"])
+    settled.run("dvc", "repro", "-q", "configure")
+    stale = set(YAML(typ="safe").load(settled.run("dvc", "status", "--json").stdout))
+    for path, text in before.items():
+        path.write_text(text)
+    file.unlink()
+    settled.run("dvc", "repro", "-q", "configure")
+    kept = {name for name in stale if "brief_thinking" not in name}
+    assert {name for name in stale if name.startswith("train@")} == {
+        f"train@{setting}-brief_thinking-{dataset}-1"
+        for setting in ("few_shot", "base_to_new")
+        for dataset in ("digits", "shapes")
+    }
+    assert kept == {"aggregate", "best@digits"}
