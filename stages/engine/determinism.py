@@ -1,7 +1,8 @@
 """What must be fixed before torch is imported so that the same inputs give the same bytes.
 
 One thread and one instruction set, whatever the processor offers: sums are then taken in one order. On x86-64 from AVX2
-on, MKL's COMPATIBLE branch is the one that gives the same bits on Intel and AMD.
+on, MKL's COMPATIBLE branch is the one that gives the same bits on Intel and AMD, but for square roots, which are taken
+elsewhere (`square_roots.py`). That this is so, operator by operator, is held by tests/test_operators.py.
 """
 
 import os
@@ -33,6 +34,9 @@ def pin() -> None:
     torch.use_deterministic_algorithms(True)
     # Or every new tensor is first filled with NaN, a third of a reinforcement step.
     torch.utils.deterministic.fill_uninitialized_memory = False
+    from stages.engine.square_roots import use_right_roots
+
+    use_right_roots()
     if torch.backends.mkldnn.is_available():
         from stages.engine.matrix_products import use_onednn
 
