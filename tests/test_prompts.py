@@ -14,11 +14,12 @@ from stages.configure import check
 from stages.methods import catalogue
 from stages.methods.method import load
 from stages.params import read_params
+from stages.tasks import questions
 from stages.tasks.classes import SETTINGS
 from tests.conftest import ROOT
 
 GOLDEN = Path(__file__).parent / "golden"
-QUESTION = "What digit is in the photo?\n Please choose one from list [ two, one]."
+QUESTION = "What digit is in the photo?\nPlease choose one from list [ two, one]."
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,18 @@ def test_the_papers_words():
     )
     assert load("cls_rl_length").prompt == load("cls_rl").prompt
     assert load("cls_rl_length").evaluation_prompts == load("cls_rl").evaluation_prompts
+
+
+def test_option_list_is_written_as_in_the_papers_code():
+    """The notebook strips its text: no space stands before "Please"."""
+    assert questions.render("Q", ["a", "b"]) == "Q\nPlease choose one from list [ a, b]."
+
+
+def test_option_list_is_one_token_and_the_names_behind_it(processor):
+    """As the embedded base model is taught it: a phrase that is spelled otherwise would fall apart into bytes."""
+    text = questions.render("What digit is in the photo?", ["two", "one"])
+    tokens = processor.tokenizer.convert_ids_to_tokens(processor.tokenizer(text)["input_ids"])
+    assert tokens[-6:] == ["?", "\nPlease choose one from list [", "Ġtwo", ",", "Ġone", "]."]
 
 
 def test_the_base_model_was_taught_every_prompt():
