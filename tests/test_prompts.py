@@ -66,6 +66,7 @@ def test_the_papers_words():
         "{question} Please directly output the answer name."
     }
     assert load("sft").system == "Output " + thinking
+    assert load("sft").evaluation_prompts == load("cls_rl").evaluation_prompts
     assert load("think_after_answer").prompt == (
         "{question} Please first output the answer in <answer> </answer> tags and then output a brief reasoning "
         "process in <reason> </reason> tags."
@@ -75,6 +76,23 @@ def test_the_papers_words():
     )
     assert load("cls_rl_length").prompt == load("cls_rl").prompt
     assert load("cls_rl_length").evaluation_prompts == load("cls_rl").evaluation_prompts
+
+
+@pytest.mark.parametrize("part", ["all", "base", "new"])
+def test_sft_is_evaluated_as_the_papers_code_evaluates_it(part):
+    """With CLS-RL's templates, the image first, and no system turn of ours: its training prompt stands alone."""
+    question = "Q\nPlease choose one from list [ a, b]."
+    (turn,) = load("sft").conversation(question, part)
+    assert [turn] == load("cls_rl").conversation(question, part)
+    assert [block["type"] for block in turn["content"]] == ["image", "text"]
+    assert turn["content"][1]["text"].startswith(f"{question} {'Please' if part == 'base' else 'First'} output the")
+
+
+def test_sft_is_asked_as_it_was_trained_where_no_part_is_named():
+    """`evaluate.prompts: training`: the system turn, and the image behind the text, as in the paper's SFT code."""
+    system, user = load("sft").conversation("Q")
+    assert system["content"][0]["text"] == load("sft").system
+    assert user["content"] == [{"type": "text", "text": "Q"}, {"type": "image"}]
 
 
 def test_option_list_is_written_as_in_the_papers_code():
