@@ -29,7 +29,7 @@ def samples(method: str, names: list[str]) -> list[dict[str, Any]]:
     way = load(method)
     return [
         {
-            "prompt": way.conversation(f"What digit is in the photo?\n Please choose one from list {names[:i]}."),
+            "prompt": way.conversation(f"What digit is in the photo?\nPlease choose one from list {names[:i]}."),
             "image": Image.fromarray(random.integers(0, 256, (32, 32, 3), "uint8")),
             "answer": name,
             "target": f"<answer>{name}</answer>",

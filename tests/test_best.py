@@ -213,7 +213,7 @@ def test_saved_model(validated, server):
     task = read_json(saved / "task.json")
     assert (task["method"], task["image_size"], task["seed"]) == ("no_thinking", 32, 1)
     asked = task["conversation"][0]["content"][1]["text"]
-    assert asked.startswith(f"{task['question']}\n Please choose one from list [ {', '.join(task['classes'])}].")
+    assert asked.startswith(f"{task['question']}\nPlease choose one from list [ {', '.join(task['classes'])}].")
     assert asked.endswith("Please directly output the answer name.")
     text = "".join(each.read_text() for each in (saved / "README.md", saved / "task.json"))
     assert str(validated.root) not in text

@@ -32,7 +32,7 @@ def samples(method: str) -> list[dict]:
     way = load(method)
     return [
         {
-            "prompt": way.conversation(f"What digit is in the photo?\n Please choose one from list [ {name}, two]."),
+            "prompt": way.conversation(f"What digit is in the photo?\nPlease choose one from list [ {name}, two]."),
             "image": Image.fromarray(random.integers(0, 256, (32, 32, 3), "uint8")),
             "answer": name,
             "target": f"<answer>{name}</answer>",

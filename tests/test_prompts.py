@@ -14,11 +14,12 @@ from stages.configure import check
 from stages.methods import catalogue
 from stages.methods.method import load
 from stages.params import read_params
+from stages.tasks import questions
 from stages.tasks.classes import SETTINGS
 from tests.conftest import ROOT
 
 GOLDEN = Path(__file__).parent / "golden"
-QUESTION = "What digit is in the photo?\n Please choose one from list [ two, one]."
+QUESTION = "What digit is in the photo?\nPlease choose one from list [ two, one]."
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,7 @@ def test_the_papers_words():
         "{question} Please directly output the answer name."
     }
     assert load("sft").system == "Output " + thinking
+    assert load("sft").evaluation_prompts == load("cls_rl").evaluation_prompts
     assert load("think_after_answer").prompt == (
         "{question} Please first output the answer in <answer> </answer> tags and then output a brief reasoning "
         "process in <reason> </reason> tags."
@@ -74,6 +76,35 @@ def test_the_papers_words():
     )
     assert load("cls_rl_length").prompt == load("cls_rl").prompt
     assert load("cls_rl_length").evaluation_prompts == load("cls_rl").evaluation_prompts
+
+
+@pytest.mark.parametrize("part", ["all", "base", "new"])
+def test_sft_is_evaluated_as_the_papers_code_evaluates_it(part):
+    """With CLS-RL's templates, the image first, and no system turn of ours: its training prompt stands alone."""
+    question = "Q\nPlease choose one from list [ a, b]."
+    (turn,) = load("sft").conversation(question, part)
+    assert [turn] == load("cls_rl").conversation(question, part)
+    assert [block["type"] for block in turn["content"]] == ["image", "text"]
+    assert turn["content"][1]["text"].startswith(f"{question} {'Please' if part == 'base' else 'First'} output the")
+
+
+def test_sft_is_asked_as_it_was_trained_where_no_part_is_named():
+    """`evaluate.prompts: training`: the system turn, and the image behind the text, as in the paper's SFT code."""
+    system, user = load("sft").conversation("Q")
+    assert system["content"][0]["text"] == load("sft").system
+    assert user["content"] == [{"type": "text", "text": "Q"}, {"type": "image"}]
+
+
+def test_option_list_is_written_as_in_the_papers_code():
+    """The notebook strips its text: no space stands before "Please"."""
+    assert questions.render("Q", ["a", "b"]) == "Q\nPlease choose one from list [ a, b]."
+
+
+def test_option_list_is_one_token_and_the_names_behind_it(processor):
+    """As the embedded base model is taught it: a phrase that is spelled otherwise would fall apart into bytes."""
+    text = questions.render("What digit is in the photo?", ["two", "one"])
+    tokens = processor.tokenizer.convert_ids_to_tokens(processor.tokenizer(text)["input_ids"])
+    assert tokens[-6:] == ["?", "\nPlease choose one from list [", "Ġtwo", ",", "Ġone", "]."]
 
 
 def test_the_base_model_was_taught_every_prompt():

@@ -5,6 +5,8 @@ import math
 import pytest
 
 from stages.methods import catalogue, rewards
+from stages.methods.answers import in_tags
+from stages.methods.method import load
 from stages.methods.rewards import length
 
 # completion, answer -> accuracy, format, equality, answer_first_format, adaptive_format
@@ -71,3 +73,13 @@ def test_length_may_leave_wrong_answers_unpaid():
     reward = length.Reward(weight=0.5, steepness=1.0, midpoint=3.0, unit=4.0, correct_only=True)
     assert reward("<answer>forest</answer>", "river", 100) == 0
     assert reward("<answer>river</answer>", "river", 12) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("label", ["river", " river", "river ", "\triver\r"])
+def test_a_label_is_stripped_and_a_completion_is_not(label):
+    """As in P1's code, which strips what stands in the solution's tag."""
+    equality = rewards.load("equality", {})
+    assert equality("river", label, 1) == 1
+    assert equality(label, label, 1) == (label == "river")
+    assert in_tags(label) == "<answer>river</answer>"
+    assert load("sft").target(label) == "<answer>river</answer>"

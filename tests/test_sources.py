@@ -6,6 +6,7 @@ import unicodedata
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from stages import configure, download
 from stages.errors import UserError
 from stages.params import Grid, read_params
 from stages.report.footnotes import read_notes, with_notes
+from stages.split import split as split_stage
 from stages.tasks import samples, sources
 from stages.tasks.facts import COPIES, FACTS
 from stages.tasks.sources import coop
@@ -278,6 +280,14 @@ def test_a_large_image_is_read_without_a_word_and_a_larger_one_is_refused_with_t
     assert said == "has more pixels than Pillow reads; legal: at most 22"
 
 
+def test_all_training_images_are_kept_where_no_bound_is_set(fetch, tmp_path):
+    section = {"source": "folder", "path": str(flat(tmp_path / "images", 30)), "test_per_class": 3}
+    found = contents(fetch(**section, train_per_class=None))
+    assert {len(found[name, "train"]) for name in ("fern", "moss", "palm_tree")} == {27}
+    assert fetch(**section, train_per_class=27)  # as many as there are: the same bytes
+    assert contents(tmp_path / "project/data/download/mine") == found
+
+
 # --- CoOp's layout --------------------------------------------------------------------------------------------------
 
 
@@ -391,6 +401,37 @@ def test_the_papers_own_set_needs_no_note(fetch, tmp_path):
     put(index, json.dumps(split))
     folder = fetch(source="coop", dataset="eurosat", path=str(root), question=FACTS["eurosat"].question)
     assert sorted(files_of(folder)) == ["dataset.json", "images.parquet"]
+
+
+def in_common(fetch: Callable[..., Path], root: Path, seeds: int, **bound: int) -> float:
+    """How many of their four shots of a class two seeds have in common on average, by DTD's section of the profile.
+
+    The set has 400 training images of each of three classes.
+    """
+    section = read_params(ROOT / "profiles/paper.yaml")["download"]["dtd"]
+    fetch("dtd", **section | {"path": str(coop_set(root, "dtd", (400, 4, 1)))} | bound)
+    params = YAML(typ="safe").load(Path("params.yaml")) | {"split": read_params(ROOT / "params.yaml")["split"]}
+    YAML().dump(params | {"split": params["split"] | {"validation_shots": 0}}, Path("params.yaml"))
+    shots = []
+    for seed in range(seeds):
+        split_stage("dtd", seed)
+        shots.append(set(pd.read_parquet(f"data/split/dtd-{seed}/train.parquet")["row"]))
+    assert {len(drawn) for drawn in shots} == {3 * 4}
+    return np.mean([len(one & other) / 3 for one, other in combinations(shots, 2)])
+
+
+def test_shots_of_different_seeds_are_independent_draws_from_the_whole_training_split(fetch, tmp_path):
+    """Of 400 images two draws of four have 4 * 4 / 400 in common on average, and of a pool of 16 one of four."""
+    assert in_common(fetch, tmp_path, 50) == pytest.approx(4 * 4 / 400, rel=0.2)
+    assert in_common(fetch, tmp_path, 10, train_per_class=16) == pytest.approx(1, rel=0.2)
+
+
+def test_the_papers_sets_are_kept_whole_but_for_imagenet():
+    """ImageNet has 1.28 million training images: of its pool of 100 two seeds have 4% of their shots in common."""
+    params = read_params(ROOT / "profiles/paper.yaml")
+    kept = {name: section["train_per_class"] for name, section in params["download"].items()}
+    assert kept == {name: 100 if name == "imagenet" else None for name in FACTS}
+    assert params["split"]["shots"] / kept["imagenet"] == 0.04
 
 
 def test_facts_are_of_the_eleven_and_copies_are_of_known_sets():
@@ -736,6 +777,10 @@ SECTION_MISTAKES = [
         "path and repository are both set",
     ),
     (FOLDER | {"train_per_class": 0}, r"train_per_class: 0 is not legal; legal: greater than 0"),
+    (
+        {"source": "embedded", "validation_per_class": 2, "test_per_class": 2, "train_per_class": None},
+        r"train_per_class: None is not legal",
+    ),
     (FOLDER | {"test_per_class": 1.5}, r"test_per_class: 1\.5 is not legal; legal: a whole number, or a share below 1"),
     (FOLDER | {"test_per_class": -1}, r"test_per_class: -1 is not legal; legal: greater than 0"),
     (FOLDER | {"question": ""}, r"question: '' is not legal"),

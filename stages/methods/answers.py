@@ -6,12 +6,12 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def in_tags(answer: str) -> str:
-    """The answer as a target: the `solution` column of the paper's data (P1 code).
+    """The answer as a target: the `solution` column of the paper's data (P1 code); blanks at its ends are none of it.
 
-    >>> in_tags("river")
+    >>> in_tags(" river ")
     '<answer>river</answer>'
     """
-    return f"<answer>{answer}</answer>"
+    return f"<answer>{answer.strip()}</answer>"
 
 
 def read_tag(output: str) -> str | None:

@@ -17,9 +17,10 @@ class Method:
         target: the text to be learned for an answer (supervised methods).
         rewards: names of modules of `stages.methods.rewards`, summed (reinforcement methods).
         evaluation_prompts: the user's text in evaluation by part of the test set (`all`, `base`, `new`) where it
-            is not the training prompt.
-        system: a system turn, or None for none at all.
-        image_first: whether the image stands before the text.
+            is not the training prompt. The paper's evaluation code puts it to all models in one way: the image first,
+            and no system turn but what the chat template adds.
+        system: a system turn of the training prompt, or None for none at all.
+        image_first: whether the image stands before the text of the training prompt.
     """
 
     trainer: Literal["sft", "grpo"]
@@ -33,8 +34,11 @@ class Method:
 
     def conversation(self, question: str, part: str | None = None) -> list[dict[str, Any]]:
         """The turns that are put to the model: for training, or for evaluation on `part` of the test set."""
-        prompt = self.prompt if part is None else self.evaluation_prompts.get(part, self.prompt)
-        content = [{"type": "image"}, {"type": "text", "text": prompt.replace("{question}", question)}]
+        published = None if part is None else self.evaluation_prompts.get(part)
+        text = (self.prompt if published is None else published).replace("{question}", question)
+        content = [{"type": "image"}, {"type": "text", "text": text}]
+        if published is not None:
+            return [{"role": "user", "content": content}]
         turns = [{"role": "user", "content": content if self.image_first else content[::-1]}]
         if self.system is not None:
             turns.insert(0, {"role": "system", "content": [{"type": "text", "text": self.system}]})

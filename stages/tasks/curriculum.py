@@ -31,7 +31,7 @@ ADAPTIVE = (
     " Your output should follow one of two cases: (1) '<answer> ... </answer>',"
     " (2) '<think> ... </think> <answer> ... </answer>'."
 )
-OPTIONS = "\n Please choose one from list ["
+OPTIONS = "\nPlease choose one from list ["
 
 PHRASES = (THINK, THINK_FIRST, THINK_SYSTEM, DIRECT, DIRECT_NAME, REASON_AFTER, ADAPTIVE, OPTIONS)
 """Prompt sentences that become one token each, so that prompts stay short."""

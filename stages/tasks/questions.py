@@ -44,6 +44,6 @@ def render(question: str, options: Sequence[str]) -> str:
     """The question with its option list, as the paper's code writes it.
 
     >>> render("What type of object is in the photo?", ["river", "forest"])
-    'What type of object is in the photo?\\n Please choose one from list [ river, forest].'
+    'What type of object is in the photo?\\nPlease choose one from list [ river, forest].'
     """
-    return f"{question}\n Please choose one from list [ {', '.join(options)}]."
+    return f"{question}\nPlease choose one from list [ {', '.join(options)}]."

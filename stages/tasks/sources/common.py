@@ -28,16 +28,18 @@ Amount = Annotated[float, Field(gt=0), AfterValidator(_whole_or_share)]
 class SourceParams(Section):
     """What every source of images is told.
 
-    Of each class at most `train_per_class` training images are kept. `validation_per_class` and `test_per_class` bound
-    these splits (null: all); where the source has no such split, they are taken from its training images, which shrink
-    by them. The choice is by `seed` and by what an image is known by, so that the order of files changes nothing.
+    Of each class at most `train_per_class` training images are kept (null: all). Shots of any seed are drawn from
+    these: under a bound of k images, two seeds have about shots / k of their shots in common. `validation_per_class`
+    and `test_per_class` bound these splits (null: all); where the source has no such split, they are taken from its
+    training images, which shrink by them. The choice is by `seed` and by what an image is known by, so that the order
+    of files changes nothing.
 
     `dataset` says which of the paper's eleven sets this is, if any: then it is compared with what the paper has.
     `underscores` in class names are kept, as in the paper's own data, or become spaces.
     """
 
     question: str = Field(min_length=1)
-    train_per_class: int = Field(gt=0)
+    train_per_class: int | None = Field(gt=0)
     validation_per_class: Amount | None = None
     test_per_class: Amount | None = None
     seed: int = Field(ge=0)
