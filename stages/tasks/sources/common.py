@@ -189,7 +189,7 @@ def clean_name(name: str) -> str:
     >>> clean_name("\\ufeff palm\\u00a0tree\\r\\n"), clean_name("pa\\u200blm"), clean_name("e\\u0301")
     ('palm tree', 'palm', 'é')
     """
-    name = "".join(" " if each.isspace() else each for each in re.sub(r"(?! )\s+", " ", name))
+    name = re.sub(r" *[^\S ]\s*", " ", name)
     visible = "".join(each for each in name if unicodedata.category(each) not in ("Cc", "Cf"))
     return unicodedata.normalize("NFC", visible).strip()
 
