@@ -9,7 +9,7 @@ import re
 import shutil
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,12 @@ from stages.tasks.few_shot import SPLITS, SplitParams
 from stages.tasks.samples import ImageParams
 
 
+class AccuracyParams(Section):
+    """By which rule an answer is right; see `stages.methods.rewards.accuracy`."""
+
+    rule: Literal["exact", "published"]
+
+
 class LengthParams(Section):
     """Constants of the length reward; see `stages.methods.rewards.length`."""
 
@@ -44,7 +50,15 @@ class LengthParams(Section):
 class RewardParams(Section):
     """Section `rewards`: the rewards that have parameters."""
 
+    accuracy: AccuracyParams
     length: LengthParams
+
+    def of(self, reward: str) -> dict[str, Any]:
+        """What a reward is called with; the rule by which an answer is right is one for all."""
+        parameters = self.model_dump().get(reward, {})
+        if reward == "length":
+            parameters["correct_only"] = self.accuracy.rule if self.length.correct_only else None
+        return parameters
 
 
 class Params(Grid):
@@ -151,11 +165,10 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
                 f"models.{params.model}.lora: missing, and {way.trainer}.lora.target is null; one of them is needed"
             )
     names = way.rewards if params.reward is None or way.trainer != "grpo" else _names(params.reward)
-    parameters = params.rewards.model_dump()
     return {
         "method": method,
         "trainer": way.trainer,
-        "rewards": {reward: parameters.get(reward, {}) for reward in names},
+        "rewards": {reward: params.rewards.of(reward) for reward in names},
         "settings": settings,
         "code": code_md5(
             "stages.train",

@@ -11,7 +11,7 @@ from stages import environment
 from stages.errors import main
 from stages.files import write_directory, write_json
 from stages.params import read_section
-from stages.tasks import samples, sources
+from stages.tasks import confusable, samples, sources
 from stages.tasks.sources.common import Chosen
 
 
@@ -20,7 +20,8 @@ def download(dataset: str) -> None:
 
     The table has columns image (encoded bytes as the source has them, in the way of the `datasets` library), label,
     split (train, validation, test) and digest (of the bytes: what an image is known by, whatever its place in the
-    source). `notes.json` is a list of sentences that say how the dataset differs from the paper's, for footnotes.
+    source). `notes.json` is a list of sentences for footnotes: how the dataset
+    differs from the paper's, and which of its class names a published rule takes for each other.
     """
     from datasets import Dataset, disable_progress_bars
 
@@ -36,9 +37,10 @@ def download(dataset: str) -> None:
             Dataset.from_file(str(table)).to_parquet(folder / "images.parquet")
         write_json(folder / "dataset.json", {"question": params.question, "classes": chosen.classes})
         notes = [*chosen.notes, *([f"{shared} test images are training images too"] if shared else [])]
+        notes += confusable.notes(chosen.classes)
         if notes:
             write_json(folder / "notes.json", notes)
-    for note in notes:
+    for note in [*chosen.warnings, *notes]:
         print(f"warning: {key}: {note}", file=sys.stderr)
     environment.record(f"download@{dataset}")
 

@@ -89,6 +89,7 @@ def test_recipe_names_the_code_that_training_loads_by_name(method):
 STALE = {
     "reward": ["train@*-cls_rl-*", "train@*-no_thinking-*", "validate@cls_rl-*", "validate@no_thinking-*"],
     "launch.*": ["train@*"],
+    "rewards.accuracy.*": ["train@*-cls_rl-*", "validate@cls_rl-*"],
     "rewards.*": [],  # no method of this grid has the length reward
     "images.size": ["train@*", "zero_shot@*", "evaluate@*", "cross_eval@*", "validate@*"],
     "models.embedded.lora.*": [],  # no method of this grid has adapters
@@ -111,6 +112,7 @@ STALE = {
 # Keys with few legal values, and one of those.
 OTHER = {
     "reward": "accuracy",
+    "rule": "published",
     "classes": None,
     "base_half": "ceil",
     "learning_rate_schedule": "cosine",

@@ -21,6 +21,11 @@ MISTAKES = [
     ("transfer", ["base"], "transfer: 'base' is not legal; legal: few_shot, base_to_new"),
     ("reward", "equalty", "reward: 'equalty' is not legal; legal: accuracy, format, equality, "),
     ("reward", ["accuracy", "accuracy"], "reward: 'accuracy' stands twice"),
+    (
+        "rewards__accuracy__rule",
+        "loose",
+        r"rewards\.accuracy\.rule: 'loose' is not legal; legal: 'exact' or 'published'",
+    ),
     ("rewards__length__weight", 0, r"rewards\.length\.weight: 0 is not legal; legal: greater than 0"),
     ("split__shots", 0, r"split\.shots: 0 is not legal; legal: greater than 0"),
     ("split__shots", "four", r"split\.shots: 'four' is not legal; legal: a valid integer"),
@@ -77,14 +82,23 @@ def test_mistake_is_told_in_one_line(key, value, message):
 
 def test_params_yaml_is_legal_and_every_method_has_a_recipe():
     checked = configure.check(read_params(ROOT / "params.yaml"))
+    length = checked.rewards.length.model_dump() | {"correct_only": None}
     assert {name: configure.recipe(name, "digits", checked)["rewards"] for name in checked.train} == {
         "sft": {},
-        "cls_rl": {"accuracy": {}, "format": {}},
+        "cls_rl": {"accuracy": {"rule": "exact"}, "format": {}},
         "no_thinking": {"equality": {}},
-        "think_after_answer": {"accuracy": {}, "answer_first_format": {}},
-        "adaptive_thinking": {"accuracy": {}, "adaptive_format": {}},
-        "cls_rl_length": {"accuracy": {}, "format": {}, "length": checked.rewards.length.model_dump()},
+        "think_after_answer": {"accuracy": {"rule": "exact"}, "answer_first_format": {}},
+        "adaptive_thinking": {"accuracy": {"rule": "exact"}, "adaptive_format": {}},
+        "cls_rl_length": {"accuracy": {"rule": "exact"}, "format": {}, "length": length},
     }
+
+
+def test_length_pays_by_the_rule_of_the_accuracy_reward_and_knows_it_only_where_it_asks():
+    params = changed("rewards__length__correct_only", True)
+    for rule in ("exact", "published"):
+        params["rewards"]["accuracy"]["rule"] = rule
+        rewards = configure.recipe("cls_rl_length", "digits", configure.check(params))["rewards"]
+        assert (rewards["accuracy"], rewards["length"]["correct_only"]) == ({"rule": rule}, rule)
 
 
 def test_reward_replaces_the_rewards_of_every_reinforcement_method_and_no_other():

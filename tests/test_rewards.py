@@ -1,13 +1,21 @@
 """Each reward on completions written by hand, worked out by hand."""
 
+import json
 import math
+import re
+import subprocess
+import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from math_verify import parse, verify
 
 from stages.methods import catalogue, rewards
 from stages.methods.answers import in_tags
 from stages.methods.method import load
-from stages.methods.rewards import length
+from stages.methods.rewards import accuracy, length
+from tests.conftest import ROOT
 
 # completion, answer -> accuracy, format, equality, answer_first_format, adaptive_format
 TABLE = [
@@ -35,8 +43,6 @@ TABLE = [
     ("<reason>Wet.</reason> <answer>river</answer>", "river", 1, 0, 0, 0, 0),
     # The answer tag may not span lines in training (P1 code), so the whole text is compared.
     ("<answer>\nriver\n</answer>", "river", 0, 0, 0, 0, 1),
-    # math-verify reads formulas: another way to write the label counts. A bare number in tags is none to it.
-    ("<answer>$0.5$</answer>", r"$\frac{1}{2}$", 1, 0, 0, 0, 1),
     ("<answer>7.0</answer>", "7", 0, 0, 0, 0, 1),
     ("<answer>8</answer>", "7", 0, 0, 0, 0, 1),
 ]
@@ -45,21 +51,152 @@ NAMES = ("accuracy", "format", "equality", "answer_first_format", "adaptive_form
 
 @pytest.mark.parametrize("name", NAMES)
 def test_golden_table(name):
-    reward = rewards.load(name, {})
+    reward = rewards.load(name, {"rule": "exact"} if name == "accuracy" else {})
     column = NAMES.index(name) + 2
     got = [(row[0], reward(row[0], row[1], 5)) for row in TABLE]
     assert got == [(row[0], float(row[column])) for row in TABLE]
 
 
+# completion, label -> accuracy as published, exact accuracy, format, equality: what the authors' functions give.
+T = "<think>ok</think> "
+VECTORS = [
+    (T + "<answer>BAE 146-300</answer>", "BAE 146-200", 1, 0, 1, 0),
+    (T + "<answer>737-300</answer>", "737-200", 0, 0, 1, 0),
+    (T + "<answer>2012 BMW 1 Series Coupe</answer>", "2012 BMW 1 Series Convertible", 1, 0, 1, 0),
+    ("<think>Either a Cessna 208 or a 172 here.</think> <answer>DC-3</answer>", "Cessna 172", 1, 0, 1, 0),
+    (T + "<answer>2012 Audi R8 Coupe</answer>", "2012 BMW M3 Coupe", 0, 0, 1, 0),
+    ("<answer>apple pie</answer>", "apple_pie", 0, 0, 0, 0),
+    ("<answer>Apple_Pie</answer>", "apple_pie", 1, 1, 0, 0),
+    ("<ANSWER>River</ANSWER>", "River", 0, 0, 0, 0),
+    ("<answer></answer><answer>River</answer>", "River", 0, 0, 0, 0),
+    ("<answer>River</answer><answer>Forest</answer>", "River", 1, 1, 0, 0),
+    ("<think></think><answer></answer>", "River", 0, 0, 1, 0),
+    ("<answer>$1<x<2$</answer>", "$(1,2)$", 1, 0, 0, 0),  # in the other order of arguments: 0
+    ("<answer>$0.5$</answer>", r"$\frac{1}{2}$", 1, 0, 0, 0),
+]
+
+
+@pytest.mark.parametrize(("completion", "label", "published", "exact", "form", "equal"), VECTORS)
+def test_vectors_of_the_released_functions(completion, label, published, exact, form, equal):
+    names = {"published": accuracy.Reward("published"), "exact": accuracy.Reward("exact")}
+    names |= {name: rewards.load(name, {}) for name in ("format", "equality")}
+    got = {name: reward(completion, label, 9) for name, reward in names.items()}
+    assert got == {"published": published, "exact": exact, "format": form, "equality": equal}
+
+
+@pytest.mark.parametrize("row", TABLE)
+def test_without_numbers_both_rules_give_the_same(row):
+    assert accuracy.Reward("published")(row[0], row[1], 5) == row[2]
+
+
+def naive(completion: str, label: str) -> bool:
+    """The authors' function, which parses both."""
+    solution = f"<answer>{label}</answer>"
+    if verify(parse(completion, parsing_timeout=None), parse(solution, parsing_timeout=None), timeout_seconds=None):
+        return True
+    found = re.search(r"<answer>(.*?)</answer>", completion)
+    return (found.group(1) if found else completion).strip().lower() == label.strip().lower()
+
+
+WORDS = st.sampled_from(
+    ["BMW", "Cessna", "172", "208", "2012", "146-200", "1.5", "1,000", "3/4", "7 %", "$12$", "a", "= 9"]
+)
+PHRASES = st.lists(WORDS, min_size=1, max_size=5).map(" ".join)
+THOUGHTS = st.sampled_from(
+    ["", "<think>It is a 172.</think> ", "<think>Answer: 208, no 12!</think> ", "The answer is "]
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(thought=THOUGHTS, guess=PHRASES, label=PHRASES)
+def test_published_is_the_authors_function_on_numbers_and_words(thought, guess, label):
+    completion = f"{thought}<answer>{guess}</answer>"
+    assert accuracy.published(completion, label) == naive(completion, label)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(text=st.text(max_size=60), label=st.text(st.characters(exclude_characters="<>"), min_size=1, max_size=20))
+def test_exact_is_paid_for_the_label_and_for_nothing_else(text, label):
+    assert accuracy.exact(f"<think>{text}</think> <answer> {label} </answer>", label) == (
+        "<answer>" not in text and "\n" not in label
+    )
+    assert accuracy.exact(f"<answer>{label}x</answer>", label) is False
+
+
+def test_a_label_without_an_expression_leaves_the_completion_unparsed(monkeypatch):
+    seen = []
+    monkeypatch.setattr(accuracy, "expressions", lambda text: seen.append(text) or [])
+    assert not accuracy.published("<answer>$9^9$</answer>", "river")
+    assert seen == ["<answer>river</answer>"]
+
+
+BOMBS = {
+    "power tower": "9^9^9^9",
+    "power tower of Python": "9**9**9**9",
+    "power tower in LaTeX": "$9^{9^{9^{9}}}$",
+    "factorial": "$99999999999!!$",
+    "sum": r"$\sum_{i=1}^{10^{12}} \frac{1}{i}$",
+    "integral": r"$\int_0^1 \sin(x^x) e^{x^2} dx$",
+    "digits": "9" * 9_000,
+    "decimals": "0." + "9" * 9_000,
+    "thousands": "1" + ",000" * 2_000,
+    "long sum": "+".join(["1/7"] * 2_000),
+    "long sum that ends badly": "+".join(["1"] * 4_000) + "x",
+    "many short sums": "1+1 " * 2_000 + "x",
+    "brackets": "(" * 3_000 + "1+1" + ")" * 3_000,
+    "brackets in LaTeX": "$" + "(" * 3_000 + "1" + ")" * 3_000 + "$",
+    "product": "$(a+b)(c+d)(e+f)(g+h)(i+j)(k+l)(m+n)(o+p)$",
+    "boxes": r"\(" + r"\boxed{a} " * 900,
+    "dollars": "$$ " * 3_000,
+    "anchors": "answer " * 1_200,
+    "exponentials": "$exp(exp(99999999))$",
+    "large power by words": r"$\exp(\exp(\exp(\exp(9))))$",
+    "inequality": "$xxxxxxxx<1$",
+    "binomial": r"$\binom{999999999}{99999999}$",
+}
+
+
+def test_no_completion_keeps_the_published_rule_busy():
+    """In a process of its own, with a limit that only a computation without end reaches."""
+    code = (
+        "import json, sys\n"
+        "from stages.methods.rewards import accuracy\n"
+        "for name, bomb in json.load(sys.stdin).items():\n"
+        "    for label in ('Cessna 172', '$(1,2)$', '$x<1$', '9^9^9^9'):\n"
+        "        for form in ('<answer>{}</answer>', '<think>The answer is {} </think> <answer>DC-3</answer>'):\n"
+        "            print(name, label, accuracy.published(form.format(bomb), label), flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        input=json.dumps(BOMBS),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 8 * len(BOMBS)
+    paid = [line for line in done.stdout.splitlines() if line.endswith("True")]
+    assert paid == ["power tower 9^9^9^9 True"]
+
+
+@pytest.mark.parametrize("bomb", ["9^9^9", "$2^{9}$", "$5!$", "9" * 10_000])
+def test_an_expression_out_of_bounds_is_none(bomb):
+    assert accuracy.expressions(f"<answer> {bomb} </answer> 172 ") == []
+    assert accuracy.expressions("<answer>a</answer> 172 ") != []
+
+
 def test_every_name_loads():
-    constants = {"weight": 1.0, "steepness": 1.0, "midpoint": 2.0, "unit": 8.0, "correct_only": False}
+    constants = {"weight": 1.0, "steepness": 1.0, "midpoint": 2.0, "unit": 8.0, "correct_only": None}
+    parameters = {"accuracy": {"rule": "published"}, "length": constants}
     for name in catalogue.REWARDS:
-        reward = rewards.load(name, constants if name == "length" else {})
+        reward = rewards.load(name, parameters.get(name, {}))
         assert isinstance(reward("<answer>river</answer>", "river", 5), float)
 
 
 def test_length_is_logistic_and_saturates():
-    reward = length.Reward(weight=0.5, steepness=2.0, midpoint=3.0, unit=4.0, correct_only=False)
+    reward = length.Reward(weight=0.5, steepness=2.0, midpoint=3.0, unit=4.0, correct_only=None)
     # L = 12 / 4 = 3 = L0, so R = 1 / (1 + lambda) = 1/3, half of which is paid.
     assert reward("x", "y", 12) == pytest.approx(0.5 / 3)
     # L = 5: R = 1 / (1 + 2 exp(-2)).
@@ -69,9 +206,11 @@ def test_length_is_logistic_and_saturates():
     assert values == sorted(values)
 
 
-def test_length_may_leave_wrong_answers_unpaid():
-    reward = length.Reward(weight=0.5, steepness=1.0, midpoint=3.0, unit=4.0, correct_only=True)
+@pytest.mark.parametrize(("rule", "paid"), [("exact", 0), ("published", 0.25)])
+def test_length_may_leave_wrong_answers_unpaid_by_the_rule_of_the_accuracy_reward(rule, paid):
+    reward = length.Reward(weight=0.5, steepness=1.0, midpoint=3.0, unit=4.0, correct_only=rule)
     assert reward("<answer>forest</answer>", "river", 100) == 0
+    assert reward("<answer>BAE 146-300</answer>", "BAE 146-200", 12) == pytest.approx(paid)
     assert reward("<answer>river</answer>", "river", 12) == pytest.approx(0.25)
 
 

@@ -6,7 +6,7 @@ import unicodedata
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,17 +17,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from ruamel.yaml import YAML
 
 from stages import configure, download
 from stages.errors import UserError
+from stages.methods.rewards import accuracy
 from stages.params import Grid, read_params
 from stages.report.footnotes import read_notes, with_notes
 from stages.split import split as split_stage
-from stages.tasks import samples, sources
+from stages.tasks import confusable, embedded, matching, samples, sources
 from stages.tasks.facts import COPIES, FACTS
 from stages.tasks.sources import coop
+from stages.tasks.sources.common import Example, Listing, checked_classes, clean_name
 from tests.conftest import ROOT
 from tests.hub import COMMIT, Hub, repository, serve
 
@@ -863,3 +867,182 @@ def test_names_of_one_class_in_two_unicode_forms_are_one(fetch, tmp_path):
         put(tmp_path / "images" / split / "moss/0.png", picture(10 + len(split)))
     folder = fetch(source="folder", path=str(tmp_path / "images"))
     assert json.loads((folder / "dataset.json").read_text())["classes"] == ["moss", "é"]
+
+
+# --- names of classes -----------------------------------------------------------------------------------------------
+
+
+def labelled(root: Path, *names: str) -> dict[str, Any]:
+    """A table with five images of each class, numbers for labels; its section of params.yaml."""
+    labels = [label for label in range(len(names)) for _ in range(5)]
+    images = [picture(number) for number in range(len(labels))]
+    root.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"picture": images, "kind": labels}), root / "table.parquet")
+    section = {"source": "parquet", "path": str(root), "image_column": "picture", "label_column": "kind"}
+    return section | {"names": list(names), "test_per_class": 2}
+
+
+def classes_of(folder: Path) -> list[str]:
+    return json.loads((folder / "dataset.json").read_text())["classes"]
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        (" moss  ", "moss"),
+        ("moss\r", "moss"),
+        ("moss\r\n", "moss"),
+        ("green\tmoss", "green moss"),
+        ("green \t moss", "green moss"),
+        ("green\u00a0moss", "green moss"),
+        ("green\u2009moss\u3000", "green moss"),
+        ("mo\u200bss", "moss"),
+        ("\ufeffmoss", "moss"),
+        ("mo\u00adss\u200e", "moss"),
+        ("mo\u0007ss", "moss"),
+        ("e\u0301", "é"),
+    ],
+)
+def test_a_name_is_cleaned_with_a_warning(fetch, tmp_path, capsys, written, name):
+    folder = fetch(**labelled(tmp_path / "a", written, "fern"))
+    assert classes_of(folder) == [name, "fern"]
+    said = f"class names are cleaned of blanks and invisible characters: {written!r} is now {name!r}"
+    assert capsys.readouterr().err == f"warning: download.mine: {said}\n"
+    assert sorted(files_of(folder)) == ["dataset.json", "images.parquet"]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.text(st.sampled_from("ab \t\n\u00a0\u200b\ufeffe\u0301_"), max_size=8))
+def test_a_clean_name_stays_as_it_is_and_shows_all_that_it_has(name):
+    clean = clean_name(name)
+    assert clean_name(clean) == clean
+    assert clean == clean.strip()
+    assert not any(unicodedata.category(each) in ("Cc", "Cf") for each in clean)
+
+
+def test_many_cleaned_names_are_one_line(fetch, tmp_path, capsys):
+    fetch(**labelled(tmp_path / "a", *(f"{chr(97 + i)}x\r" for i in range(12))))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.endswith(r"'jx\r' is now 'jx'; and 2 more" + "\n")
+
+
+def test_the_name_of_a_folder_is_cleaned_too(fetch, tmp_path, capsys):
+    folder = fetch(source="folder", path=str(flat(tmp_path / "a", 4, ("moss ", "fern"))), test_per_class=1)
+    assert classes_of(folder) == ["fern", "moss"]
+    assert "'moss ' is now 'moss'" in capsys.readouterr().err
+
+
+REFUSED = [
+    (("moss", "moss\r"), r"classes 'moss' and 'moss\\r' are both 'moss' without blanks at the ends and invisible"),
+    (("moss", "mo\u200bss"), r"classes 'moss' and 'mo\\u200bss' are both 'moss' without blanks"),
+    (("moss", "Moss"), "classes 'moss' and 'Moss' are equal but for case, .*; next: make them one class, or rename"),
+    (("moss", "Moss "), "classes 'moss' and 'Moss' are equal but for case"),
+    (("moss", "moss"), "two classes are called 'moss'; next: make them one class, or rename one"),
+    (("fern, palm", "moss"), "class 'fern, palm' has a comma, and the option list is joined by ', '; next: rename"),
+    ((" \t", "moss"), r"class 0 has no name \(' \\t' is blank\); next: give it one"),
+    (("\u200b", "moss"), r"class 0 has no name \('\\u200b' is blank\)"),
+    (("<Answer>moss", "fern"), "class '<Answer>moss' holds <Answer>, which ends an answer; next: rename the class"),
+    (("moss</think>", "fern"), "class 'moss</think>' holds </think>"),
+    (("moss\ud800", "fern"), r"class 'moss\\ud800' is no Unicode; next: rename the class"),
+]
+
+
+@pytest.mark.parametrize(("names", "message"), REFUSED)
+def test_a_name_that_cannot_be_asked_for_or_told_apart_is_refused(names, message):
+    section = COMMON | {"source": "folder", "path": "."}
+    examples = [Example("train", label, str(label)) for label in range(len(names))]
+    listing = Listing(list(names), examples, lambda chosen: iter(()), lambda example: example.name)
+    with pytest.raises(UserError, match=f"^download.mine: {message}") as error:
+        checked_classes("download.mine", listing, sources.parse("download.mine", section))
+    assert "\n" not in str(error.value)
+
+
+def test_a_refused_name_ends_the_stage(fetch, tmp_path):
+    with pytest.raises(UserError, match=r"^download\.mine: class 'fern, palm' has a comma"):
+        fetch(**labelled(tmp_path / "a", "fern, palm", "moss"))
+    assert not Path("data/download/mine/dataset.json").exists()
+
+
+def test_names_that_the_papers_own_sets_have_are_legal_with_a_warning(fetch, tmp_path, capsys):
+    folder = fetch(**labelled(tmp_path / "a", "Cardigan", "cardigan", "hen, hen"), dataset="imagenet")
+    assert classes_of(folder) == ["Cardigan", "cardigan", "hen, hen"]
+    said = capsys.readouterr().err
+    assert "warning: download.mine: class names are equal but for case: 'Cardigan' and 'cardigan'\n" in said
+    assert "have a comma, and the option list is joined by ', ': 'hen, hen'\n" in said
+
+
+def test_a_name_of_underscores_alone_has_to_keep_them(fetch, tmp_path):
+    section = labelled(tmp_path / "a", "_", "moss")
+    assert classes_of(fetch(**section)) == ["_", "moss"]
+    with pytest.raises(UserError, match=r"underscores: with 'spaces' class '_' has no name; legal: 'keep'"):
+        fetch(**section, underscores="spaces")
+
+
+def test_two_folders_of_one_name_in_two_unicode_forms_are_refused(fetch, tmp_path):
+    flat(tmp_path / "a", 4, ("moss", "é", unicodedata.normalize("NFD", "é")))
+    if len(list((tmp_path / "a").iterdir())) == 2:
+        pytest.skip("this file system has one Unicode form")
+    with pytest.raises(UserError, match="two folders are called 'é', in two Unicode forms; next: make them one"):
+        fetch(source="folder", path=str(tmp_path / "a"), test_per_class=1)
+
+
+def test_labels_that_the_published_reward_takes_for_each_other_are_noted(fetch, tmp_path, capsys):
+    folder = fetch(**labelled(tmp_path / "a", "BAE 146-200", "BAE 146-300", "737-200", "737-300"))
+    note = (
+        "the published accuracy reward pays 2 pairs of class names, wrong for right: "
+        "'BAE 146-200' for 'BAE 146-300'; 'BAE 146-300' for 'BAE 146-200'"
+    )
+    assert json.loads((folder / "notes.json").read_text()) == [note]
+    assert capsys.readouterr().err == f"warning: download.mine: {note}\n"
+    assert read_notes(read_grid_of(["mine"]), folder.parent) == {"mine": [note]}
+
+
+def test_names_that_the_lenient_rule_takes_for_each_other_are_noted(fetch, tmp_path, capsys):
+    folder = fetch(**labelled(tmp_path / "a", "not OK", "ok", "1", "10", "palm_tree", "old palm tree"))
+    note = (
+        "the lenient rule cannot tell 3 pairs of class names apart: "
+        "'not OK' counts as 'ok'; '10' counts as '1'; 'old palm tree' counts as 'palm_tree'"
+    )
+    assert json.loads((folder / "notes.json").read_text()) == [note]
+    assert capsys.readouterr().err == f"warning: download.mine: {note}\n"
+    table = with_notes("| a |\n", read_notes(read_grid_of(["mine"]), folder.parent))
+    assert table.endswith(f"Notes on the data:\n- mine: {note}\n")
+
+
+NAMES = st.lists(
+    st.sampled_from(
+        ["Audi", "audi_a", "2012", "2 012", "172", "a 172", "1.5", "1,5", "5 %", "$12$", "_", "A", "12 12"]
+    ),
+    min_size=1,
+    max_size=2,
+).map(" ".join)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(NAMES, max_size=5, unique=True))
+def test_pairs_are_those_that_the_rules_themselves_pay(names):
+    tagged = {name: f"<think>ok</think> <answer>{name}</answer>" for name in names}
+    pairs = list(permutations(names, 2))
+    assert confusable.paid_pairs(names) == [pair for pair in pairs if accuracy.published(tagged[pair[0]], pair[1])]
+    assert confusable.contained_pairs(names) == [pair for pair in pairs if matching.published(tagged[pair[0]], pair[1])]
+
+
+# FGVCAircraft's names in which math-verify reads a number, and some in which it reads none.
+AIRCRAFT = """BAE 146-200, BAE 146-300, Beechcraft 1900, Boeing 717, Cessna 172, Cessna 208, Cessna 525, Cessna 560,
+Challenger 600, Dornier 328, Embraer Legacy 600, ERJ 135, ERJ 145, Falcon 2000, Falcon 900, Fokker 100, Fokker 50,
+Fokker 70, Saab 2000, Saab 340, 737-200, 737-300, A340-200, A340-300, DC-10, MD-11, F/A-18, DHC-8-100"""
+
+
+def test_pairs_of_aircraft_are_the_six_of_the_authors_function():
+    assert {frozenset(pair) for pair in confusable.paid_pairs(" ".join(AIRCRAFT.split()).split(", "))} == {
+        frozenset({"BAE 146-200", "BAE 146-300"}),
+        frozenset({"Challenger 600", "Embraer Legacy 600"}),
+        frozenset({"Falcon 2000", "Saab 2000"}),
+    }
+
+
+def test_the_embedded_datasets_have_nothing_to_note():
+    assert {name: confusable.notes(classes) for name, classes in embedded.CLASSES.items()} == {
+        name: [] for name in embedded.CLASSES
+    }

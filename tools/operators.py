@@ -57,7 +57,12 @@ def computes(operator: Any) -> bool:
     if namespace == "profiler":
         return False
     name = name.split(".")[0]
-    memory = name.startswith(("empty", "new_empty", "resize")) or name in ("detach", "detach_", "_local_scalar_dense", "set_")
+    memory = name.startswith(("empty", "new_empty", "resize")) or name in (
+        "detach",
+        "detach_",
+        "_local_scalar_dense",
+        "set_",
+    )
     return not (operator.is_view or memory)
 
 

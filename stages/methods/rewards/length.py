@@ -10,11 +10,12 @@ from stages.methods.rewards import accuracy
 class Reward:
     """`weight / (1 + steepness * exp(-(L - midpoint)))`, where L is the completion's tokens divided by `unit`.
 
-    Steepness is P2's lambda and midpoint its L0. `correct_only` is our variant that never pays for a wrong answer.
+    Steepness is P2's lambda and midpoint its L0. `correct_only` is our variant that never pays for
+    an answer that is wrong by this rule of the accuracy reward (None: paid whatever the answer).
 
-    >>> Reward(weight=1.0, steepness=1.0, midpoint=4.0, unit=5.0, correct_only=False)("<answer>a</answer>", "b", 20)
+    >>> Reward(weight=1.0, steepness=1.0, midpoint=4.0, unit=5.0, correct_only=None)("<answer>a</answer>", "b", 20)
     0.5
-    >>> Reward(weight=1.0, steepness=1.0, midpoint=4.0, unit=5.0, correct_only=True)("<answer>a</answer>", "b", 20)
+    >>> Reward(weight=1.0, steepness=1.0, midpoint=4.0, unit=5.0, correct_only="exact")("<answer>a</answer>", "b", 20)
     0.0
     """
 
@@ -22,11 +23,11 @@ class Reward:
     steepness: float
     midpoint: float
     unit: float
-    correct_only: bool
+    correct_only: accuracy.Rule | None
 
     def __call__(self, completion: str, answer: str, tokens: int) -> float:
         """The reward of one completion, between 0 and `weight`."""
-        if self.correct_only and not accuracy.reward(completion, answer, tokens):
+        if self.correct_only and not accuracy.Reward(self.correct_only)(completion, answer, tokens):
             return 0.0
         # At least -700, where exp still fits a float.
         return self.weight / (1 + self.steepness * math.exp(-max(tokens / self.unit - self.midpoint, -700.0)))

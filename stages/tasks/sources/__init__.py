@@ -34,9 +34,9 @@ def load(key: str, params: Source) -> Chosen:
     if isinstance(params, embedded.Params):
         return embedded.load(key, params)
     listing = SOURCES[params.source].list_images(key, params)
-    classes = checked_classes(key, listing, params)
+    classes, warnings = checked_classes(key, listing, params)
     chosen = assign(key, listing, params)
-    return Chosen(classes, chosen, listing.read, listing.where, _notes(listing, chosen, params))
+    return Chosen(classes, chosen, listing.read, listing.where, _notes(listing, chosen, params), warnings)
 
 
 def _notes(listing: Listing, chosen: list, params: SourceParams) -> list[str]:

@@ -1,7 +1,9 @@
 """What all sources share: their common keys, what they list, and which of it is kept."""
 
+import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
@@ -89,13 +91,17 @@ class Listing:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is kept of a source, in the order in which it is written, and how it differs from the paper's dataset."""
+    """What is kept of a source, in the order in which it is written, and how it differs from the paper's dataset.
+
+    `warnings` are for whoever downloads it, `notes` for readers of the tables too.
+    """
 
     classes: list[str]
     examples: list[Example]
     read: Read
     where: Callable[[Example], str]
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def assign(key: str, listing: Listing, params: SourceParams) -> list[Example]:
@@ -133,30 +139,113 @@ def assign(key: str, listing: Listing, params: SourceParams) -> list[Example]:
     return chosen
 
 
-def checked_classes(key: str, listing: Listing, params: SourceParams) -> list[str]:
-    """The class names, underscores replaced if asked for.
+def checked_classes(key: str, listing: Listing, params: SourceParams) -> tuple[list[str], list[str]]:
+    """The class names, cleaned, and underscores replaced if asked for; and what is to be said of them.
+
+    Of the paper's sets are legal, with a warning, names that have a comma or are equal but for case; and without one
+    those that stand twice.
 
     Raises:
-        UserError: there are fewer than two classes, a class has no name or no image, or two names become one.
+        UserError: there are fewer than two classes, a class has no name or no image, a name cannot stand in a question
+            or an answer, or two names become one or are one but for case.
     """
     if len(listing.classes) < 2:
         found = f" ({listing.classes[0]!r})" if listing.classes else ""
         raise UserError(f"{key}: {len(listing.classes)} class{found}; legal: two or more, to choose between")
     images = Counter(example.label for example in listing.examples)
-    for label, name in enumerate(listing.classes):
-        if not name.strip():
-            raise UserError(f"{key}: class {label} has no name; next: give it one")
+    names = [clean_name(name) for name in listing.classes]
+    for label, (old, name) in enumerate(zip(listing.classes, names, strict=True)):
+        if not name:
+            blank = f" ({old!r} is blank)" if old else ""
+            raise UserError(f"{key}: class {label} has no name{blank}; next: give it one")
         if not images[label]:
             raise UserError(f"{key}: class {name!r} has no image; next: add images to it, or remove the class")
-    if params.underscores == "keep":
-        return listing.classes
-    names = [name.replace("_", " ") for name in listing.classes]
-    if len(set(names)) < len(set(listing.classes)):
-        twice = next(
-            name for name in names if len({old for old in listing.classes if old.replace("_", " ") == name}) > 1
-        )
-        raise UserError(f"{key}.underscores: with 'spaces' two classes are called {twice!r}; legal: 'keep'")
-    return names
+        _check_name(key, name)
+    changed = {old: name for old, name in zip(listing.classes, names, strict=True) if old != name}
+    _check_distinct(key, listing.classes, names)
+    warnings = []
+    if changed:
+        shown = _first(f"{old!r} is now {name!r}" for old, name in changed.items())
+        warnings.append(f"class names are cleaned of blanks and invisible characters: {shown}")
+    if params.underscores == "spaces":
+        spaced = [name.replace("_", " ").strip() for name in names]
+        if len(set(spaced)) < len(set(names)):
+            twice = next(
+                name for name in spaced if len({old for old, new in zip(names, spaced, strict=True) if new == name}) > 1
+            )
+            raise UserError(f"{key}.underscores: with 'spaces' two classes are called {twice!r}; legal: 'keep'")
+        if "" in spaced:
+            raise UserError(
+                f"{key}.underscores: with 'spaces' class {names[spaced.index('')]!r} has no name; legal: 'keep'"
+            )
+        names = spaced
+    warnings += _ambiguous(key, names, params.known is not None)
+    return names, warnings
+
+
+def clean_name(name: str) -> str:
+    """A class name in one Unicode form, without blanks at its ends and characters that cannot be seen.
+
+    Tabs, line ends, non-breaking spaces and their like become a space.
+
+    >>> clean_name("\\ufeff palm\\u00a0tree\\r\\n"), clean_name("pa\\u200blm"), clean_name("e\\u0301")
+    ('palm tree', 'palm', 'é')
+    """
+    name = re.sub(r" *[^\S ]\s*", " ", name)
+    visible = "".join(each for each in name if unicodedata.category(each) not in ("Cc", "Cf"))
+    return unicodedata.normalize("NFC", visible).strip()
+
+
+def _check_name(key: str, name: str) -> None:
+    """A name can be written, and read again from a tag."""
+    if any(unicodedata.category(each) == "Cs" for each in name):
+        raise UserError(f"{key}: class {name!r} is no Unicode; next: rename the class")
+    if tag := re.search(r"</?(?:answer|think|reason)>", name, re.IGNORECASE):
+        raise UserError(f"{key}: class {name!r} holds {tag.group()}, which ends an answer; next: rename the class")
+
+
+def _check_distinct(key: str, old: Sequence[str], new: Sequence[str]) -> None:
+    """No two names become one by cleaning."""
+    first: dict[str, str] = {}
+    for before, name in zip(old, new, strict=True):
+        if first.setdefault(name, before) != before:
+            raise UserError(
+                f"{key}: classes {first[name]!r} and {before!r} are both {name!r} without blanks at the ends and "
+                "invisible characters; next: make them one class, or rename one"
+            )
+
+
+def _ambiguous(key: str, names: Sequence[str], known: bool) -> list[str]:
+    """What an option list or a reward cannot tell apart: refused, but in the paper's own sets."""
+    warnings = []
+    if not known and len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise UserError(f"{key}: two classes are called {twice!r}; next: make them one class, or rename one")
+    by_case: dict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(names):
+        by_case[name.lower()].append(name)
+    if same := [" and ".join(map(repr, group)) for group in by_case.values() if len(group) > 1]:
+        if not known:
+            raise UserError(
+                f"{key}: classes {same[0]} are equal but for case, and rewards and evaluation ignore it; "
+                "next: make them one class, or rename one"
+            )
+        warnings.append(f"class names are equal but for case: {_first(same)}")
+    if commas := [repr(name) for name in dict.fromkeys(names) if "," in name]:
+        if not known:
+            raise UserError(
+                f"{key}: class {commas[0]} has a comma, and the option list is joined by ', '; "
+                "next: rename the class without one"
+            )
+        warnings.append(f"class names have a comma, and the option list is joined by ', ': {_first(commas)}")
+    return warnings
+
+
+def _first(sentences: Iterable[str], shown: int = 10) -> str:
+    """The first of what is to be listed, and how many more there are."""
+    listed = list(sentences)
+    more = [f"and {len(listed) - shown} more"] if len(listed) > shown else []
+    return "; ".join([*listed[:shown], *more])
 
 
 def inside(where: str, name: str) -> PurePosixPath:

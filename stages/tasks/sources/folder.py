@@ -59,7 +59,10 @@ def list_images(key: str, params: Params) -> Listing:
 
 def sub_folders(folder: Path) -> dict[str, Path]:
     """The folders in a folder by name; names in one Unicode form, for file systems differ in it."""
-    found = {unicodedata.normalize("NFC", path.name): path for path in folder.iterdir() if path.is_dir()}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and found.setdefault(name := unicodedata.normalize("NFC", path.name), path) != path:
+            raise UserError(f"{folder}: two folders are called {name!r}, in two Unicode forms; next: make them one")
     return {name: found[name] for name in sorted(found) if not name.startswith(".")}
 
 
