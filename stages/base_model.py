@@ -29,6 +29,7 @@ def base_model() -> None:
         return
     # Only here: it marks a stage that computes, whose fingerprint has the device.
     from stages.engine import determinism
+    from stages.engine.model import save_processor
 
     settings = {"params": recipe["params"], "code": code_md5("stages.base_model")}
     with (
@@ -39,7 +40,7 @@ def base_model() -> None:
         model, processor = teach_embedded(params, checkpoints, run)
         with write_directory(BASE_MODEL) as folder:
             model.save_pretrained(folder)
-            processor.save_pretrained(folder)
+            save_processor(processor, model, folder)
         environment.record("base_model")
         run.tag_md5("model", BASE_MODEL)
 

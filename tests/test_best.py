@@ -39,7 +39,7 @@ def record(method: str = "sft", seed: int = 1, correct: int = 5, strict: int = 5
             "conversation": [
                 {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "{question} Answer."}]}
             ],
-            "image_size": 32,
+            "images": {"size": 32, "evaluation": "direct"},
             "generation": {"batch_size": 4, "max_new_tokens": 6, "temperature": 0.0},
             "seed": seed,
         },
@@ -97,6 +97,8 @@ def model(**changes) -> Model:
             "notes": [],
             "base": Base("qwen2_vl", "2" * 32, "as stage `base_model` teaches it", "../../base_model"),
             "adapters": False,
+            "dtype": "float32",
+            "attention": "sdpa",
             "weights": {"model.safetensors": "3" * 32},
             "versions": {"torch": "2.13.0"},
         }
@@ -211,7 +213,8 @@ def test_saved_model(validated, server):
     for path in trained.iterdir():
         assert content_md5(saved / path.name) == content_md5(path)
     task = read_json(saved / "task.json")
-    assert (task["method"], task["image_size"], task["seed"]) == ("no_thinking", 32, 1)
+    assert (task["method"], task["seed"]) == ("no_thinking", 1)
+    assert task["images"] == {"size": 32, "evaluation": "direct"}
     asked = task["conversation"][0]["content"][1]["text"]
     assert asked.startswith(f"{task['question']}\n Please choose one from list [ {', '.join(task['classes'])}].")
     assert asked.endswith("Please directly output the answer name.")

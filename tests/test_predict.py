@@ -63,7 +63,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def outputs(model: Path, pictures: list[Path], **changes: object) -> list:
     task = read_task(model)
     question = str(changes.pop("question", task.question))
-    images = decoded(iter(pictures), task.image_size, [])
+    images = decoded(iter(pictures), task.images, [])
     return list(answers(load_model(model), load_processor(model), task, question, images, **changes))
 
 
