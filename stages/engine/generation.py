@@ -55,9 +55,8 @@ def neutral(config: Any, ends: int | Sequence[int] | None, pad: int | None) -> G
     """
     from transformers import GenerationConfig
 
-    known = vars(GenerationConfig()).keys() - {"max_length"}  # `max_new_tokens` says it
     defaults = GenerationConfig._get_default_generation_params()
-    defaults = {name: value for name, value in defaults.items() if name in known}
+    del defaults["max_length"]  # `max_new_tokens` says it
     image = getattr(config, "image_token_id", None)
     suppressed = None if image is None else [image]
     return GenerationConfig(**defaults | {"suppress_tokens": suppressed}, eos_token_id=ends, pad_token_id=pad)
