@@ -29,7 +29,6 @@ def base_model() -> None:
         return
     # Only here: it marks a stage that computes, whose fingerprint has the device.
     from stages.engine import determinism
-    from stages.engine.model import save_processor
 
     settings = {"params": recipe["params"], "code": code_md5("stages.base_model")}
     with (
@@ -37,6 +36,8 @@ def base_model() -> None:
         scratch("base_model", settings, {}) as checkpoints,
     ):
         determinism.pin()
+        from stages.engine.model import save_processor
+
         model, processor = teach_embedded(params, checkpoints, run)
         with write_directory(BASE_MODEL) as folder:
             model.save_pretrained(folder)
