@@ -55,8 +55,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, word: int) -> Path:
 
 
 def checkpoint(folder: Path, word: int | None, settings: dict) -> Path:
-    ends = [write_random_model(folder) and load_processor(folder).tokenizer.eos_token_id]
-    return write_checkpoint(folder, ends if word is None else [*ends, word], settings)
+    own = load_processor(write_random_model(folder)).tokenizer.eos_token_id
+    return write_checkpoint(folder, [own] if word is None else [own, word], settings)
 
 
 def conversations() -> list[list[dict]]:
@@ -209,10 +209,10 @@ def test_a_turned_image_is_turned_but_for_the_published_way():
     content = encoded(image, "JPEG", exif=exif, quality=95)
     above, left = (48, 8), (8, 48)
     for way, blue, red in (("direct", above, left), ("published", left, above)):
-        decoded_ = samples.decode(content, "", 64, way)
-        assert decoded_.getpixel(blue)[2] > 200 > decoded_.getpixel(blue)[0]
-        assert decoded_.getpixel(red)[0] > 200 > decoded_.getpixel(red)[2]
-        assert load_image(decoded_).tobytes() == decoded_.tobytes()
+        image_ = samples.decode(content, "", 64, way)
+        assert image_.getpixel(blue)[2] > 200 > image_.getpixel(blue)[0]
+        assert image_.getpixel(red)[0] > 200 > image_.getpixel(red)[2]
+        assert load_image(image_).tobytes() == image_.tobytes()
 
 
 def test_an_image_that_the_published_way_does_not_take():
@@ -229,7 +229,6 @@ def test_predictions_are_the_evaluations(hostile, tmp_path, way):
     """`predict` and the evaluating stages: the same pixels and settings, of a model as `best` saves it."""
     shutil.copytree(hostile, tmp_path / "model")
     method = load_method("cls_rl")
-    generation_params = GREEDY.model_dump()
     chosen = candidate("cls_rl").task.model_copy(
         update={
             "conversation": method.conversation("{question}", "all"),
@@ -242,7 +241,7 @@ def test_predictions_are_the_evaluations(hostile, tmp_path, way):
         best.task(candidate("cls_rl").model_copy(update={"task": chosen}), QUESTION, CLASSES),
     )
     task = read_task(tmp_path / "model")
-    assert task.generation.model_dump() == generation_params
+    assert (task.generation, task.images.evaluation) == (GREEDY, way)
     files = []
     for i in range(4):
         image = Image.effect_mandelbrot((90 + 40 * i, 70), (-2 + i / 3, -1, 1, 1), 25).convert("RGB")
