@@ -36,10 +36,12 @@ def base_model() -> None:
         scratch("base_model", settings, {}) as checkpoints,
     ):
         determinism.pin()
+        from stages.engine.model import save_processor
+
         model, processor = teach_embedded(params, checkpoints, run)
         with write_directory(BASE_MODEL) as folder:
             model.save_pretrained(folder)
-            processor.save_pretrained(folder)
+            save_processor(processor, model, folder)
         environment.record("base_model")
         run.tag_md5("model", BASE_MODEL)
 

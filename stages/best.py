@@ -8,6 +8,8 @@ from typing import Any
 from stages import environment
 from stages.content import content_md5
 from stages.engine import hub, loading
+from stages.engine.generation import FILE as GENERATION_FILE
+from stages.engine.generation import decoding
 from stages.errors import UserError, main
 from stages.files import read_json, write_directory, write_json
 from stages.libraries import COMPUTING
@@ -24,8 +26,9 @@ DATASETS = Path("data/download")
 def best(dataset: str) -> None:
     """Write `models/best/<dataset>/`: the model as it was trained, `task.json`, and its model card `README.md`.
 
-    `task.json` has what a prediction needs beside the model: the method that reads its answers, the question, the class
-    names, the words in which the model is asked, the size of images, and how answers are generated.
+    Its `generation_config.json` is told how answers are generated. `task.json` has what a prediction needs beside the
+    model: the method that reads its answers, the question, the class names, the words in which the model is asked, the
+    size of images and the way to it, and how answers are generated.
 
     Raises:
         UserError: the model is not the one that was validated.
@@ -49,6 +52,9 @@ def best(dataset: str) -> None:
             config = read_json(folder / "adapter_config.json")
             config |= {"base_model_name_or_path": model.base.repository, "revision": model.base.revision}
             write_json(folder / "adapter_config.json", config)
+        # As it was asked, so that plain `generate` of transformers does the same.
+        settings = read_json(folder / GENERATION_FILE)
+        write_json(folder / GENERATION_FILE, settings | decoding(chosen.task.generation))
         write_json(folder / "task.json", task(chosen, card["question"], card["classes"]))
         (folder / "README.md").write_text(model_card(model, candidates), encoding="utf-8")
     print(f"{target}: {chosen.method}, seed {chosen.seed}")
@@ -76,6 +82,7 @@ def fill(block: dict[str, str], question: str) -> dict[str, str]:
 def describe(target: str, dataset: str, grid: Grid, folder: Path, card: dict[str, Any]) -> Model:
     """Look up what the model card tells of the model in `folder` and of its data."""
     section = read_section(f"download.{dataset}", dict[str, Any])
+    kept = loading.read(folder)
     return Model(
         folder=target,
         dataset=dataset,
@@ -85,6 +92,8 @@ def describe(target: str, dataset: str, grid: Grid, folder: Path, card: dict[str
         notes=read_notes(grid.model_copy(update={"datasets": [dataset]}), DATASETS).get(dataset, []),
         base=describe_base(),
         adapters=(folder / "adapter_config.json").is_file(),
+        dtype=kept.dtype,
+        attention=kept.attention,
         weights={file.name: content_md5(file) for file in sorted(folder.glob("*.safetensors"))},
         versions=versions(Path("requirements.lock").read_text(encoding="utf-8")),
     )

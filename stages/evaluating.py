@@ -54,7 +54,7 @@ def model_under_test(
         model, processor, way = load_model(folder).to(device()), load_processor(folder), load_method(method)
 
         def answers(asked: str) -> pd.DataFrame:
-            found = samples.read(setting, seed, asked, name, images.size)
+            found = samples.read(setting, seed, asked, name, images.size, images.evaluation)
             if not len(found):
                 raise UserError(f"{stage}: {asked} has no {name} images; `split` and `download.{asked}` say how many")
             return evaluation.evaluate(model, processor, way, found, params, seed, finished / asked)

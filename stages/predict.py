@@ -83,7 +83,7 @@ def predict(
 
     loaded, processor = load_model(model).to(device()), load_processor(model)
     problems: list[str] = []
-    readable = decoded(paths(images, problems), task.image_size, problems)
+    readable = decoded(paths(images, problems), task.images, problems)
     predictions = answers(loaded, processor, task, question or task.question, readable, batch_size)
     if json_lines:
         for prediction in predictions:
@@ -122,11 +122,13 @@ def paths(given: Sequence[Path], problems: list[str]) -> Iterator[Path]:
             _tell(f"{path}: has no image in it", problems)
 
 
-def decoded(files: Iterator[Path], size: int, problems: list[str]) -> Iterator[tuple[Path, Image.Image]]:
+def decoded(
+    files: Iterator[Path], images: samples.ImageParams, problems: list[str]
+) -> Iterator[tuple[Path, Image.Image]]:
     """The images that can be read, resized; of each other one a line goes to stderr, and to `problems`."""
     for file in files:
         try:
-            yield file, samples.decode(file.read_bytes(), str(file), size)
+            yield file, samples.decode(file.read_bytes(), str(file), images.size, images.evaluation)
         except UserError as error:
             _tell(str(error), problems)
         except OSError as error:

@@ -32,7 +32,7 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
     inputs = {"data": f"data/partition/{setting}/{seed}/train/{dataset}.parquet", "base_model": BASE_MODEL}
     launched = read_section("launch", launch.LaunchParams).model_dump()
     settings = recipe["settings"] | launched | {"rewards": list(recipe["rewards"])}
-    everything = {"cell": cell, "recipe": recipe, "images": images.model_dump(), "launch": launched}
+    everything = {"cell": cell, "recipe": recipe, "images": {"size": images.size}, "launch": launched}
     with (
         tracking.run(f"train@{key}", settings, cell, inputs) as run,
         scratch(f"train@{key}", everything, inputs | {"images": f"data/download/{dataset}"}) as checkpoints,
@@ -40,7 +40,7 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
         determinism.pin()
         import torch
 
-        from stages.engine.model import load_model, load_processor, save
+        from stages.engine.model import load_model, load_processor, save, save_processor
 
         trainer = import_module(f"stages.engine.{recipe['trainer']}")
         params = validate(f"{path}: settings", recipe["settings"], trainer.Params)
@@ -77,7 +77,7 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
                 (folder / "README.md").unlink()
             loading.write(folder, loading.Loading(base.dtype, base.attention))
             # A fresh one: training leaves its padding in the tokenizer.
-            load_processor(BASE_MODEL).save_pretrained(folder)
+            save_processor(load_processor(BASE_MODEL), model, folder)
         with write_directory(f"metrics/records/train/{key}") as folder:
             pd.DataFrame(record.curves).to_csv(folder / "curves.csv", index=False)
             write_json(folder / "cost.json", {"stage": f"train@{key}"} | cell | record.cost)

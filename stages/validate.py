@@ -49,7 +49,7 @@ def describe(key: str, method: str, dataset: str, seed: int) -> dict[str, Any]:
         "task": {
             "method": method,
             "conversation": load_method(method).conversation("{question}", part),
-            "image_size": read_section("images", ImageParams).size,
+            "images": read_section("images", ImageParams).model_dump(),
             "generation": params.generation.model_dump(),
             "seed": seed,
         },

@@ -1,22 +1,32 @@
 """The best model of a dataset: which one it is, what is saved of it, and what its card says."""
 
 import json
+import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from huggingface_hub import ModelCard
+from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
 
 from stages import best, configure
 from stages.content import content_md5
+from stages.engine.model import load_model, load_processor, save, save_processor
 from stages.errors import UserError
 from stages.files import read_json, write_json
 from stages.params import read_params
+from stages.predict import answers, decoded, read_task
 from stages.report.candidates import Candidate, ranked, read_candidates
 from stages.report.model_card import Base, Model, model_card
-from tests.conftest import ROOT, Project, write_random_model
+from tests.conftest import ROOT, Project
+from tests.hostile import HOSTILE, write_checkpoint
 from tests.hub import COMMIT, Hub, repository, serve
 from tests.test_warm import Server, serving, start
 
@@ -39,7 +49,7 @@ def record(method: str = "sft", seed: int = 1, correct: int = 5, strict: int = 5
             "conversation": [
                 {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "{question} Answer."}]}
             ],
-            "image_size": 32,
+            "images": {"size": 32, "evaluation": "direct"},
             "generation": {"batch_size": 4, "max_new_tokens": 6, "temperature": 0.0},
             "seed": seed,
         },
@@ -97,6 +107,8 @@ def model(**changes) -> Model:
             "notes": [],
             "base": Base("qwen2_vl", "2" * 32, "as stage `base_model` teaches it", "../../base_model"),
             "adapters": False,
+            "dtype": "float32",
+            "attention": "sdpa",
             "weights": {"model.safetensors": "3" * 32},
             "versions": {"torch": "2.13.0"},
         }
@@ -136,7 +148,7 @@ def test_card_of_adapters_on_a_model_of_the_hub():
     data = ModelCard(card).data
     assert (data.base_model, data.base_model_relation, data.library_name) == ("Qwen/Base", "adapter", "peft")
     assert data.datasets == ["me/digits"]
-    assert f'base = AutoModelForImageTextToText.from_pretrained("Qwen/Base", revision="{COMMIT}")' in card
+    assert f'base = AutoModelForImageTextToText.from_pretrained("Qwen/Base", revision="{COMMIT}", dtype=' in card
     assert 'model = PeftModel.from_pretrained(base, ".")' in card
 
 
@@ -146,6 +158,13 @@ def test_card_of_adapters_on_a_model_of_the_hub():
 @pytest.fixture(scope="module")
 def server(module_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from serving(module_project, tmp_path_factory.mktemp("server"))
+
+
+def write_hostile_base(path: Path) -> Path:
+    """A base model with two end tokens and settings of its own, of which none is to be seen."""
+    write_checkpoint(path, [0], {})
+    tokenizer = load_processor(path).tokenizer
+    return write_checkpoint(path, [tokenizer.pad_token_id, tokenizer.eos_token_id], HOSTILE)
 
 
 def stage(project: Project, server: Server, name: str, *arguments: str) -> tuple[int, str]:
@@ -167,9 +186,11 @@ def validated(module_project: Project, server: Server) -> Project:
         split__test_per_class=1,
         evaluate__generation__max_new_tokens=6,
     )
-    folder = write_random_model(project.root / "models/base_model")
+    folder = write_hostile_base(project.root / "models/base_model")
     for method in METHODS:
-        shutil.copytree(folder, project.root / f"models/train/few_shot-{method}-digits-1")
+        trained = project.root / f"models/train/few_shot-{method}-digits-1"
+        save(load_model(folder), None, torch.float32, trained)
+        save_processor(load_processor(folder), load_model(folder), trained)
     before = ["configure"], ["download", "digits"], ["split", "digits", "1"], ["partition", "few_shot", "digits", "1"]
     tests = [
         command
@@ -209,9 +230,13 @@ def test_saved_model(validated, server):
     assert stage(validated, server, "best", "digits")[0] == 0
     assert content_md5(saved) == first
     for path in trained.iterdir():
-        assert content_md5(saved / path.name) == content_md5(path)
+        if path.name != "generation_config.json":
+            assert content_md5(saved / path.name) == content_md5(path)
+    settings, before = (read_json(folder / "generation_config.json") for folder in (saved, trained))
+    assert settings == before | {"max_new_tokens": 6, "do_sample": False}
     task = read_json(saved / "task.json")
-    assert (task["method"], task["image_size"], task["seed"]) == ("no_thinking", 32, 1)
+    assert (task["method"], task["seed"]) == ("no_thinking", 1)
+    assert task["images"] == {"size": 32, "evaluation": "direct"}
     asked = task["conversation"][0]["content"][1]["text"]
     assert asked.startswith(f"{task['question']}\nPlease choose one from list [ {', '.join(task['classes'])}].")
     assert asked.endswith("Please directly output the answer name.")
@@ -221,23 +246,68 @@ def test_saved_model(validated, server):
     assert content_md5(trained / "model.safetensors") in text
 
 
-def test_code_of_the_card_gives_an_answer(validated, server, in_directory, tmp_path, capsys):
-    """As it stands, but for the processor, which needs torchvision as transformers loads it."""
-    from PIL import Image
+def run_code_of_card(saved: Path) -> str:
+    """What the example of a model's card prints, run as it stands by transformers alone, with the model's folder as the
+    working directory; torchvision has a stand-in where there is none."""
+    code = (saved / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    assert "stages" not in code
+    paths = [] if find_spec("torchvision") else [str(ROOT / "tests/standins")]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=saved, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
+
+def write_photo(path: Path) -> Path:
+    """A photo of a phone that was held upright: more wide than high in the file, with a note to turn it."""
+    image = Image.linear_gradient("L").resize((4032, 3024)).convert("RGB")
+    image.paste((250, 40, 20), (200, 100, 3000, 700))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(path, "JPEG", exif=exif)
+    return path
+
+
+def test_code_of_the_card_answers_as_predict(validated, server, tmp_path):
+    """It is written out with the folder, and starts where there is no more than transformers."""
     assert stage(validated, server, "best", "digits")[0] == 0
-    shutil.copytree(validated.root / SAVED, tmp_path / "model")
-    in_directory(tmp_path / "model")
-    Image.effect_mandelbrot((40, 30), (-2, -1, 1, 1), 30).save("image.png")
-    code = Path("README.md").read_text().partition("```python\n")[2].partition("```")[0]
-    assert 'AutoProcessor.from_pretrained(".")' in code
-    code = code.replace("AutoProcessor.from_pretrained", "load_processor")
-    exec(f"from stages.engine.model import load_processor\n{code}", {})
-    printed = capsys.readouterr().out
-    command = ["predict", "--model", str(Path.cwd()), "--json", str(Path("image.png").resolve())]
-    status, output = stage(validated, server, *command)
+    saved = shutil.copytree(validated.root / SAVED, tmp_path / "model")
+    photo = write_photo(saved / "image.jpg")
+    printed = run_code_of_card(saved)
+    status, output = stage(validated, server, "predict", "--model", str(saved), "--json", str(photo))
     assert status == 0, output
     assert printed == json.loads(output)["output"] + "\n"
+    assert printed.strip()
+
+
+@pytest.mark.parametrize(
+    ("images", "temperature", "system"),
+    [("direct", 0.0, None), ("published", 1.0, "Answer in one word.")],
+    ids=["as in training", "as published, sampled, with a system turn"],
+)
+def test_code_of_the_card_of_adapters_answers_as_predict(
+    validated, in_directory, tmp_path, images, temperature, system
+):
+    """On a base model whose own settings are of no effect."""
+    trained = in_a_copy(validated, tmp_path, in_directory)
+    shutil.copytree(validated.root / "models/base_model", "models/base_model")
+    write_adapters("models/base_model", trained)
+    for method in METHODS:
+        told = record(method, correct=9 if method == "sft" else 1) | {"model_md5": content_md5(Path(trained))}
+        told["task"]["images"]["evaluation"] = images
+        told["task"]["generation"]["temperature"] = temperature
+        if system:
+            turn = {"role": "system", "content": [{"type": "text", "text": system}]}
+            told["task"]["conversation"].insert(0, turn)
+        write_json(f"{RECORDS}/{method}-1.json", told)
+    best.best("digits")
+    photo = write_photo(Path(SAVED, "image.jpg"))
+    printed = run_code_of_card(Path(SAVED).resolve())
+    task = read_task(Path(SAVED))
+    readable = decoded(iter([photo]), task.images, [])
+    (predicted,) = answers(load_model(SAVED), load_processor(SAVED), task, task.question, readable)
+    assert printed == predicted.output + "\n"
     assert printed.strip()
 
 
@@ -264,25 +334,32 @@ def test_no_validation_images(validated, server):
     assert output.startswith("error: validate@sft-digits-1: digits has no validation images; ")
 
 
-def test_adapters_name_their_base_model_on_the_hub(validated, in_directory, tmp_path, monkeypatch):
-    """So that PEFT finds it anywhere, and so does `load_model`."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    from stages.engine.model import load_model, load_processor
-
-    trained = "models/train/few_shot-sft-digits-1"
+def in_a_copy(validated: Project, target: Path, in_directory: Callable[[Path], None]) -> str:
+    """Go into a folder that has what stage `best` reads but the models and records; return where the model goes."""
     for path in ("params.yaml", "requirements.lock", "data/download/digits"):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
         source = validated.root / path
-        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, tmp_path / path)
-    in_directory(tmp_path)
-    base = validated.root / "models/base_model"
-    write_json("models/base_model/loading.json", {"repository": "me/base", "revision": COMMIT})
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target / path)
+    in_directory(target)
+    return "models/train/few_shot-sft-digits-1"
+
+
+def write_adapters(base: str | Path, trained: str) -> PeftModel:
+    """Adapters on the model in `base`, as stage `train` saves them."""
+    torch.manual_seed(0)
     adapted = get_peft_model(load_model(base), LoraConfig(target_modules=".*q_proj", r=2, init_lora_weights=False))
     adapted.peft_config["default"].base_model_name_or_path = "models/base_model"
     adapted.save_pretrained(trained)
-    load_processor(base).save_pretrained(trained)
+    save_processor(load_processor(base), adapted, Path(trained))
+    return adapted
+
+
+def test_adapters_name_their_base_model_on_the_hub(validated, in_directory, tmp_path, monkeypatch):
+    """So that PEFT finds it anywhere, and so does `load_model`."""
+    trained = in_a_copy(validated, tmp_path, in_directory)
+    base = validated.root / "models/base_model"
+    write_json("models/base_model/loading.json", {"repository": "me/base", "revision": COMMIT})
+    adapted = write_adapters(base, trained)
     for method in METHODS:
         correct = 9 if method == "sft" else 1
         write_json(

@@ -91,6 +91,7 @@ STALE = {
     "launch.*": ["train@*"],
     "rewards.accuracy.*": ["train@*-cls_rl-*", "validate@cls_rl-*"],
     "rewards.*": [],  # no method of this grid has the length reward
+    "images.evaluation": ["zero_shot@*", "evaluate@*", "cross_eval@*", "validate@*"],
     "images.size": ["train@*", "zero_shot@*", "evaluate@*", "cross_eval@*", "validate@*"],
     "models.embedded.lora.*": [],  # no method of this grid has adapters
     "models.embedded.*": ["base_model"],
@@ -129,6 +130,7 @@ OTHER = {
     "revision": "0" * 40,
     "strategy": "ddp",
     "processes": None,  # one alone is legal in single
+    "evaluation": "published",
     "max_prompt_length": 1024,
     "dropout": 0.1,
     "prompts_per_step": 16,

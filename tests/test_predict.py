@@ -22,6 +22,7 @@ from tests.test_best import candidate
 
 CLASSES = ["zero", "one", "two"]
 QUESTION = "What digit is in the photo?"
+SQUARE = samples.ImageParams(size=32, evaluation="direct")
 PUBLISHED = evaluation.EvaluateParams(
     prompts="published",
     zero_shot_method="no_thinking",
@@ -63,7 +64,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def outputs(model: Path, pictures: list[Path], **changes: object) -> list:
     task = read_task(model)
     question = str(changes.pop("question", task.question))
-    images = decoded(iter(pictures), task.image_size, [])
+    images = decoded(iter(pictures), task.images, [])
     return list(answers(load_model(model), load_processor(model), task, question, images, **changes))
 
 
@@ -123,7 +124,7 @@ def test_folders_and_any_format(tmp_path):
     (tmp_path / "palette.GIF").write_bytes(encoded(drawn(2), "GIF"))
     (tmp_path / "notes.txt").write_text("no image")
     problems: list[str] = []
-    found = dict(decoded(paths([tmp_path], problems), 32, problems))
+    found = dict(decoded(paths([tmp_path], problems), SQUARE, problems))
     assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.webp", "b/turned.jpg", "palette.GIF"]
     assert {(image.mode, image.size) for image in found.values()} == {("RGB", (32, 32))}
     image = found[tmp_path / "b/turned.jpg"]
@@ -140,7 +141,7 @@ def test_what_is_no_image_is_told_and_the_others_go_on(tmp_path, capsys):
     empty.mkdir()
     problems: list[str] = []
     given = [tmp_path / "missing.png", broken, cut, empty, good]
-    assert [path for path, _ in decoded(paths(given, problems), 32, problems)] == [good]
+    assert [path for path, _ in decoded(paths(given, problems), SQUARE, problems)] == [good]
     told = capsys.readouterr().err.splitlines()
     assert told == [f"error: {problem}" for problem in problems]
     missing, unreadable, truncated, nothing = told

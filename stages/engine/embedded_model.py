@@ -10,11 +10,12 @@ from collections.abc import Iterable
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditionalGeneration
 
+from stages.engine.generation import neutral
 from stages.engine.model import Qwen2VLProcessor
 
 IMAGE_SIZE = 32
@@ -160,20 +161,12 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLConfig:
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2VLForConditionalGeneration:
     """Return an untrained float32 model; its weights depend on `seed` alone, and global random state is left alone.
 
-    The decoding defaults are neutral (sampling at temperature 1 without top-k or top-p): whoever wants greedy says so.
+    Its decoding defaults are neutral: greedy, without penalties; whoever wants to sample says so.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2VLForConditionalGeneration._from_config(
             build_config(tokenizer), dtype=torch.float32, attn_implementation="sdpa"
         )
-    model.generation_config = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        bos_token_id=model.config.text_config.bos_token_id,
-        eos_token_id=model.config.text_config.eos_token_id,
-        pad_token_id=model.config.text_config.pad_token_id,
-    )
+    model.generation_config = neutral(model.config, [tokenizer.eos_token_id], tokenizer.pad_token_id)
     return model

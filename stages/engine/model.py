@@ -4,7 +4,8 @@ Any image-text-to-text model of transformers can be loaded: Qwen2-VL with or wit
 library's own classes, most of which need it.
 
 transformers 5 builds `Qwen2VLProcessor` with a video processor that needs torchvision, for which no build matches
-torch's CPU wheel (transformers#48558, #43986). No task here has a video, so the processor below leaves it out.
+torch's CPU wheel (transformers#48558, #43986). No task here has a video, so the processor below leaves it out; what
+it saves is complete, so that the library's own class loads it where there is torchvision.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from tokenizers import AddedToken
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -25,6 +27,8 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_bitsandbytes_available, logging
 
 from stages.engine import hub
+from stages.engine.generation import FILE as GENERATION_FILE
+from stages.engine.generation import neutral, settings
 from stages.engine.loading import PATTERNS, PROCESSOR_FILES, Loading, check_attention, read, weights
 from stages.errors import UserError, maker
 from stages.files import read_json, reading
@@ -54,6 +58,13 @@ class Qwen2VLProcessor(LibraryProcessor):
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved, with the video processor without which the library's class does not load."""
+        saved = super().to_dict()
+        same = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std", "size")
+        video = {name: saved["image_processor"][name] for name in same}
+        return saved | {"video_processor": {"video_processor_type": "Qwen2VLVideoProcessor", **video}}
+
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
         image_backend = kwargs.pop("image_backend", "pil")
@@ -66,8 +77,16 @@ class Qwen2VLProcessor(LibraryProcessor):
         return [image_processor, tokenizer]
 
 
+def save_processor(processor: ProcessorMixin, model: Any, folder: Path) -> None:
+    """Write a processor, and beside it the settings by which the model is decoded, for adapters too."""
+    processor.save_pretrained(folder)
+    settings(model, processor.tokenizer).save_pretrained(folder)
+
+
 def load_processor(path: str | Path, image_backend: Literal["pil", "torchvision"] = "pil") -> ProcessorMixin:
     """Load the processor of a model folder; its tokenizer pads on the left, as generation needs.
+
+    All tokens that end a completion, by the checkpoint's own word, are special tokens of it.
 
     The image backend is the caller's choice and not the environment's: pixels of the two differ by up to 0.03 when
     they resize, so a run must not depend on whether torchvision happens to be installed.
@@ -83,12 +102,22 @@ def load_processor(path: str | Path, image_backend: Literal["pil", "torchvision"
                 str(folder), image_backend=image_backend, local_files_only=True
             )
         else:
-            processor = AutoProcessor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            processor = AutoProcessor.from_pretrained(
+                str(folder), use_fast=image_backend == "torchvision", local_files_only=True, trust_remote_code=False
+            )
         _limit_pixels(processor.image_processor, loading)
-    processor.tokenizer.padding_side = "left"
+    tokenizer = processor.tokenizer
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # as TRL does in training
+    # So that no decoding takes an end token for a part of the text, not TRL's of completions either.
+    known = tokenizer.added_tokens_decoder
+    if bare := [end for end in _declared_ends(folder) if end not in known or not known[end].special]:
+        names = [AddedToken(name, special=True, normalized=False) for name in tokenizer.convert_ids_to_tokens(bare)]
+        tokenizer.add_special_tokens({"extra_special_tokens": names}, replace_extra_special_tokens=False)
     # How it was loaded would be written into the folders it is saved to.
     for key in ("is_local", "local_files_only"):
-        processor.tokenizer.init_kwargs.pop(key, None)
+        tokenizer.init_kwargs.pop(key, None)
     return processor
 
 
@@ -100,7 +129,8 @@ def load_model(
 ) -> PreTrainedModel | PeftModel:
     """Load a model folder, in evaluation mode, in `dtype` and with `attention` (None: as its `loading.json` says).
 
-    A folder of LoRA adapters is loaded on top of the model that its config names. Weights are read from safetensors
+    Its generation config is neutral: of the checkpoint's own it keeps the end tokens. A folder of LoRA adapters is
+    loaded on top of the model that its config names. Weights are read from safetensors
     and from nothing else, and no code of the folder is run. With `quantisation`, the model is on this process's GPU,
     frozen, and prepared for adapters as PEFT asks for: what is not in 4 bits is in float32.
 
@@ -149,6 +179,8 @@ def load_model(
         # transformers would draw missing weights at random.
         if wrong := sorted(loaded["missing_keys"] | loaded["unexpected_keys"]):
             raise ValueError(f"{len(wrong)} weights are missing or unknown, the first {wrong[0]}")
+    published = model.generation_config
+    model.generation_config = neutral(model.config, published.eos_token_id, published.pad_token_id)
     if quantisation is not None:
         from peft import prepare_model_for_kbit_training
 
@@ -191,6 +223,17 @@ def _processor_class(folder: Path) -> str | None:
     """The class that the newer or the older of the two files of a processor names."""
     files = [folder / name for name in PROCESSOR_FILES if (folder / name).is_file()]
     return read_json(files[0]).get("processor_class") if files else None
+
+
+def _declared_ends(folder: Path) -> list[int]:
+    """The tokens that end a completion, as the files of a checkpoint say."""
+    for name in (GENERATION_FILE, "config.json"):
+        if (folder / name).is_file():
+            content = read_json(folder / name)
+            found = content.get("eos_token_id", content.get("text_config", {}).get("eos_token_id"))
+            if found is not None:
+                return [found] if isinstance(found, int) else list(found)
+    return []
 
 
 def _limit_pixels(image_processor: Any, loading: Loading) -> None:

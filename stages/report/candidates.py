@@ -6,12 +6,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from stages.engine.generation import GenerationParams
 from stages.files import read_json, reading
 from stages.params import Section
 from stages.report.records import Evaluation, Part
+from stages.tasks.samples import ImageParams
 
 ALL = "all"
 """The one part of the setting `few_shot`."""
@@ -26,11 +25,14 @@ class Taught(Section):
 
 
 class Task(Section):
-    """How a model is asked: `conversation` has `{question}` in the place of the question and its class names."""
+    """How a model is asked: `conversation` has `{question}` in the place of the question and its class names.
+
+    `images` and `generation` are the sections of `params.yaml` that it was tested with.
+    """
 
     method: str
     conversation: list[dict[str, Any]]
-    image_size: int = Field(gt=0)
+    images: ImageParams
     generation: GenerationParams
     seed: int
 

@@ -7,11 +7,18 @@ from dataclasses import dataclass
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from stages.engine.generation import batch_seed
 from stages.report.candidates import ALL, Candidate
 from stages.report.records import Part
 
 RULES = {"accuracy": "correct", "strict accuracy": "strict_correct"}
 """The two accuracies, and the counts behind them."""
+
+WAYS = {
+    "direct": "upright, resized to",
+    "published": "resized to multiples of 28 and then, as in the paper's evaluation code, to",
+}
+"""How an image gets to its size, by `images.evaluation`."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class Model:
         notes: how the dataset differs from the paper's.
         base: what was taught.
         adapters: whether the folder has LoRA adapters, and not all weights.
+        dtype: the type of numbers that it is loaded in.
+        attention: the implementation of attention.
         weights: md5 by file of weights.
         versions: of the libraries that change what is computed, by name, as `requirements.lock` has them.
     """
@@ -60,6 +69,8 @@ class Model:
     notes: Sequence[str]
     base: Base
     adapters: bool
+    dtype: str
+    attention: str
     weights: Mapping[str, str]
     versions: Mapping[str, str]
 
@@ -92,7 +103,8 @@ def model_card(model: Model, candidates: Sequence[Candidate]) -> str:
         f"python -m stages.predict --model {model.folder} IMAGE...",
         "```",
         "",
-        "Anywhere, with this folder as the working directory (the processor of Qwen2-VL needs torchvision):",
+        "Anywhere, with this folder as the working directory; transformers loads the processor of Qwen2-VL where "
+        "there is torchvision, which is not used otherwise:",
         "",
         "```python",
         _usage(model, best),
@@ -170,7 +182,7 @@ def _facts(model: Model, best: Candidate) -> str:
         "training images": f"{best.taught.images}, {best.taught.shots} of each class; a question listed "
         f"{best.taught.options} of {len(model.classes)} class names, in predictions all of them",
         "question": model.question,
-        "images": f"resized to {best.task.image_size} x {best.task.image_size} pixels",
+        "images": f"{WAYS[best.task.images.evaluation]} {best.task.images.size} x {best.task.images.size} pixels",
         "base model": f"{model.base.architecture}, {model.base.origin}; md5 `{model.base.md5}`",
         **{f"md5 of {name}": f"`{md5}`" for name, md5 in model.weights.items()},
         "md5 of the model as trained": f"`{best.model_md5}`",
@@ -183,36 +195,63 @@ def _facts(model: Model, best: Candidate) -> str:
 
 
 def _usage(model: Model, best: Candidate) -> str:
-    """Python that asks the model about one image, as stage `evaluate` does."""
-    generation = best.task.generation
+    """Python that asks the model about one image as `stages.predict` does, with no more than transformers.
+
+    How it decodes and where an answer ends stands in the folder's `generation_config.json`.
+    """
+    loaded = f'dtype="{model.dtype}", attn_implementation="{model.attention}"'
+    peft, helper, names = [], [], ["AutoModelForImageTextToText", "AutoProcessor"]
+    load = [f'model = AutoModelForImageTextToText.from_pretrained(".", {loaded})']
     if model.adapters:
-        base = f'"{model.base.place}"' + (f', revision="{model.base.revision}"' if model.base.revision else "")
-        imports = ["from peft import PeftModel"]
+        peft = ["from peft import PeftModel"]
+        names.append("GenerationConfig")
+        revision = f', revision="{model.base.revision}"' if model.base.revision else ""
         load = [
-            f"base = AutoModelForImageTextToText.from_pretrained({base})",
+            f'base = AutoModelForImageTextToText.from_pretrained("{model.base.place}"{revision}, {loaded})',
+            'base.generation_config = GenerationConfig.from_pretrained(".")',
             'model = PeftModel.from_pretrained(base, ".")',
         ]
-    else:
-        imports, load = [], ['model = AutoModelForImageTextToText.from_pretrained(".")']
-    sampling = {"do_sample": False}
-    if generation.temperature > 0:
-        sampling = {"do_sample": True, "temperature": generation.temperature, "top_k": 0, "top_p": 1.0}
-    options = {"max_new_tokens": generation.max_new_tokens, **sampling}
-    size = best.task.image_size
+    seed = []
+    if best.task.generation.temperature > 0:
+        names.append("set_seed")
+        seed = [f"set_seed({batch_seed(best.task.seed, 0)})"]
+    size = best.task.images.size
+    read = ['image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")']
+    square = f"resize(({size}, {size}), Image.Resampling.LANCZOS)"
+    resize = [f"image = image.{square}"]
+    pillow = "from PIL import Image, ImageOps"
+    if best.task.images.evaluation == "published":
+        helper = ["from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize"]
+        pillow = "from PIL import Image"
+        read = ['image = Image.open("image.jpg").convert("RGB")', "image.info.clear()  # nothing turns it, as in tests"]
+        resize = [
+            "height, width = smart_resize(image.height, image.width, 28, 4 * 28 * 28, 16384 * 28 * 28)",
+            f"image = image.resize((width, height), Image.Resampling.BICUBIC).{square}",
+        ]
     return "\n".join(
         [
             "import json",
-            *imports,
-            "from PIL import Image",
-            "from transformers import AutoModelForImageTextToText, AutoProcessor",
             "",
-            'processor = AutoProcessor.from_pretrained(".")',
+            *peft,
+            pillow,
+            f"from transformers import {', '.join(names)}",
+            *helper,
+            "",
+            'processor = AutoProcessor.from_pretrained(".", use_fast=False)  # pixels by Pillow, as in training',
             *load,
+            "",
+            *read,
+            *resize,
             'conversation = json.load(open("task.json"))["conversation"]',
-            "text = processor.apply_chat_template(conversation, add_generation_prompt=True)",
-            f'image = Image.open("image.png").convert("RGB").resize(({size}, {size}), Image.Resampling.LANCZOS)',
-            'inputs = processor(text=[text], images=[image], return_tensors="pt")',
-            f"tokens = model.generate(**inputs, {', '.join(f'{name}={value!r}' for name, value in options.items())})",
+            "for turn in conversation:",
+            '    for block in turn["content"]:',
+            '        if block["type"] == "image":',
+            '            block["image"] = image',
+            "inputs = processor.apply_chat_template(",
+            '    conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"',
+            ")",
+            *seed,
+            "tokens = model.generate(**inputs)",
             'print(processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
         ]
     )

@@ -8,7 +8,7 @@ from functools import lru_cache
 from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,23 +22,36 @@ if TYPE_CHECKING:
     from pyarrow import ChunkedArray
 
 
+Way = Literal["direct", "published"]
+"""How an image gets to its size, see `decode`."""
+
+
 class ImageParams(Section):
-    """Section `images` of `params.yaml`: the square, in pixels, that every image is resized to (P1 code: 384)."""
+    """Section `images` of `params.yaml`: the square, in pixels, that every image is resized to (P1 code: 384).
+
+    In training directly; in evaluation as there (`direct`), or in the way of the paper's evaluation code (`published`).
+    """
 
     size: int = Field(gt=0)
+    evaluation: Way
 
 
-def decode(content: bytes, where: str, size: int | None = None) -> Image.Image:
-    """Decode an encoded image to upright RGB, resized to a square of `size` pixels where given (Lanczos, P1 code).
+def decode(content: bytes, where: str, size: int | None = None, way: Way = "direct") -> Image.Image:
+    """Decode an encoded image to RGB, resized to a square of `size` pixels where given (Lanczos, P1 code).
+
+    Directly, it is turned upright as its EXIF says. As published in P1's evaluation code, it is not; and it is first
+    resized to multiples of 28 pixels by `multiples_of_28`, as the helper package of Qwen2-VL does.
 
     Raises:
-        UserError: the bytes are no image, or one that is too large.
+        UserError: the bytes are no image, or one that is too large or, as published, too narrow.
     """
     try:
         with warnings.catch_warnings():
             # From half of the pixels on that are refused: a large photo is no attack.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = ImageOps.exif_transpose(Image.open(BytesIO(content)))
+            image = Image.open(BytesIO(content))
+            if way == "direct":
+                image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8
                 image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
             image = image.convert("RGB")
@@ -49,9 +62,31 @@ def decode(content: bytes, where: str, size: int | None = None) -> Image.Image:
         raise UserError(f"{where}: cannot be read as an image; legal: any format that Pillow reads") from None
     except Exception as error:  # Pillow raises whatever its decoders do
         raise UserError(f"{where}: cannot be read as an image ({error}); legal: any format that Pillow reads") from None
+    if way == "published":
+        image = image.resize(multiples_of_28(*image.size, where), Image.Resampling.BICUBIC)
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.LANCZOS)
+    image.info = {}  # or a library would turn it later, as its EXIF says
     return image
+
+
+def multiples_of_28(width: int, height: int, where: str) -> tuple[int, int]:
+    """The size that Qwen2-VL's helper package gives an image: sides of 28 pixels each, 4 to 16384 such squares in all.
+
+    Raises:
+        UserError: a side is above 200 times the other.
+
+    >>> multiples_of_28(64, 64, ""), multiples_of_28(500, 375, "")
+    ((56, 56), (504, 364))
+    """
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    try:
+        rows, columns = smart_resize(height, width, 28, min_pixels=4 * 28 * 28, max_pixels=16384 * 28 * 28)
+    except ValueError:
+        legal = "legal where images.evaluation is published: at most 200 times as long as wide"
+        raise UserError(f"{where}: has {width} x {height} pixels; {legal}") from None
+    return columns, rows
 
 
 class Images(Sequence[Image.Image]):
@@ -61,16 +96,17 @@ class Images(Sequence[Image.Image]):
         path: a parquet file with a column `image`, as stage `download` writes it.
         rows: positions in the table.
         size: of the square that images are resized to, in pixels.
+        way: how; see `decode`.
     """
 
-    def __init__(self, path: Path, rows: Sequence[int], size: int):
+    def __init__(self, path: Path, rows: Sequence[int], size: int, way: Way = "direct"):
         from pyarrow.parquet import ParquetFile
 
         with reading(path, "parquet"):
             self._file = ParquetFile(path)
             counts = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         self._starts = [0, *accumulate(counts)]
-        self._path, self._rows, self._size = path, rows, size
+        self._path, self._rows, self._size, self._way = path, rows, size, way
         # Rows of a class stand together, so that few groups are read twice.
         self._group = lru_cache(maxsize=4)(self._read_group)
 
@@ -94,7 +130,7 @@ class Images(Sequence[Image.Image]):
             raise UserError(f"{self._path}: has no row {row}; `{maker(self._path)}` makes it again")
         group = bisect_right(self._starts, row) - 1
         content = self._group(group)[row - self._starts[group]].as_py()["bytes"]
-        return decode(content, f"{self._path}: row {row}", self._size)
+        return decode(content, f"{self._path}: row {row}", self._size, self._way)
 
     def _read_group(self, group: int) -> "ChunkedArray":
         with reading(self._path, "parquet"):
@@ -121,12 +157,13 @@ class Samples(Sequence[dict[str, Any]]):
         return self.rows[index] | {"image": self.images[index]}
 
 
-def read(setting: str, seed: int, dataset: str, name: str, image_size: int) -> Samples:
-    """Read `train`, `validation` or `test` of a partition.
+def read(setting: str, seed: int, dataset: str, name: str, size: int, way: Way = "direct") -> Samples:
+    """Read `train`, `validation` or `test` of a partition; see `decode` for the last two arguments.
 
     Raises:
         UserError: the files are broken, or do not fit together.
     """
     table = read_parquet(f"data/partition/{setting}/{seed}/{name}/{dataset}.parquet")
     rows = [row | {"options": list(row["options"])} for row in table.to_dict("records")]
-    return Samples(rows, Images(Path("data/download") / dataset / "images.parquet", table["row"].tolist(), image_size))
+    images = Path("data/download") / dataset / "images.parquet"
+    return Samples(rows, Images(images, table["row"].tolist(), size, way))
