@@ -14,15 +14,16 @@ from typing import Any
 from pydantic import Field
 
 from stages import environment
+from stages.content import content_md5
 from stages.engine import grpo, models, sft
 from stages.errors import UserError, main
 from stages.files import write_directory, write_json
-from stages.launch import LaunchParams
+from stages.launch import LaunchParams, configuration
 from stages.launch import check as check_launch
 from stages.methods import catalogue
 from stages.methods.method import load
 from stages.params import Grid, Section, read_params, validate
-from stages.provenance import code_md5
+from stages.provenance import ROOT, code_md5
 from stages.report.records import FEW_SHOT
 from stages.tasks import sources
 from stages.tasks.classes import SETTINGS
@@ -150,6 +151,7 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
             raise UserError(
                 f"models.{params.model}.lora: missing, and {way.trainer}.lora.target is null; one of them is needed"
             )
+    path = configuration(params.launch.strategy)
     names = way.rewards if params.reward is None or way.trainer != "grpo" else _names(params.reward)
     parameters = params.rewards.model_dump()
     return {
@@ -157,6 +159,8 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
         "trainer": way.trainer,
         "rewards": {reward: parameters.get(reward, {}) for reward in names},
         "settings": settings,
+        # Only where it is used, so that a change of one strategy retrains nothing of another.
+        "launch": {} if params.launch.strategy == "single" else {path: content_md5(ROOT / path)},
         "code": code_md5(
             "stages.train",
             f"stages.engine.{way.trainer}",

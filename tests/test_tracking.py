@@ -483,7 +483,9 @@ with tracking.run(sys.argv[1]) as run:
     _, error = stage.communicate(timeout=60)
     assert (stage.returncode, error.count("\n"), "`make publish`" in error) == (0, 1, True), error
     assert publish(capfd)[:2] == (0, f"{STAGE}\n1 published, 0 there already\n")
-    assert statuses(project) == ["FINISHED"]  # and what the full store took of the first is closed and hidden
+    # What the full store took of the first is closed, and stays.
+    (cut,) = (run for run in runs(project) if run.info.status == "KILLED")
+    assert (statuses(project), cut.data.tags["superseded"]) == (["FINISHED", "KILLED"], "true")
 
 
 def test_publish_names_a_spoilt_record(project, capfd):

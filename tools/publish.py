@@ -85,7 +85,10 @@ def settings(stage: str, md5: str) -> tuple[dict[str, Any], dict[str, str]]:
     tags = {
         f"md5.{name}": value for path, value in md5s.items() for start, name in names.items() if path.startswith(start)
     }
-    params = entry.get("params", {}).get("params.yaml", {}).get("evaluate", {})
+    read = entry.get("params", {}).get("params.yaml", {})
+    params = read.get("evaluate", {}) | {
+        key.removeprefix("evaluate."): value for key, value in read.items() if key.startswith("evaluate.")
+    }
     recipes = [Path(path) for path in md5s if path.startswith("models/recipes/")]
     recipe = recipes[0] if recipes and stage.startswith("train@") else None
     if recipe is not None and recipe.exists() and content_md5(recipe) == md5s[recipe.as_posix()]:
