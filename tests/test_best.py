@@ -326,12 +326,3 @@ def test_no_validation_shots_is_told_before_any_work():
     with pytest.raises(UserError, match=r"split\.validation_shots: 0 is not legal where best names datasets"):
         configure.check(params)
     configure.check(params | {"best": []})
-
-
-def test_leftovers_of_validation_are_cleared(tmp_path):
-    params = configure.check(read_params(ROOT / "params.yaml"))
-    folder = tmp_path / "metrics/records/validate"
-    for name in ("digits/sft-1.json", "digits/sft-2.json", "digits/unknown-1.json", "shapes/sft-1.json"):
-        write_json(folder / name, {})
-    left = {path.relative_to(folder).as_posix() for path in configure.leftovers(params, tmp_path)}
-    assert left == {"digits/sft-2.json", "digits/unknown-1.json", "shapes", "shapes/sft-1.json"}
