@@ -40,6 +40,8 @@ def maker(path: str | Path) -> str:
     named = len(parts) > 1 and (parts[0] == "models" or parts[:2] in {("data", "download"), ("data", "split")})
     if not named or parts[1] == "recipes":
         return "dvc repro"
+    if parts[1] == "base_model":
+        return "dvc repro base_model"
     if parts[1] == "best" and parts[2:] and not Path(path).exists() and not _is_kept(parts[2]):
         return "dvc stage list"
     return f"dvc repro {'@'.join(parts[1:3])}"
