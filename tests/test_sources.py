@@ -716,7 +716,10 @@ OUTSIDE = [absolute, upwards, address, linked, linked_folder, struct_of_path, li
 
 @pytest.mark.parametrize("lead", OUTSIDE, ids=lambda lead: lead.__name__)
 def test_a_hub_dataset_reads_no_file_outside_of_its_folder(fetch, tmp_path, lead):
-    """What it could name is an image, so that nothing but its place speaks against it; `datasets` refuses one itself."""
+    """What it could name is an image, so that nothing but its place speaks against it.
+
+    `datasets` refuses one of them itself.
+    """
     secret = put(tmp_path / "outside/secret.png", picture(7))
     lead(tmp_path / "outside/copy", secret)
     with pytest.raises(

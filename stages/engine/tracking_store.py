@@ -107,6 +107,14 @@ def problem(uri: str, error: Exception) -> str:
     return re.sub(r"//[^@/\s]+@", "//", f"MLflow store {uri} not written: {lines[0][:300]}")
 
 
+def store_faults() -> tuple[type[Exception], ...]:
+    """What a store or its client raises about the store; anything else is a mistake, and keeps its traceback."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, sqlite3.Error, OSError
+
+
 class Record:
     """One run in the store."""
 
@@ -149,7 +157,7 @@ class Record:
         signal.alarm(HUNG_SECONDS)
         try:
             self.put(status)
-        except Exception as error:  # whatever the store or its client raises
+        except store_faults() as error:
             self.next_write = time.monotonic() + self.pause
             if self.pause == PAUSE_SECONDS:
                 told = f"{problem(self.uri, error)}; the stage goes on, `make publish` writes later what stays missing"

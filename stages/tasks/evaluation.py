@@ -57,10 +57,10 @@ class FinishedBatches(dict[int, Outputs]):
         for file in sorted(folder.glob("*.json")):
             try:
                 kept = read_json(file)
-                if kept["md5"] != _md5(kept["outputs"]):
+                if not isinstance(kept, dict) or kept.get("md5") != _md5(kept.get("outputs")):
                     raise ValueError(f"{file}: its content has changed")
                 super().__setitem__(int(file.stem), [(text, tokens) for text, tokens in kept["outputs"]])
-            except (ValueError, TypeError, KeyError) as error:
+            except ValueError as error:
                 print(f"warning: {error}; this batch is generated again", file=sys.stderr)
                 file.unlink()
         if self:

@@ -1,6 +1,8 @@
 """The samples of a partition with their images, as training and evaluation take them."""
 
+import struct
 import warnings
+import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +22,10 @@ from stages.params import Section
 
 if TYPE_CHECKING:
     from pyarrow import ChunkedArray
+
+
+IMAGE_FAULTS = (OSError, ValueError, SyntaxError, EOFError, LookupError, OverflowError, struct.error, zlib.error)
+"""What Pillow's decoders raise about bytes that they cannot take."""
 
 
 class ImageParams(Section):
@@ -47,7 +53,7 @@ def decode(content: bytes, where: str, size: int | None = None) -> Image.Image:
         raise UserError(f"{where}: has more pixels than Pillow reads; legal: at most {limit}") from None
     except UnidentifiedImageError:
         raise UserError(f"{where}: cannot be read as an image; legal: any format that Pillow reads") from None
-    except Exception as error:  # Pillow raises whatever its decoders do
+    except IMAGE_FAULTS as error:
         raise UserError(f"{where}: cannot be read as an image ({error}); legal: any format that Pillow reads") from None
     if size is not None and image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.LANCZOS)
