@@ -104,6 +104,12 @@ def check(params: dict[str, Any]) -> Params:
         raise UserError(f"best: {checked.best} is not legal without {FEW_SHOT} in settings; legal: []")
     if checked.best and checked.split.validation_shots == 0:
         raise UserError("split.validation_shots: 0 is not legal where best names datasets; legal: from 1 on, or null")
+    for dataset in checked.best:
+        if not sources.may_have_validation(sources.parse(f"download.{dataset}", checked.download[dataset])):
+            raise UserError(
+                f"download.{dataset}.validation_per_class: None is not legal where best names {dataset}, whose source "
+                "has no validation images; legal: a number, or a share of the training images"
+            )
     _check_unique("seeds", checked.seeds)
     for seed in checked.seeds:
         if seed < 0:

@@ -52,9 +52,10 @@ def _is_kept(dataset: str) -> bool:
     from stages.params import read_params  # which imports this module
 
     try:
-        return dataset in read_params()["best"]
-    except (UserError, OSError, KeyError, TypeError):
+        best = read_params().get("best")
+    except (UserError, OSError):
         return True
+    return not isinstance(best, list) or dataset in best
 
 
 @contextlib.contextmanager

@@ -326,3 +326,26 @@ def test_no_validation_shots_is_told_before_any_work():
     with pytest.raises(UserError, match=r"split\.validation_shots: 0 is not legal where best names datasets"):
         configure.check(params)
     configure.check(params | {"best": []})
+
+
+@pytest.mark.parametrize(
+    ("section", "legal"),
+    [
+        ({"source": "coop", "dataset": "imagenet"}, False),
+        ({"source": "coop", "dataset": "imagenet", "validation_per_class": 4}, True),
+        ({"source": "coop", "dataset": "dtd"}, True),
+        ({"source": "folder", "path": "images"}, True),
+        ({"source": "parquet", "path": "t", "image_column": "image", "label_column": "label"}, False),
+    ],
+)
+def test_a_dataset_without_validation_images_is_told_before_any_work(section, legal):
+    """Where its section tells, not after its trainings."""
+    params = read_params(ROOT / "params.yaml")
+    common = {"question": "What is it?", "train_per_class": 16, "test_per_class": 4, "seed": 0}
+    params["download"]["mine"] = common | section
+    params |= {"datasets": ["mine", "digits"], "best": ["mine"]}
+    if legal:
+        configure.check(params)
+    else:
+        with pytest.raises(UserError, match=r"mine\.validation_per_class: None is not legal where best names"):
+            configure.check(params)
