@@ -417,7 +417,7 @@ COOP_MISTAKES = [
     ),
     (
         lambda root: change_index(root, lambda split: split.pop("val") and None),
-        "is no split file of CoOp's .val: Field required",
+        "of CoOp's .val: Field required",
     ),
     (
         lambda root: (root / "dtd/images/kind_1/test_0.png").unlink(),
