@@ -6,28 +6,29 @@ trainer's code retrains the cells that it touches and no other. The other stages
 """
 
 import re
-import shutil
+import sys
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from stages import environment
+from stages import environment, leftovers
+from stages.content import content_md5
 from stages.engine import grpo, models, sft
 from stages.errors import UserError, main
 from stages.files import write_directory, write_json
-from stages.launch import LaunchParams
+from stages.launch import LaunchParams, configuration
 from stages.launch import check as check_launch
 from stages.methods import catalogue
 from stages.methods.method import load
 from stages.params import Grid, Section, read_params, validate
-from stages.provenance import code_md5
+from stages.provenance import ROOT, code_md5
 from stages.report.records import FEW_SHOT
 from stages.tasks import sources
 from stages.tasks.classes import SETTINGS
 from stages.tasks.evaluation import EvaluateParams
-from stages.tasks.few_shot import SPLITS, SplitParams
+from stages.tasks.few_shot import SplitParams
 from stages.tasks.samples import ImageParams
 
 
@@ -118,6 +119,12 @@ def check(params: dict[str, Any]) -> Params:
         raise UserError(f"best: {checked.best} is not legal without {FEW_SHOT} in settings; legal: []")
     if checked.best and checked.split.validation_shots == 0:
         raise UserError("split.validation_shots: 0 is not legal where best names datasets; legal: from 1 on, or null")
+    for dataset in checked.best:
+        if not sources.may_have_validation(sources.parse(f"download.{dataset}", checked.download[dataset])):
+            raise UserError(
+                f"download.{dataset}.validation_per_class: None is not legal where best names {dataset}, whose source "
+                "has no validation images; legal: a number, or a share of the training images"
+            )
     _check_unique("seeds", checked.seeds)
     for seed in checked.seeds:
         if seed < 0:
@@ -164,12 +171,15 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
             raise UserError(
                 f"models.{params.model}.lora: missing, and {way.trainer}.lora.target is null; one of them is needed"
             )
+    path = configuration(params.launch.strategy)
     names = way.rewards if params.reward is None or way.trainer != "grpo" else _names(params.reward)
     return {
         "method": method,
         "trainer": way.trainer,
         "rewards": {reward: params.rewards.of(reward) for reward in names},
         "settings": settings,
+        # Only where it is used, so that a change of one strategy retrains nothing of another.
+        "launch": {} if params.launch.strategy == "single" else {path: content_md5(ROOT / path)},
         "code": code_md5(
             "stages.train",
             f"stages.engine.{way.trainer}",
@@ -198,38 +208,10 @@ def code(stage: str) -> dict[str, str]:
     return {path: md5 for path, md5 in files.items() if path not in own}
 
 
-def leftovers(params: Params, root: Path) -> list[Path]:
-    """Outputs of an earlier, larger grid, in folders on which other stages depend as a whole."""
-    kept = {f"data/download/{dataset}" for dataset in params.datasets}
-    for seed, dataset in product(params.seeds, params.datasets):
-        for setting in params.settings:
-            kept |= {f"data/partition/{setting}/{seed}/{name}/{dataset}.parquet" for name in SPLITS}
-            kept |= {f"metrics/records/zero_shot/{setting}-{dataset}-{seed}.json"}
-            for method in params.methods:
-                kept |= {f"metrics/records/train/{setting}-{method}-{dataset}-{seed}"}
-                kept |= {f"metrics/records/evaluate/{setting}-{method}-{dataset}-{seed}.json"}
-        for setting, method in product(params.transfer, params.methods):
-            kept |= {f"metrics/records/cross_eval/{setting}-{method}-{dataset}-{seed}"}
-    for dataset, method, seed in product(params.best, params.methods, params.seeds):
-        validated = f"metrics/records/validate/{dataset}"
-        kept |= {validated, f"{validated}/{method}-{seed}.json"}
-    return [
-        path
-        for pattern in (
-            "data/download/*",
-            "data/partition/*/*/*/*",
-            "metrics/records/validate/*/*",
-            "metrics/records/*/*",
-        )
-        for path in sorted(root.glob(pattern))
-        if path.relative_to(root).as_posix() not in kept
-    ]
-
-
 def configure() -> None:
     """Read `params.yaml`; write recipes as `models/recipes/<method>-<dataset>.json`, and `data/code/<stage>.json`.
 
-    Leftovers of an earlier grid are cleared away.
+    Outputs of an earlier grid are cleared away, where they would count; see `stages.leftovers`.
     """
     params = check(read_params())
     cells = product(params.train, params.datasets)
@@ -241,8 +223,8 @@ def configure() -> None:
     with write_directory("models/recipes") as folder:
         for name, content in recipes.items():
             write_json(folder / f"{name}.json", content)
-    for path in leftovers(params, Path()):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for warning in leftovers.clear(leftovers.outputs(params, params.best)):
+        print(f"warning: {warning}", file=sys.stderr)
     with write_directory("data/code") as folder:
         for stage in STAGES:
             write_json(folder / f"{stage}.json", code(stage))

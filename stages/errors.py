@@ -4,7 +4,9 @@ import contextlib
 import errno
 import functools
 import os
+import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -38,6 +40,8 @@ def maker(path: str | Path) -> str:
     named = len(parts) > 1 and (parts[0] == "models" or parts[:2] in {("data", "download"), ("data", "split")})
     if not named or parts[1] == "recipes":
         return "dvc repro"
+    if parts[1] == "base_model":
+        return "dvc repro base_model"
     if parts[1] == "best" and parts[2:] and not Path(path).exists() and not _is_kept(parts[2]):
         return "dvc stage list"
     return f"dvc repro {'@'.join(parts[1:3])}"
@@ -48,16 +52,18 @@ def _is_kept(dataset: str) -> bool:
     from stages.params import read_params  # which imports this module
 
     try:
-        return dataset in read_params()["best"]
-    except (UserError, OSError, KeyError, TypeError):
+        best = read_params().get("best")
+    except (UserError, OSError):
         return True
+    return not isinstance(best, list) or dataset in best
 
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
     """Tell in one line on stderr what ends the block, and end the process.
 
-    `UserError` and errors of the file system: `error: <line>`, status 2. Ctrl-C and SIGTERM: status 130 and 143.
+    `UserError`, errors of the file system and programs that are not there: `error: <line>`, status 2. Ctrl-C and
+    SIGTERM: status 130 and 143. Anything else keeps its traceback: it is a fault of ours, or of the machine.
     """
     try:
         yield
@@ -73,10 +79,21 @@ def told() -> Iterator[None]:
         path = error.filename or "output"
         what = os.strerror(error.errno).lower()
         remedy = REMEDIES.get(error.errno, "check that it can be read and written, and its disk")
-        if error.errno == errno.ENOENT:
-            what, remedy = "missing", f"`{maker(path)}` makes it"
+        if _is_of_program(error):
+            what, remedy = f"this program cannot be run ({what})", "install it, and put its folder on PATH"
+        elif error.errno == errno.ENOENT:
+            made = Path(path).parts[:1] in {("data",), ("metrics",), ("models",)}
+            what, remedy = "missing", f"`{maker(path)}` makes it" if made else "no stage makes it; put it there"
         print(f"error: {path}: {what}; {remedy}", file=sys.stderr)
         sys.exit(2)
+
+
+def _is_of_program(error: OSError) -> bool:
+    """Whether an error is of a program that was to be started, and not of a file."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    started = [frame.f_locals.get("args") for frame in frames if frame.f_code.co_filename == subprocess.__file__]
+    # The folder to start it in may be missing as well.
+    return any(isinstance(args, list | tuple) and args and str(args[0]) == str(error.filename) for args in started)
 
 
 def main(entrypoint: Callable[..., None]) -> None:

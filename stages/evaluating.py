@@ -36,7 +36,7 @@ def model_under_test(
         UserError: there are no images to ask about.
     """
     setting, seed, dataset = cell["setting"], cell["seed"], cell["evaluated_on"]
-    params = read_section("evaluate", evaluation.EvaluateParams)
+    params = evaluation.read_ask_params()
     images = read_section("images", samples.ImageParams)
     data, images_of = f"data/partition/{setting}/{seed}/{name}", "data/download"
     if dataset is not None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,7 +107,7 @@ def reading(path: str | Path, what: str) -> Iterator[None]:
     """Read the file or folder `path`, which should be `what`, in the block.
 
     Raises:
-        UserError: its content is no such thing, as whatever exception of a library says.
+        UserError: its content is no such thing, as a library that reads it says; see `is_of_content`.
         OSError: it is missing or cannot be read; its `filename` is set.
     """
     try:
@@ -116,9 +117,37 @@ def reading(path: str | Path, what: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             error.filename = error.filename or str(path)
+        if not is_of_content(error):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(f"{path}: cannot be read as {what} ({reason}); `{maker(path)}` makes it again") from None
+
+
+READERS = ("datasets", "huggingface_hub", "pyarrow", "safetensors", "safetensors_rust", "struct", "yaml", "zlib")
+"""Packages whose own exceptions say that what they read is not in its format."""
+
+
+def is_of_content(error: Exception) -> bool:
+    """Whether an exception says that what was read is broken: what libraries raise of their own for that.
+
+    Not so a mistake in code (`TypeError` and its like), want of memory, a package or program that is not there, and
+    what the kernel says of a file: they are told as what they are.
+    """
+    if isinstance(error, OSError):
+        return error.errno is None
+    if isinstance(error, (ValueError, EOFError, Warning)) or type(error) is Exception:  # tokenizers have the last
+        return True
+    if type(error).__module__.partition(".")[0] in READERS:
+        return True
+    # A weight of another shape; a key that a configuration lacks. torch has its own classes for faults of a device.
+    in_library = type(error) in (KeyError, IndexError, RuntimeError) and "site-packages" in _raised_in(error)
+    return in_library and "CUDA" not in str(error)
+
+
+def _raised_in(error: Exception) -> str:
+    """The file of the code that raised an exception."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code.co_filename
 
 
 def read_json(path: str | Path) -> Any:

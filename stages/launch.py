@@ -114,6 +114,11 @@ def check_machine(params: LaunchParams, gpus: int, machines: int, deepspeed: boo
         )
 
 
+def configuration(strategy: str) -> str:
+    """The file with a strategy's configuration, below the project's root; `single` has none."""
+    return f"profiles/accelerate/{strategy}.yaml"
+
+
 def accelerate_arguments(params: LaunchParams, command: list[str], further: str) -> list[str]:
     """The arguments of `accelerate launch`: our configuration, then the user's, then the module to run.
 
@@ -121,7 +126,7 @@ def accelerate_arguments(params: LaunchParams, command: list[str], further: str)
     ['--main_process_port', '0', '--module', 'stages.train', 'few_shot']
     """
     return [
-        *("--config_file", f"profiles/accelerate/{params.strategy}.yaml"),
+        *("--config_file", configuration(params.strategy)),
         *("--num_processes", str(params.processes)),
         *("--main_process_port", "0"),  # a free one, so that two trainings may run at once
         *shlex.split(further),

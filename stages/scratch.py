@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,20 @@ FIRST = os.environ.get("RANK", "0") == "0"
 """Whether this is the only or the first process of a run."""
 
 
+def device(system: Path = Path("/")) -> str:
+    """What a stage computes on: the models of the GPUs that it may see, or `cpu`. Does not import torch.
+
+    A command that was interrupted on one device must not go on with another's half: their bits differ.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip()
+    if visible in ("", "-1") or not any((system / "dev").glob("nvidia[0-9]*")):
+        return "cpu"
+    told = sorted((system / "proc/driver/nvidia/gpus").glob("*/information"))
+    models = [match[1] for file in told if (match := re.search(r"^Model:\s*(.+?)\s*$", file.read_text(), re.MULTILINE))]
+    # Of several models, which one it is depends on who is visible.
+    return f"gpu {models[0] if len(set(models)) == 1 else [*models, visible]}"
+
+
 def inputs_md5(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str | Path]) -> str:
     """The md5 of all that a stage's outputs depend on.
 
@@ -38,6 +53,7 @@ def inputs_md5(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str
         "settings": settings,
         "inputs": {name: content_md5(Path(path)) for name, path in inputs.items()},
         "versions": {name: version(name) for name in COMPUTING},
+        "device": device(),
     }
     return hashlib.md5(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

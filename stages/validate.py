@@ -10,7 +10,7 @@ from stages.files import read_json, read_parquet
 from stages.methods.method import load as load_method
 from stages.params import read_section
 from stages.tasks.classes import FEW_SHOT
-from stages.tasks.evaluation import EvaluateParams
+from stages.tasks.evaluation import read_ask_params
 from stages.tasks.samples import ImageParams
 
 
@@ -32,7 +32,7 @@ def describe(key: str, method: str, dataset: str, seed: int) -> dict[str, Any]:
     The md5s of the model and of its data, how much data that was, the recipe, the words in which the model is asked
     with `{question}` in the place of the question, and the numbers that stage `evaluate` found on test images.
     """
-    params = read_section("evaluate", EvaluateParams)
+    params = read_ask_params()
     partition = f"data/partition/{FEW_SHOT}/{seed}"
     train, validation = (f"{partition}/{name}/{dataset}.parquet" for name in ("train", "validation"))
     taught = read_parquet(train, ["label", "options"])

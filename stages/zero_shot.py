@@ -3,7 +3,6 @@
 from stages.errors import main
 from stages.evaluating import evaluate_model
 from stages.params import read_section
-from stages.tasks.evaluation import EvaluateParams
 
 BASE_MODEL = "models/base_model"
 
@@ -12,7 +11,7 @@ def zero_shot(setting: str, dataset: str, seed: int) -> None:
     """Write `metrics/records/zero_shot/<key>.json`, and its predictions, one row per sample."""
     key = f"{setting}-{dataset}-{seed}"
     cell = {"setting": setting, "method": "zero_shot", "trained_on": None, "evaluated_on": dataset, "seed": seed}
-    method = read_section("evaluate", EvaluateParams).zero_shot_method
+    method = read_section("evaluate.zero_shot_method", str)
     evaluate_model(f"zero_shot@{key}", cell, method, BASE_MODEL, f"zero_shot/{key}")
 
 

@@ -405,10 +405,24 @@ def test_no_validation_shots_is_told_before_any_work():
     configure.check(params | {"best": []})
 
 
-def test_leftovers_of_validation_are_cleared(tmp_path):
-    params = configure.check(read_params(ROOT / "params.yaml"))
-    folder = tmp_path / "metrics/records/validate"
-    for name in ("digits/sft-1.json", "digits/sft-2.json", "digits/unknown-1.json", "shapes/sft-1.json"):
-        write_json(folder / name, {})
-    left = {path.relative_to(folder).as_posix() for path in configure.leftovers(params, tmp_path)}
-    assert left == {"digits/sft-2.json", "digits/unknown-1.json", "shapes", "shapes/sft-1.json"}
+@pytest.mark.parametrize(
+    ("section", "legal"),
+    [
+        ({"source": "coop", "dataset": "imagenet"}, False),
+        ({"source": "coop", "dataset": "imagenet", "validation_per_class": 4}, True),
+        ({"source": "coop", "dataset": "dtd"}, True),
+        ({"source": "folder", "path": "images"}, True),
+        ({"source": "parquet", "path": "t", "image_column": "image", "label_column": "label"}, False),
+    ],
+)
+def test_a_dataset_without_validation_images_is_told_before_any_work(section, legal):
+    """Where its section tells, not after its trainings."""
+    params = read_params(ROOT / "params.yaml")
+    common = {"question": "What is it?", "train_per_class": 16, "test_per_class": 4, "seed": 0}
+    params["download"]["mine"] = common | section
+    params |= {"datasets": ["mine", "digits"], "best": ["mine"]}
+    if legal:
+        configure.check(params)
+    else:
+        with pytest.raises(UserError, match=r"mine\.validation_per_class: None is not legal where best names"):
+            configure.check(params)

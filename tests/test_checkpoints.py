@@ -379,3 +379,17 @@ def test_base_model_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, c
     assert weights == whole
     assert taken == all_steps[4:]
     assert "put aside" in capsys.readouterr().err
+
+
+def rates(base: Path, folder: Path, method: str, **changes: Any) -> list[float]:
+    """The learning rate of each step, as the trainer logs it."""
+    _, record = train(base, folder, method, **changes)
+    return [row["learning_rate"] for row in json.loads(record)["curves"]]
+
+
+def test_a_warm_up_is_taken_with_a_constant_schedule(base, tmp_path):
+    """And without one the rate is the same from the first step on."""
+    rising = rates(base, tmp_path / "a", "sft", learning_rate_schedule="constant", warmup_steps=3)
+    assert rising[:4] == pytest.approx([0, 1e-2 / 3, 2e-2 / 3, 1e-2])
+    assert set(rising[3:]) == {1e-2}
+    assert set(rates(base, tmp_path / "b", "sft", learning_rate_schedule="constant")) == {1e-2}

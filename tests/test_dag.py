@@ -88,8 +88,9 @@ def test_recipe_names_the_code_that_training_loads_by_name(method):
 # Which stages become stale when a key of params.yaml changes (the ones that follow from their outputs not counted).
 STALE = {
     "reward": ["train@*-cls_rl-*", "train@*-no_thinking-*", "validate@cls_rl-*", "validate@no_thinking-*"],
-    "launch.*": ["train@*"],
     "rewards.accuracy.*": ["train@*-cls_rl-*", "validate@cls_rl-*"],
+    # The recipe has the md5 of the strategy's configuration, and stage `validate` the recipe, for the model card.
+    "launch.*": ["train@*", "validate@*"],
     "rewards.*": [],  # no method of this grid has the length reward
     "images.evaluation": ["zero_shot@*", "evaluate@*", "cross_eval@*", "validate@*"],
     "images.size": ["train@*", "zero_shot@*", "evaluate@*", "cross_eval@*", "validate@*"],
@@ -108,6 +109,7 @@ STALE = {
     "grpo.*": ["train@*-cls_rl-*", "train@*-no_thinking-*", "validate@cls_rl-*", "validate@no_thinking-*"],
     "train.no_thinking.*": ["train@*-no_thinking-*", "validate@no_thinking-*"],
     "train.*": [],  # methods that are not in this grid
+    "evaluate.zero_shot_method": ["zero_shot@*"],
     "evaluate.*": ["zero_shot@*", "evaluate@*", "cross_eval@*", "validate@*"],
 }
 # Keys with few legal values, and one of those.
@@ -254,6 +256,34 @@ def test_each_parameter_makes_exactly_its_stages_stale(settled, in_directory):
     assert checked > 100
     without_another_value = {"model", "partition.few_shot.*", "train.*", "download.*"}
     assert set(seen) >= set(STALE) - without_another_value
+
+
+def test_an_accelerate_profile_makes_what_is_launched_with_it_stale(settled, in_directory):
+    """And through its recipe, not by itself: the other strategies' files change nothing."""
+    in_directory(settled.root)
+    original = (settled.root / "params.yaml").read_text()
+
+    def recipes() -> dict[str, bytes]:
+        with Repo(str(settled.root)) as repo:
+            assert "profiles/accelerate" in [dep.def_path for dep in repo.stage.get_target("configure").deps]
+        settled.run("python", "-m", "stages.configure")
+        return {file.name: file.read_bytes() for file in (settled.root / "models/recipes").iterdir()}
+
+    def touched(name: str) -> set[str]:
+        before = recipes()
+        with (settled.root / f"profiles/accelerate/{name}.yaml").open("a") as file:
+            file.write("# changed\n")
+        after = recipes()
+        return {recipe for recipe in before if before[recipe] != after[recipe]}
+
+    trainings = {f"{method}-{dataset}.json" for method in PARAMS["train"] for dataset in ("digits", "shapes")}
+    assert touched("ddp") == set()  # one process alone
+    settled.change(launch__strategy="ddp")
+    assert touched("ddp") == trainings
+    assert touched("zero2") == set()
+    (settled.root / "params.yaml").write_text(original)
+    settled.run("git", "checkout", "-q", "profiles")
+    configure.configure()
 
 
 def test_nothing_is_stale_in_the_settled_clone(settled, in_directory):

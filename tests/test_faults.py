@@ -1,6 +1,7 @@
 """What can go wrong around a stage, done to real processes: nothing is left running, nothing half-written, and one
 line says what it was. Each test's docstring has the line."""
 
+import importlib
 import json
 import os
 import resource
@@ -14,8 +15,8 @@ import psutil
 import pytest
 
 from stages.content import content_md5
-from stages.errors import UserError
-from stages.files import read_json, write_directory, write_json
+from stages.errors import UserError, told
+from stages.files import read_json, reading, write_directory, write_json
 from stages.scratch import locked
 from tests.conftest import Project, write_random_model
 from tests.test_pipeline import runs
@@ -381,3 +382,94 @@ def test_changed_byte_in_an_output_is_seen_and_mended(prepared):
     assert {"changed outs": {"data/split/digits-1": "modified"}} in status["split@digits-1"]
     prepared.run("dvc", "repro", "split@digits-1")
     assert file.read_bytes() == whole
+
+
+class Met:
+    """What code may meet while it reads."""
+
+    @staticmethod
+    def type_error() -> None:
+        len(3)
+
+    @staticmethod
+    def attribute_error() -> None:
+        Path().nothing()
+
+    @staticmethod
+    def key_error() -> None:
+        {}["method"]
+
+    @staticmethod
+    def no_package() -> None:
+        importlib.import_module("a_package_that_is_not_there")
+
+    @staticmethod
+    def no_memory() -> None:
+        raise MemoryError
+
+    @staticmethod
+    def no_memory_on_the_gpu() -> None:
+        import torch
+
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    @staticmethod
+    def fault_of_the_gpu() -> None:
+        import torch
+
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Met.type_error, TypeError),
+        (Met.attribute_error, AttributeError),
+        (Met.key_error, KeyError),
+        (Met.no_package, ModuleNotFoundError),
+        (Met.no_memory, MemoryError),
+        (Met.no_memory_on_the_gpu, RuntimeError),
+        (Met.fault_of_the_gpu, RuntimeError),
+    ],
+)
+def test_what_is_no_fault_of_content_is_told_as_what_it_is(tmp_path, fault, kind):
+    """Whatever a file was being read for; with the traceback that says where."""
+    with pytest.raises(kind) as caught, told(), reading(tmp_path / "model", "a model"):
+        fault()
+    assert not isinstance(caught.value, UserError)
+    assert fault.__name__ in {entry.name for entry in caught.traceback}
+
+
+def test_a_broken_file_of_a_library_is_content(tmp_path):
+    """Exceptions of libraries that have no class of their own for it, or one that only they know."""
+    from safetensors.numpy import load_file
+    from tokenizers import Tokenizer
+
+    file = tmp_path / "broken"
+    file.write_bytes(b"no such thing")
+    for read in (lambda: Tokenizer.from_file(str(file)), lambda: load_file(file)):
+        with pytest.raises(UserError, match="cannot be read as a model"), reading(file, "a model"):
+            read()
+
+
+def test_a_missing_program_is_told_by_its_name(capsys):
+    """error: no_such_program: this program cannot be run (no such file or directory); install it, ..."""
+    with pytest.raises(SystemExit) as ended, told():
+        subprocess.run(["no_such_program", "--version"], check=True)
+    assert ended.value.code == 2
+    said = "this program cannot be run (no such file or directory); install it, and put its folder on PATH"
+    assert capsys.readouterr().err == f"error: no_such_program: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("models/base_model/config.json", "missing; `dvc repro base_model` makes it"),
+        ("requirements.lock", "missing; no stage makes it; put it there"),
+    ],
+)
+def test_a_missing_file_is_made_by_a_stage_or_by_none(tmp_path, monkeypatch, capsys, path, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit), told():
+        Path(path).read_text()
+    assert capsys.readouterr().err == f"error: {path}: {said}\n"

@@ -6,6 +6,7 @@ Run as a module, this file is one process of the distributed test.
 import os
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from PIL import Image
+from ruamel.yaml import YAML
 from safetensors.torch import save_file
 from trl import GRPOConfig, GRPOTrainer
 
@@ -21,6 +23,9 @@ from stages.engine import shared_prefix
 from stages.engine.embedded_model import build_model, build_processor, build_tokenizer
 from stages.engine.model import load_model, load_processor
 from stages.engine.shared_prefix import SharedPrefixGRPOTrainer
+from stages.engine.training import splits_weights
+from stages.planning.costs import Training
+from tests.conftest import ROOT
 
 PROMPTS = 6
 CHOICES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -403,6 +408,42 @@ def test_what_cannot_be_shared_is_told_and_left_to_stock(base, tmp_path, caplog,
         counter = count(trainer)
         trainer.train()
         assert counter["policy images"] >= 2 * 8
+
+
+@pytest.mark.parametrize("strategy", ["single", "ddp", "fsdp", "zero2", "zero3"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"gradient_checkpointing": True}, {"lora": {"lora_dropout": 0.1}}, {"attention": "eager"}],
+    ids=["plain", "checkpointing", "dropout", "eager"],
+)
+def test_the_plan_and_the_trainer_agree_on_what_is_shared_and_split(base, tmp_path, strategy, settings):
+    """The trainer in the state that accelerate would give it, as the strategy's own file says."""
+    settings = dict(settings)
+    attention = settings.pop("attention", "sdpa")
+    trainer = build(SharedPrefixGRPOTrainer, base, tmp_path, **settings)
+    trainer.model.config._attn_implementation = attention
+    file = ROOT / f"profiles/accelerate/{strategy}.yaml"
+    told = {} if strategy == "single" else YAML(typ="safe").load(file)
+    kind = told.get("distributed_type")
+    trainer.is_deepspeed_enabled, trainer.is_fsdp_enabled = kind == "DEEPSPEED", kind == "FSDP"
+    plugin = SimpleNamespace(zero_stage=told.get("deepspeed_config", {}).get("zero_stage"))
+    trainer.accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin))
+    planned = Training(
+        reinforced=True,
+        steps=1,
+        samples=8,
+        prompts=4,
+        prompts_per_step=4,
+        prompts_per_pass=4,
+        shared_prefix=True,
+        strategy=strategy,
+        adaptation="lora" if "lora" in settings else "full",
+        dropout=settings.get("lora", {}).get("lora_dropout", 0.0),
+        gradient_checkpointing="gradient_checkpointing" in settings,
+        attention=attention,
+    )
+    assert planned.shares == (shared_prefix.why_not_shared(trainer) is None)
+    assert planned.splits_weights == splits_weights(trainer)
 
 
 def test_rows_without_image_are_told_and_left_to_stock(base, tmp_path, caplog):

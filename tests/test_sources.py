@@ -460,7 +460,10 @@ COOP_MISTAKES = [
         lambda root: put(root / "dtd/split_zhou_DescribableTextures.json", "{"),
         r"split_zhou_DescribableTextures\.json: is no split file of CoOp's",
     ),
-    (lambda root: change_index(root, lambda split: split.pop("val") and None), "is no split file of CoOp's.*'val'"),
+    (
+        lambda root: change_index(root, lambda split: split.pop("val") and None),
+        "of CoOp's .val: Field required",
+    ),
     (
         lambda root: (root / "dtd/images/kind_1/test_0.png").unlink(),
         r"images/kind_1/test_0\.png: missing; next: unpack the dataset's images again",
@@ -689,6 +692,98 @@ def test_mistake_about_the_hub(fetch, tmp_path, section, message):
     with pytest.raises(UserError, match=message) as error:
         fetch(**HUB | {"path": str(hub_copy(tmp_path / "a")), "splits": splits} | section)
     assert "\n" not in str(error.value)
+
+
+def named_paths(copy: Path, secret: Path, name: str) -> None:
+    """A table of paths, one of which is `name`."""
+    names = [f"{i}.png" for i in range(8)]
+    for i in range(8):
+        put(copy / names[i], picture(i))
+    table = pd.DataFrame({"image": [name, *names], "label": ["moss"] + ["moss", "fern"] * 4})
+    for split in ("train", "test"):
+        table.iloc[:: 1 if split == "train" else -1].to_json(copy / f"{split}.jsonl", orient="records", lines=True)
+
+
+def absolute(copy: Path, secret: Path) -> None:
+    named_paths(copy, secret, str(secret))
+
+
+def upwards(copy: Path, secret: Path) -> None:
+    named_paths(copy, secret, f"../{secret.name}")
+
+
+def address(copy: Path, secret: Path) -> None:
+    named_paths(copy, secret, secret.as_uri())
+
+
+def linked(copy: Path, secret: Path) -> None:
+    named_paths(copy, secret, "link.png")
+    (copy / "link.png").symlink_to(secret)
+
+
+def linked_folder(copy: Path, secret: Path) -> None:
+    named_paths(copy, secret, f"sub/{secret.name}")
+    (copy / "sub").symlink_to(secret.parent)
+
+
+def struct_of_path(copy: Path, secret: Path) -> None:
+    hub_copy(copy)
+    for split in ("train", "test"):
+        file = copy / f"data/{split}-00000-of-00001.parquet"
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["moss", "fern"])})
+        rows = {"image": [{"bytes": None, "path": str(secret)}] * 4, "label": [0, 1, 0, 1]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(file)
+
+
+def linked_table(copy: Path, secret: Path) -> None:
+    hub_copy(copy)
+    hub_copy(secret.parent / "other")
+    (copy / "data/train-00000-of-00001.parquet").unlink()
+    (copy / "data/train-00000-of-00001.parquet").symlink_to(secret.parent / "other/data/train-00000-of-00001.parquet")
+
+
+def card(copy: Path, secret: Path) -> None:
+    hub_copy(copy)
+    hub_copy(secret.parent / "other")
+    files = f"{secret.parent}/other/data/*.parquet"
+    put(copy / "README.md", f"---\nconfigs:\n- config_name: default\n  data_files: {files}\n---\n")
+
+
+def metadata(copy: Path, secret: Path) -> None:
+    """As `imagefolder` takes names of files and labels from a table beside them."""
+    for split in ("train", "test"):
+        names = [f"{i}.png" for i in range(4)]
+        for i in range(4):
+            put(copy / split / names[i], picture(i))
+        rows = [f"../../{secret.name},moss", *(f"{name},fern" for name in names)]
+        put(copy / split / "metadata.csv", "\n".join(["file_name,label", *rows]) + "\n")
+
+
+OUTSIDE = [absolute, upwards, address, linked, linked_folder, struct_of_path, linked_table, card, metadata]
+
+
+@pytest.mark.parametrize("lead", OUTSIDE, ids=lambda lead: lead.__name__)
+def test_a_hub_dataset_reads_no_file_outside_of_its_folder(fetch, tmp_path, lead):
+    """What it could name is an image, so that nothing but its place speaks against it.
+
+    `datasets` refuses one of them itself.
+    """
+    secret = put(tmp_path / "outside/secret.png", picture(7))
+    lead(tmp_path / "outside/copy", secret)
+    with pytest.raises(
+        UserError, match=r"leads out of the dataset; legal: a path below |must be a relative path"
+    ) as error:
+        fetch(**HUB, path=str(tmp_path / "outside/copy"), splits={"train": "train", "test": "test"})
+    assert "\n" not in str(error.value)
+
+
+def test_paths_in_a_hub_dataset_are_below_its_folder(fetch, tmp_path):
+    """Links that stay inside are followed."""
+    copy = tmp_path / "copy"
+    named_paths(copy, tmp_path, "link.png")
+    (copy / "link.png").symlink_to("0.png")
+    folder = fetch(**HUB, path=str(copy), splits={"train": "train", "test": "test"})
+    assert contents(folder)["moss", "test"] == {picture(i) for i in (0, 2, 4, 6)}
 
 
 @pytest.fixture

@@ -159,19 +159,30 @@ def test_callback_logs_live_and_the_final_curve_fills_the_gaps(project):
     assert set(runs(project)[0].data.metrics) == {"loss", "wall_seconds"}
 
 
-def test_failures_are_recorded_pass_through_and_do_not_pile_up(project):
+def test_failures_are_recorded_pass_through_and_stay(project):
+    """Each with a tag that says which run has superseded it; the newest failure has none."""
     for attempt in range(2):
         with pytest.raises(ValueError, match="no images"), tracking.run(STAGE, {"seed": attempt}):
             raise ValueError("no images\nmore")
-    (failed,) = runs(project)  # only the newest failure is seen
-    assert (failed.info.status, failed.data.params["seed"]) == ("FAILED", "1")
-    assert failed.data.tags["error"] == "ValueError: no images"
+    newest, first = runs(project)
+    assert {run.info.status for run in (newest, first)} == {"FAILED"}
+    assert (newest.data.params["seed"], first.data.params["seed"]) == ("1", "0")
+    assert newest.data.tags["error"] == "ValueError: no images"
+    assert "superseded" not in newest.data.tags
+    assert (first.data.tags["superseded"], first.data.tags["superseded.by"]) == ("true", newest.info.run_id)
     with pytest.raises(KeyboardInterrupt), tracking.run("train@another"):
         raise KeyboardInterrupt
     with pytest.raises(SystemExit), tracking.run(STAGE, {"seed": 2}):
         sys.exit(0)
-    assert statuses(project) == ["FINISHED", "KILLED"]  # the killed one is another stage's
-    assert len(runs(project, view="DELETED_ONLY")) == 2
+    assert statuses(project) == ["FAILED", "FAILED", "FINISHED", "KILLED"]
+    assert runs(project, view="DELETED_ONLY") == []
+    by_id = {run.info.run_id: run for run in runs(project)}
+    (finished,) = (run for run in by_id.values() if run.info.status == "FINISHED")
+    assert by_id[newest.info.run_id].data.tags["superseded.by"] == finished.info.run_id
+    assert by_id[first.info.run_id].data.tags["superseded.by"] == newest.info.run_id
+    # The killed one is another stage's.
+    current = {run.info.status for run in by_id.values() if "superseded" not in run.data.tags}
+    assert current == {"KILLED", "FINISHED"}
 
 
 def test_killed_stage_is_recorded_at_once_and_leaves_no_process(project):
@@ -206,13 +217,13 @@ def test_runs_whose_processes_died_are_closed_and_a_live_one_is_not(project):
         client(project).create_run(runs(project)[0].info.experiment_id, tags={"mine": "yes"})
         with tracking.run(STAGE):
             eventually(lambda: statuses(project) == ["KILLED", "KILLED", "RUNNING", "RUNNING", "RUNNING"])
-        assert statuses(project) == ["FINISHED", "KILLED", "RUNNING", "RUNNING"]
+        assert statuses(project) == ["FINISHED", "KILLED", "KILLED", "RUNNING", "RUNNING"]
     finally:
         live.send_signal(signal.SIGINT)  # Ctrl-C: ends by itself, as KILLED
         assert live.wait(20) != 0
         for process in (dead, elsewhere, live):
             process.communicate()
-    assert statuses(project) == ["FINISHED", "KILLED", "KILLED", "RUNNING"]
+    assert statuses(project) == ["FINISHED", "KILLED", "KILLED", "KILLED", "RUNNING"]
 
 
 def test_a_run_that_ends_while_another_starts_is_not_taken_for_dead(project):
@@ -472,7 +483,9 @@ with tracking.run(sys.argv[1]) as run:
     _, error = stage.communicate(timeout=60)
     assert (stage.returncode, error.count("\n"), "`make publish`" in error) == (0, 1, True), error
     assert publish(capfd)[:2] == (0, f"{STAGE}\n1 published, 0 there already\n")
-    assert statuses(project) == ["FINISHED"]  # and what the full store took of the first is closed and hidden
+    # What the full store took of the first is closed, and stays.
+    (cut,) = (run for run in runs(project) if run.info.status == "KILLED")
+    assert (statuses(project), cut.data.tags["superseded"]) == (["FINISHED", "KILLED"], "true")
 
 
 def test_publish_names_a_spoilt_record(project, capfd):

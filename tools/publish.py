@@ -13,11 +13,12 @@ from typing import Any
 
 import pandas as pd
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 # First: it switches MLflow's telemetry off.
 from stages.content import content_md5
 from stages.engine.tracking import records_of, texts
-from stages.engine.tracking_store import Record, problem
+from stages.engine.tracking_store import Record, problem, store_faults
 from stages.errors import UserError
 from stages.files import read_json
 from stages.scratch import locked
@@ -47,12 +48,16 @@ def read(stage: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any
     try:
         if stage.startswith("train@"):
             cost = read_json(path / "cost.json")
+            if not isinstance(cost, dict):
+                raise ValueError("has no numbers by name")
             cell, metrics = _split(cost)
             return cell, metrics, pd.read_csv(path / "curves.csv").to_dict("records")
         parts = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        metrics = {}
+        metrics, record = {}, {}
         for file in parts:
             record = read_json(file)
+            if not _is_record(record):
+                raise ValueError("has no numbers by part")
             prefix = f"{file.stem}/" if path.is_dir() else ""
             for part, numbers in record["parts"].items():
                 metrics |= {f"{prefix}{part}/{name}": number for name, number in numbers.items()}
@@ -61,8 +66,14 @@ def read(stage: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any
         return cell | ({"evaluated_on": None} if path.is_dir() else {}), metrics, []
     except UserError:
         raise
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, UnboundLocalError) as error:
+    except (OSError, ValueError, KeyError) as error:  # a key of the cell, above all
         raise UserError(f"{path}: is no record ({type(error).__name__}); `dvc checkout {path}` gets it back") from None
+
+
+def _is_record(record: Any) -> bool:
+    """Whether what a file has is an evaluation's record, by its shape."""
+    parts = record.get("parts") if isinstance(record, dict) else None
+    return isinstance(parts, dict) and all(isinstance(numbers, dict) for numbers in parts.values())
 
 
 def _split(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -73,8 +84,9 @@ def _split(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def settings(stage: str, md5: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The parameters and the `md5.*` tags of a stage, as far as `dvc.lock` tells them of this very record."""
     try:
-        entry = YAML(typ="safe").load(Path("dvc.lock"))["stages"][stage]
-    except (OSError, KeyError, TypeError):
+        lock = YAML(typ="safe").load(Path("dvc.lock"))
+        entry = lock["stages"][stage] if isinstance(lock, dict) else {}
+    except (OSError, YAMLError, KeyError):
         return {}, {}
     md5s = {each["path"]: each.get("md5") for side in ("deps", "outs") for each in entry.get(side, ())}
     if md5s.get(records_of(stage).as_posix()) != md5:
@@ -85,7 +97,10 @@ def settings(stage: str, md5: str) -> tuple[dict[str, Any], dict[str, str]]:
     tags = {
         f"md5.{name}": value for path, value in md5s.items() for start, name in names.items() if path.startswith(start)
     }
-    params = entry.get("params", {}).get("params.yaml", {}).get("evaluate", {})
+    read = entry.get("params", {}).get("params.yaml", {})
+    params = read.get("evaluate", {}) | {
+        key.removeprefix("evaluate."): value for key, value in read.items() if key.startswith("evaluate.")
+    }
     recipes = [Path(path) for path in md5s if path.startswith("models/recipes/")]
     recipe = recipes[0] if recipes and stage.startswith("train@") else None
     if recipe is not None and recipe.exists() and content_md5(recipe) == md5s[recipe.as_posix()]:
@@ -130,7 +145,7 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except Exception as error:  # whatever the store or its client raises
+    except store_faults() as error:
         print(f"error: {problem(store.uri, error)}", file=sys.stderr)
         return 1
     print(f"{len(missing)} published, {len(found) - len(missing)} there already")

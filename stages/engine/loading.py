@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -157,7 +157,10 @@ def read(folder: str | Path) -> Loading:
     if not path.is_file():
         return Loading()
     with reading(path, "how a model is loaded"):
-        return Loading(**read_json(path))
+        found = read_json(path)
+        if not isinstance(found, dict) or set(found) - {field.name for field in fields(Loading)}:
+            raise ValueError("its keys are others")
+        return Loading(**found)
 
 
 def write(folder: str | Path, loading: Loading) -> None:

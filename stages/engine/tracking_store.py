@@ -12,11 +12,10 @@ first message opens the run, `finish` ends it, and the end of the input without 
   the files under `metrics/records`.
 - *A new run for every execution*: MLflow's parameters are immutable, so a run cannot be continued with changed ones,
   and the history of finished runs is worth keeping.
-- *No pile of half-runs*: runs left RUNNING because this process died too (power) become KILLED when any stage next
-  starts. Who lives is asked of the kernel: every run holds a lock on a file beside the store, which tells the truth
-  across containers and reused process ids. When a run ends, the earlier FAILED and KILLED runs of that stage and
-  experiment are deleted in MLflow's sense (hidden, restorable with `mlflow runs restore`): at most the newest failure
-  is seen, and none after a success.
+- *No run is removed*: when a run ends, the earlier FAILED and KILLED runs of that stage and experiment get the tags
+  `superseded` (true) and `superseded.by` (the run's id), by which a search leaves them out. Runs left RUNNING because
+  this process died too (power) become KILLED when any stage next starts. Who lives is asked of the kernel: every run
+  holds a lock on a file beside the store, which tells the truth across containers and reused process ids.
 """
 
 from __future__ import annotations
@@ -108,6 +107,14 @@ def problem(uri: str, error: Exception) -> str:
     return re.sub(r"//[^@/\s]+@", "//", f"MLflow store {uri} not written: {lines[0][:300]}")
 
 
+def store_faults() -> tuple[type[Exception], ...]:
+    """What a store or its client raises about the store; anything else is a mistake, and keeps its traceback."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, sqlite3.Error, OSError
+
+
 class Record:
     """One run in the store."""
 
@@ -150,7 +157,7 @@ class Record:
         signal.alarm(HUNG_SECONDS)
         try:
             self.put(status)
-        except Exception as error:  # whatever the store or its client raises
+        except store_faults() as error:
             self.next_write = time.monotonic() + self.pause
             if self.pause == PAUSE_SECONDS:
                 told = f"{problem(self.uri, error)}; the stage goes on, `make publish` writes later what stays missing"
@@ -169,7 +176,7 @@ class Record:
         if status is not None:
             self.client.set_terminated(self.run_id, status)
             (self.running / self.run_id).unlink(missing_ok=True)
-            self._hide_failures()
+            self._mark_failures()
 
     def _await_store(self) -> None:
         """Raise where a sqlite store cannot be written within `LOCK_SECONDS`; MLflow would retry for minutes."""
@@ -236,10 +243,12 @@ class Record:
                         self.client.set_terminated(run.info.run_id, "KILLED")
                     file.unlink(missing_ok=True)
 
-    def _hide_failures(self) -> None:
+    def _mark_failures(self) -> None:
         for run in self.find("FAILED", "KILLED", **self.key):
-            if run.data.tags.get("project.root", str(self.root)) == str(self.root):
-                self.client.delete_run(run.info.run_id)
+            here = run.data.tags.get("project.root", str(self.root)) == str(self.root)
+            if here and "superseded" not in run.data.tags:
+                self.client.set_tag(run.info.run_id, "superseded.by", self.run_id)
+                self.client.set_tag(run.info.run_id, "superseded", "true")
 
     def _send(self) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag

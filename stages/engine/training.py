@@ -113,7 +113,7 @@ def arguments(params: TrainingParams, seed: int, folder: str | Path, rows_per_pr
         "per_device_train_batch_size": params.prompts_per_pass * rows_per_prompt,
         "gradient_accumulation_steps": params.prompts_per_step // (params.prompts_per_pass * processes),
         "learning_rate": params.learning_rate,
-        "lr_scheduler_type": params.learning_rate_schedule,
+        "lr_scheduler_type": schedule(params),
         "warmup_steps": params.warmup_steps,
         "weight_decay": params.weight_decay,
         "max_grad_norm": params.max_gradient_norm,
@@ -132,6 +132,12 @@ def arguments(params: TrainingParams, seed: int, folder: str | Path, rows_per_pr
         "disable_tqdm": False,
         "dataloader_pin_memory": False,
     }
+
+
+def schedule(params: TrainingParams) -> str:
+    """transformers' name of a schedule; by its `constant` there would be no warm-up."""
+    rises = params.learning_rate_schedule == "constant" and params.warmup_steps > 0
+    return "constant_with_warmup" if rises else params.learning_rate_schedule
 
 
 def quantisation(params: TrainingParams) -> Any:

@@ -128,6 +128,8 @@ class Training:
     iterations: int = 1
     strategy: Strategy = "single"
     processes: int = 1
+    dropout: float = 0.0
+    attention: str = "sdpa"
 
     @property
     def passes(self) -> int:
@@ -137,7 +139,9 @@ class Training:
     @property
     def shares(self) -> bool:
         """Whether prompts are encoded once per group: not with what `shared_prefix.why_not_shared` names."""
-        hindered = self.gradient_checkpointing or self.vllm or self.strategy in ("fsdp", "zero2", "zero3")
+        dropout = self.adaptation != "full" and self.dropout > 0
+        hindered = self.gradient_checkpointing or self.vllm or self.splits_weights or dropout
+        hindered = hindered or self.attention != "sdpa"
         return self.reinforced and self.shared_prefix and not hindered
 
     @property

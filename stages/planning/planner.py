@@ -61,6 +61,7 @@ class BaseModel:
 
     Attributes:
         dtype: in which it is published.
+        attention: the implementation that computes it.
         patches: of an image as it is resized.
         text_tokens: how many a text has.
         prompt_tokens: how many a conversation has, its image included.
@@ -68,6 +69,7 @@ class BaseModel:
 
     architecture: Architecture
     dtype: str
+    attention: str
     patches: int
     text_tokens: Callable[[str], float]
     prompt_tokens: Callable[[list[dict[str, Any]]], float]
@@ -100,7 +102,7 @@ def embedded_model() -> BaseModel:
         text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
         return text_tokens(text) - 1 + patches // architecture.merge**2
 
-    return BaseModel(architecture, "float32", patches, text_tokens, prompt_tokens)
+    return BaseModel(architecture, "float32", "sdpa", patches, text_tokens, prompt_tokens)
 
 
 def hub_model(key: str, params: HubModelParams, image_size: int, assumptions: Assumptions) -> BaseModel:
@@ -137,7 +139,7 @@ def hub_model(key: str, params: HubModelParams, image_size: int, assumptions: As
         texts = [part.get("text", "") for turn in conversation for part in turn["content"]]
         return TEMPLATE_TOKENS + sum(map(text_tokens, texts)) + patches // architecture.merge**2
 
-    return BaseModel(architecture, params.dtype, patches, text_tokens, prompt_tokens)
+    return BaseModel(architecture, params.dtype, params.attention, patches, text_tokens, prompt_tokens)
 
 
 def describe(name: str, section: dict[str, Any], assumptions: Assumptions) -> Dataset | None:
@@ -255,6 +257,8 @@ class Planner:
             rank=settings["lora"]["rank"],
             targets=configure.lora_target(settings["lora"], self.params),
             dtype=self.base.dtype,
+            dropout=settings["lora"]["dropout"],
+            attention=self.base.attention,
             strategy=self.params.launch.strategy,
             processes=self.params.launch.processes,
             **{name: settings[name] for name in _SHARED_SETTINGS if name in settings},

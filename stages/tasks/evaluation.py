@@ -15,22 +15,36 @@ import pandas as pd
 from stages.engine.generation import GenerationParams, Outputs, generate
 from stages.files import read_json, write_file, write_json
 from stages.methods.method import Method
-from stages.params import Section
+from stages.params import Section, read_section
 from stages.provenance import code_md5
 from stages.tasks import scoring
 from stages.tasks.samples import ImageParams, Samples
 
+Prompts = Literal["published", "training"]
 
-class EvaluateParams(Section):
-    """Section `evaluate` of `params.yaml`.
 
-    `prompts` are those of the paper's evaluation code (`published`), or those of training for both. `zero_shot_method`
-    is the method in whose words the untrained model is asked.
+class AskParams(Section):
+    """How every model is asked: what all evaluating stages read of section `evaluate`.
+
+    `prompts` are those of the paper's evaluation code (`published`), or those of training for both.
     """
 
-    prompts: Literal["published", "training"]
-    zero_shot_method: str
+    prompts: Prompts
     generation: GenerationParams
+
+
+class EvaluateParams(AskParams):
+    """Section `evaluate` of `params.yaml`; `zero_shot_method`: in whose words the untrained model is asked."""
+
+    zero_shot_method: str
+
+
+def read_ask_params() -> AskParams:
+    """Read the keys by themselves, so that a stage does not depend on `zero_shot_method`."""
+    return AskParams(
+        prompts=read_section("evaluate.prompts", Prompts),
+        generation=read_section("evaluate.generation", GenerationParams),
+    )
 
 
 class FinishedBatches(dict[int, Outputs]):
@@ -43,10 +57,10 @@ class FinishedBatches(dict[int, Outputs]):
         for file in sorted(folder.glob("*.json")):
             try:
                 kept = read_json(file)
-                if kept["md5"] != _md5(kept["outputs"]):
+                if not isinstance(kept, dict) or kept.get("md5") != _md5(kept.get("outputs")):
                     raise ValueError(f"{file}: its content has changed")
                 super().__setitem__(int(file.stem), [(text, tokens) for text, tokens in kept["outputs"]])
-            except (ValueError, TypeError, KeyError) as error:
+            except ValueError as error:
                 print(f"warning: {error}; this batch is generated again", file=sys.stderr)
                 file.unlink()
         if self:
@@ -62,7 +76,7 @@ def _md5(outputs: Outputs) -> str:
     return md5(json.dumps(outputs).encode()).hexdigest()
 
 
-def dependencies(stage: str, method: str, params: EvaluateParams, images: ImageParams, seed: int) -> dict[str, Any]:
+def dependencies(stage: str, method: str, params: AskParams, images: ImageParams, seed: int) -> dict[str, Any]:
     """What the outputs of an evaluating stage depend on beside its input files, for its scratch folder's name."""
     code = code_md5(f"stages.{stage}", f"stages.methods.{method}")
     return {"evaluate": params.model_dump(), "images": images.model_dump(), "seed": seed, "code": code}
@@ -73,7 +87,7 @@ def evaluate(
     processor: Any,
     method: Method,
     samples: Samples,
-    params: EvaluateParams,
+    params: AskParams,
     seed: int,
     folder: Path,
 ) -> pd.DataFrame:

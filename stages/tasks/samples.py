@@ -1,6 +1,8 @@
 """The samples of a partition with their images, as training and evaluation take them."""
 
+import struct
 import warnings
+import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 Way = Literal["direct", "published"]
 """How an image gets to its size, see `decode`."""
+IMAGE_FAULTS = (OSError, ValueError, SyntaxError, EOFError, LookupError, OverflowError, struct.error, zlib.error)
+"""What Pillow's decoders raise about bytes that they cannot take."""
 
 
 class ImageParams(Section):
@@ -60,7 +64,7 @@ def decode(content: bytes, where: str, size: int | None = None, way: Way = "dire
         raise UserError(f"{where}: has more pixels than Pillow reads; legal: at most {limit}") from None
     except UnidentifiedImageError:
         raise UserError(f"{where}: cannot be read as an image; legal: any format that Pillow reads") from None
-    except Exception as error:  # Pillow raises whatever its decoders do
+    except IMAGE_FAULTS as error:
         raise UserError(f"{where}: cannot be read as an image ({error}); legal: any format that Pillow reads") from None
     if way == "published":
         image = image.resize(multiples_of_28(*image.size, where), Image.Resampling.BICUBIC)

@@ -25,6 +25,17 @@ def parse(key: str, section: Any) -> Source:
     return params
 
 
+def may_have_validation(params: Source) -> bool:
+    """Whether a source has validation images, as far as its section tells: a folder shows it only when it is read."""
+    if isinstance(params, embedded.Params) or params.validation_per_class is not None:
+        return True
+    if isinstance(params, hub.Params):
+        return "validation" in params.splits
+    if isinstance(params, parquet.Params):
+        return "validation" in (params.splits or {})
+    return not isinstance(params, coop.Params) or params.dataset != "imagenet"
+
+
 def load(key: str, params: Source) -> Chosen:
     """List the images of a source, choose those that are kept, and compare with what is known of the dataset.
 

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -257,6 +258,23 @@ def inside(where: str, name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name:
         raise UserError(f"{where}: {name!r} leads out of the dataset; legal: a relative path below it")
+    return path
+
+
+def below(where: str, folder: Path, name: str) -> Path:
+    """A file that a dataset which somebody else made names: below its folder, also when links are followed.
+
+    What the hub's cache has in a snapshot are links to the `blobs` beside it.
+
+    Raises:
+        UserError: it is elsewhere, or is no file on disk.
+    """
+    path = folder / name
+    real, root = path.resolve(), folder.resolve()
+    inner = Path(os.path.normpath(path.absolute())).is_relative_to(Path(os.path.normpath(folder.absolute())))
+    cached = folder.parent.name == "snapshots" and real.is_relative_to(root.parent.parent / "blobs")
+    if "://" in name or not (real.is_relative_to(root) or (inner and cached)):
+        raise UserError(f"{where}: {name!r} leads out of the dataset; legal: a path below {folder}")
     return path
 
 

@@ -1,11 +1,12 @@
 """Source `coop`: the eleven sets in CoOp's layout, with its splits, on disk or as archives in a hub repository."""
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 from zipfile import BadZipFile, ZipFile
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.engine import hub
 from stages.errors import UserError
@@ -15,6 +16,16 @@ from stages.tasks.sources.common import Example, Listing, SourceParams, inside, 
 from stages.tasks.sources.folder import image_files, sub_folders
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
+
+
+class SplitFile(BaseModel):
+    """A split file of CoOp's: by split the path, label and class name of each image."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    train: list[tuple[str, int, str]]
+    val: list[tuple[str, int, str]]
+    test: list[tuple[str, int, str]]
 
 
 class Layout(NamedTuple):
@@ -151,14 +162,13 @@ def _split_file(files: Folder | Archive, index: str) -> tuple[list[str], list[Ex
     where = files.where(index)
     written = files.read(index, "copy CoOp's split file there")
     try:
-        content = json.loads(written.decode())
-        rows = [
-            (SPLITS[split], str(path), int(label), str(name))
-            for split in SPLITS
-            for path, label, name in content[split]
-        ]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{where}: is no split file of CoOp's ({error!r}); next: copy it there again") from None
+        content = SplitFile.model_validate_json(written)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        reason = f"{place}: {first['msg']}".removeprefix(": ")
+        raise UserError(f"{where}: is no split file of CoOp's ({reason}); next: copy it there again") from None
+    rows = [(SPLITS[split], path, label, name) for split in SPLITS for path, label, name in getattr(content, split)]
     names: dict[int, str] = {}
     for _, path, label, name in rows:
         inside(where, path)

@@ -1,6 +1,8 @@
 """Source `hub`: a dataset repository of the Hugging Face hub at one commit, or its copy on disk."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,9 +10,9 @@ from pydantic import Field
 
 from stages.engine.hub import check_revision, fetch_snapshot, line
 from stages.errors import UserError
-from stages.files import expand
+from stages.files import expand, is_of_content
 from stages.tasks.sources.columns import Row, image_bytes, list_rows
-from stages.tasks.sources.common import Listing, SourceParams, read_file
+from stages.tasks.sources.common import Listing, SourceParams, below, read_file
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -64,10 +66,11 @@ def list_images(key: str, params: Params) -> Listing:
 
     def rows() -> Iterator[Row]:
         for split, table in tables.items():
-            for number, row in enumerate(table):
-                where = f"{key}: {params.splits[split]} row {number}"
-                content = image_bytes(row[params.image_column], where, _read)
-                yield Row(split, content, row[params.label_column], where)
+            with _reading(key, folder):
+                for number, row in enumerate(table):
+                    where = f"{key}: {params.splits[split]} row {number}"
+                    content = image_bytes(row[params.image_column], where, partial(_read, where, folder))
+                    yield Row(split, content, row[params.label_column], where)
 
     return list_rows(key, rows, names if not _is_text(label) else None)
 
@@ -77,10 +80,13 @@ def _open(key: str, folder: Path, params: Params) -> dict[str, Any]:
     import datasets
 
     datasets.disable_progress_bars()
-    try:
-        found = datasets.load_dataset(str(folder), params.configuration, streaming=True)
-    except Exception as error:  # each of its readers raises what it does
-        raise UserError(f"{key}: {folder} is no dataset that can be read ({line(error)})") from None
+    with _reading(key, folder):
+        builder = datasets.load_dataset_builder(str(folder), params.configuration)
+        # The card of a dataset may name any file, and a file may be a link.
+        for names in (builder.config.data_files or {}).values():
+            for name in names:
+                below(f"{key}: {folder}", folder, name)
+        found = builder.as_streaming_dataset()
     return {ours: _columns(key, found, theirs, params) for ours, theirs in params.splits.items()}
 
 
@@ -99,8 +105,22 @@ def _columns(key: str, found: Any, split: str, params: Params) -> Any:
     return table
 
 
-def _read(path: str) -> bytes:
-    return read_file(Path(path), "complete the copy of the dataset")
+@contextmanager
+def _reading(key: str, folder: Path) -> Iterator[None]:
+    """Tell in one line what the readers of `datasets` say of a dataset's content."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # A file that it looks for and does not find is one that the dataset should have.
+        if not (is_of_content(error) or isinstance(error, FileNotFoundError)):
+            raise
+        raise UserError(f"{key}: {folder} is no dataset that can be read ({line(error)})") from None
+
+
+def _read(where: str, folder: Path, name: str) -> bytes:
+    return read_file(below(where, folder, name), "complete the copy of the dataset")
 
 
 def _is_text(label: Any) -> bool:

@@ -99,15 +99,18 @@ def _names(path: Path, params: Params) -> list[str] | None:
 
 
 def _names_in(schema: dict[bytes, bytes], field: dict[bytes, bytes], params: Params) -> list[str] | None:
+    """The names that a file's metadata tells, as the `datasets` library writes them or under `names`."""
+    found: Any = None
     try:
         if b"huggingface" in schema:
-            return json.loads(schema[b"huggingface"])["info"]["features"][params.label_column].get("names")
-        for metadata in (field, schema):
-            if b"names" in metadata:
-                return [str(name) for name in json.loads(metadata[b"names"])]
-    except (ValueError, KeyError, TypeError, AttributeError):
+            found = json.loads(schema[b"huggingface"])
+            for key in ("info", "features", params.label_column, "names"):
+                found = found.get(key) if isinstance(found, dict) else None
+        elif (metadata := next((each for each in (field, schema) if b"names" in each), None)) is not None:
+            found = json.loads(metadata[b"names"])
+    except ValueError:
         return None
-    return None
+    return [str(name) for name in found] if isinstance(found, list) else None
 
 
 def _open(path: Path, params: Params) -> Any:
