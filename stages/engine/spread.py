@@ -61,31 +61,23 @@ def complaint(history: list[dict[str, float]], settings: Any, prompts: list[Any]
 def _cause(sampled: list[dict[str, float]], settings: Any, prompts: list[Any]) -> str:
     """The likely cause of groups without spread, from what was seen."""
     flat = _mean(sampled, "share_without_spread")
-    if _mean(sampled, "spread/unpaid") > flat / 2:
+    cut = _mean(sampled, "completions/clipped_ratio")
+    truncated = f"{cut:.0%} of completions were cut at grpo.max_completion_length: {settings.max_completion_length}"
+    if flat and _mean(sampled, "spread/unpaid") > flat / 2:
         names = [name for name in sampled[0] if name.startswith("rewards/") and name.endswith("/mean")]
         unpaid = [name.split("/")[1] for name in names if not any(entry[name] for entry in sampled)]
         if "equality" in unpaid and "<answer>" in str(prompts[:1]):
             return "this method's prompt asks for tags, and `reward: equality` pays only a bare name"
-        if _mean(sampled, "completions/clipped_ratio") > 0.5:
-            return _truncated(sampled, settings)
-        if unpaid:
-            return f"{', '.join(unpaid)} paid none of the completions"
-        return "most of them have no completion that is paid"
-    if _mean(sampled, "completions/clipped_ratio") > 0.5:
-        return _truncated(sampled, settings)
-    best = max(entry["spread/highest"] for entry in sampled)
-    weights = [entry["share_without_spread"] for entry in sampled]
-    mean = sum(weight * entry["spread/flat"] for weight, entry in zip(weights, sampled, strict=True)) / sum(
-        weights or [1]
-    )
-    if best > 0 and mean > 0.9 * best:
-        return f"most of them have only completions of the highest reward, {best:g}: the model has learned the samples"
+        if cut > 0.5:
+            return truncated
+        return f"{', '.join(unpaid)} paid no completion" if unpaid else "in most of them no completion was paid"
+    highest = max(entry["spread/highest"] for entry in sampled)
+    total = sum(entry["share_without_spread"] * entry["spread/flat"] for entry in sampled)
+    if flat and 0 < 0.9 * highest < total / (flat * len(sampled)):
+        return f"in most of them each completion got the highest reward that was seen, {highest:g}"
+    if cut > 0.5:
+        return truncated
     return f"their completions are too much alike (grpo.temperature: {settings.temperature:g})"
-
-
-def _truncated(sampled: list[dict[str, float]], settings: Any) -> str:
-    share = _mean(sampled, "completions/clipped_ratio")
-    return f"{share:.0%} of completions were cut at grpo.max_completion_length: {settings.max_completion_length}"
 
 
 def _mean(entries: list[dict[str, float]], name: str) -> float:
