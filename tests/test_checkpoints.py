@@ -59,12 +59,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(base: Path, scratch: Path, method: str, kill_after: int | None = None, **changes: Any) -> tuple[str, str]:
     """Train, or go on; return the md5 of the weights, and the record as it would be written, order included."""
+    names = changes.pop("names", NAMES)
     settings = small.settings(method, **{"steps": STEPS, "learning_rate": 1e-2} | changes)
     trainer = sft if method == "sft" else grpo
     model, record = trainer.train(
         load_model(base),
         load_processor(base),
-        small.samples(method, NAMES),
+        small.samples(method, names),
         {"length": lambda completion, answer, tokens: tokens + len(completion) / 10},
         trainer.Params.model_validate(settings),
         1,
@@ -137,6 +138,22 @@ def test_epochs_and_dropout(base, tmp_path):
     killed = train(base, tmp_path / "killed", "sft", **changes)
     assert killed == train(base, tmp_path / "whole", "sft", **changes)
     assert json.loads(killed[1])["cost"]["steps"] == 6
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "stock"])
+@pytest.mark.parametrize("in_pass", [1, 16])
+def test_a_published_epoch_goes_on_within_it_and_behind_its_short_step(base, tmp_path, shared, in_pass):
+    """20 samples, 16 in a step: an epoch is a step of 16 and one of 8, of which 4 samples come again."""
+    names = [f"name {i}" for i in range(20)]
+    changes = {"epoch": "published", "shared_prefix": shared, "steps": 4, "names": names}
+    changes |= {"prompts_per_step": 16, "prompts_per_pass": in_pass, "max_completion_length": 2}
+    for step in (1, 2):
+        with pytest.raises(Killed):
+            train(base, tmp_path / "killed", "no_thinking", kill_after=step, **changes)
+        assert f"checkpoint-{step}" in kept(tmp_path / "killed")
+    killed = train(base, tmp_path / "killed", "no_thinking", **changes)
+    assert killed == train(base, tmp_path / "whole", "no_thinking", **changes)
+    assert json.loads(killed[1])["cost"]["samples_seen"] == 2 * (16 + 8 + 16 + 8)
 
 
 # Damage -----------------------------------------------------------------------------------------------------------

@@ -123,6 +123,7 @@ OTHER = {
     "precision": "bfloat16",
     "loss_type": "dapo",
     "scale_rewards": "none",
+    "epoch": "published",
     "prompts": "training",
     "zero_shot_method": "cls_rl",
     "target": ".*q_proj",

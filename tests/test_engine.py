@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from stages.engine import grpo, sft
+from stages.engine.epochs import Schedule
 from stages.engine.generation import GenerationParams, generate
 from stages.engine.model import load_model, load_processor
+from stages.engine.spread import complaint
 from stages.errors import UserError
 from stages.methods import rewards
 from stages.methods.method import load
@@ -108,6 +110,183 @@ def test_record_of_reinforcement(folder, tmp_path):
     assert record.cost["generated_tokens"] == sum(seen)
     assert record.cost["samples_seen"] == len(seen) == 8
     assert record.cost["prompt_tokens"] > 8 * 16  # each prompt has 16 visual tokens and its words
+
+
+@pytest.mark.parametrize(("iterations", "batches"), [(1, 4), (2, 2)])
+def test_samples_and_tokens_are_counted_once_however_often_they_are_trained_on(folder, tmp_path, iterations, batches):
+    """Four steps of two prompts with two completions: four batches of 4 completions, or two that serve twice."""
+    seen = []
+
+    def reward(completion: str, answer: str, tokens: int) -> float:
+        seen.append(tokens)
+        return float(tokens)
+
+    _, record = train(folder, "no_thinking", tmp_path, functions={"r": reward}, steps=4, iterations=iterations)
+    assert record.cost["steps"] == 4
+    assert record.cost["samples_seen"] == len(seen) == 4 * batches
+    assert record.cost["generated_tokens"] == sum(seen)
+    history = [{"step": 1, "num_tokens": 100, "completions/mean_length": 5.0}]
+    history += [{"step": 3, "num_tokens": 240, "completions/mean_length": 10.0}, {"step": 4}]
+    counted = grpo.cost(history, 4, Schedule(4, (2,), 2), 2)
+    assert counted == {"steps": 4, "samples_seen": 8, "generated_tokens": 60, "prompt_tokens": 180}
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "stock"])
+def test_a_published_epoch_ends_with_a_short_step_of_its_own_prompts(folder, tmp_path, shared):
+    """Four samples are padded to 8, of 16 a step: each epoch is one step of each sample twice."""
+    seen = []
+
+    def reward(completion: str, answer: str, tokens: int) -> float:
+        seen.append(answer)
+        return float(tokens)
+
+    settings = {"steps": None, "epochs": 2, "prompts_per_step": 16, "prompts_per_pass": 4, "epoch": "published"}
+    _, record = train(
+        folder,
+        "no_thinking",
+        tmp_path,
+        functions={"r": reward},
+        shared_prefix=shared,
+        max_completion_length=2,
+        **settings,
+    )
+    assert (record.cost["steps"], record.cost["samples_seen"]) == (2, 2 * 8 * 2)
+    for epoch in (seen[:16], seen[16:]):
+        assert {name: epoch.count(name) for name in NAMES} == dict.fromkeys(NAMES, 4)
+    assert len(seen) == 32
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "stock"])
+def test_a_short_step_is_the_mean_over_its_own_prompts_in_any_passes(folder, tmp_path, shared):
+    """The same short step in one pass and in four of two prompts."""
+    found = {
+        in_pass: train(
+            folder,
+            "no_thinking",
+            tmp_path / str(in_pass),
+            shared_prefix=shared,
+            epoch="published",
+            prompts_per_step=16,
+            prompts_per_pass=in_pass,
+            steps=1,
+        )[1].curves[0]
+        for in_pass in (16, 2)
+    }
+    assert found[16]["grad_norm"] > 0
+    for name in ("grad_norm", "loss", "reward", "reward_spread"):
+        assert found[16][name] == pytest.approx(found[2][name], rel=1e-2, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"iterations": 2, "prompts_per_step": 8}, "iterations: 1 where epoch is published"),
+        ({"prompts_per_step": 12}, "prompts_per_step is a multiple of 8"),
+        ({"prompts_per_step": 48, "prompts_per_pass": 6}, "prompts_per_pass divides 8"),
+    ],
+)
+def test_what_makes_no_published_epoch_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        grpo.Params.model_validate(small.settings("no_thinking", epoch="published", **changes))
+
+
+def test_what_an_epoch_of_whole_steps_leaves_out_is_said(folder, tmp_path, capsys):
+    train(folder, "no_thinking", tmp_path, steps=1, prompts_per_step=3, prompts_per_pass=1)
+    assert "grpo.epoch: whole_steps leaves out 1 of 4 samples in each epoch" in capsys.readouterr().err
+    assert grpo.dropped(40, 16, "whole_steps").startswith("grpo.epoch: whole_steps leaves out 8 of 40 samples")
+    assert grpo.dropped(48, 16, "whole_steps") is grpo.dropped(40, 16, "published") is None
+
+
+def test_curves_keep_what_tells_whether_a_training_could_learn(folder, tmp_path):
+    _, record = train(folder, "no_thinking", tmp_path)
+    names = {"reward_spread", "share_without_spread", "entropy", "share_clipped", "share_truncated"}
+    for row in record.curves:
+        assert names <= set(row)
+        assert all(0 <= row[name] <= 1 for name in names if name.startswith("share"))
+    _, record = train(folder, "sft", tmp_path / "sft")
+    assert not names & set(record.curves[0])
+
+
+@pytest.mark.parametrize(
+    ("method", "functions", "cause"),
+    [
+        ("cls_rl", {"equality": lambda *_: 0.0}, "prompt asks for tags, and `reward: equality` pays only a bare name"),
+        ("no_thinking", {"accuracy": lambda *_: 0.0}, "100% of completions were cut at grpo.max_completion_length: 6"),
+        (
+            "no_thinking",
+            {"equality": lambda *_: 1.0},
+            "in most of them each completion got the highest reward that was seen, 1",
+        ),
+    ],
+)
+def test_rewards_without_spread_are_said_with_their_likely_cause(folder, tmp_path, capsys, method, functions, cause):
+    train(folder, method, tmp_path, functions=functions, beta=0.1, learning_rate=1e-2)
+    told = [line for line in capsys.readouterr().err.splitlines() if "of this training" in line]
+    assert len(told) == 1
+    assert cause in told[0]
+
+
+def test_the_share_of_groups_without_spread_is_said():
+    settings = grpo.Params.model_validate(small.settings("no_thinking"))
+    row = {"loss": 0.1, "grad_norm": 1.0, "completions/clipped_ratio": 0.0, "rewards/accuracy/mean": 0.4}
+    row |= {"spread/unpaid": 0.1, "spread/flat": 0.9, "spread/highest": 1.0}
+    told = complaint([row | {"share_without_spread": share} for share in (0.5, 0.75)], settings, [])
+    assert len(told) == 1
+    assert told[0].startswith("62% of the groups of this training had no spread in their rewards")
+    assert complaint([row | {"share_without_spread": 0.5}], settings, []) == []
+    unpaid = row | {"share_without_spread": 1.0, "spread/flat": 0.0, "spread/unpaid": 1.0, "rewards/accuracy/mean": 0.0}
+    assert complaint([unpaid], settings, [])[0].endswith("taught nothing: accuracy paid no completion")
+    cut = row | {"share_without_spread": 1.0, "spread/flat": 0.0, "spread/unpaid": 1.0}
+    cut |= {"completions/clipped_ratio": 0.9, "rewards/accuracy/mean": 0.0}
+    assert "90% of completions were cut at grpo.max_completion_length: 6" in complaint([cut], settings, [])[0]
+
+
+def test_a_training_whose_completions_were_all_masked_says_so(folder, tmp_path, capsys):
+    model, _ = train(folder, "no_thinking", tmp_path, max_completion_length=1, mask_truncated_completions=True)
+    assert fingerprint(model) == fingerprint(load_model(folder))
+    told = capsys.readouterr().err
+    assert "no completion of this training counted: each was cut at grpo.max_completion_length: 1 and masked" in told
+
+
+def test_loss_on_the_prompt_is_that_of_the_released_code(folder):
+    """All text counts, the empty assistant header behind the answer too; what stands for the image and padding not."""
+    processor = load_processor(folder)
+    rows = [
+        {
+            "prompt": sample["prompt"],
+            "completion": [{"role": "assistant", "content": [{"type": "text", "text": target}]}],
+            "image": sample["image"],
+        }
+        for sample, target in zip(samples("sft"), ["<answer>one</answer>", "two, two, two"], strict=False)
+    ]
+    batch = sft.whole_text(processor, rows)
+    tokenizer = processor.tokenizer
+    for row, ids, labels, mask in zip(rows, batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+        target = row["completion"][0]["content"][0]["text"]
+        text = tokenizer.decode(ids[mask == 1])
+        assert text.endswith(f"<|im_start|>assistant\n{target}<|im_end|>\n<|im_start|>assistant\n")
+        images = ids == processor.image_token_id
+        assert images.sum() == 16
+        assert [label == -100 for label in labels.tolist()] == (images | (mask == 0)).tolist()
+        assert torch.equal(labels[labels != -100], ids[labels != -100])
+        counted = tokenizer.decode(labels[labels != -100])
+        assert counted == text.replace("<|image_pad|>", "")
+
+
+def test_loss_on_the_prompt_is_what_the_trainer_takes(folder, tmp_path):
+    """The loss of the first step is the mean cross entropy over those labels."""
+    _, record = train(folder, "sft", tmp_path, steps=1, prompts_per_step=4, prompts_per_pass=4, loss_on_prompt=True)
+    rows = [
+        {
+            "prompt": sample["prompt"],
+            "completion": [{"role": "assistant", "content": [{"type": "text", "text": sample["target"]}]}],
+            "image": sample["image"],
+        }
+        for sample in samples("sft")
+    ]
+    with torch.no_grad():
+        loss = load_model(folder)(**sft.whole_text(load_processor(folder), rows)).loss
+    assert record.curves[0]["loss"] == pytest.approx(loss.item(), rel=1e-4)
 
 
 def test_rewards_see_the_raw_completion_and_the_answer(folder, tmp_path):

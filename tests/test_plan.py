@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, Qwen2VLForConditionalGeneration
 
+from stages.engine.epochs import schedule
 from stages.errors import UserError
 from stages.params import read_params
 from stages.planning import costs, planner, tables
@@ -237,6 +238,30 @@ def test_steps_of_the_paper():
     steps, prompts = costs.schedule(188, None, 50, 16, 1, 8, False, 1)
     assert (steps, prompts) == (600, pytest.approx(188 / 12))
     assert costs.schedule(188, 30, None, 16, 1, 8, True, 1) == (30, 16)
+
+
+@pytest.mark.parametrize(
+    ("samples", "epochs", "steps", "prompts"),
+    [
+        (40, 100, 200, (16, 16, 8)),  # EuroSAT, few-shot: it stops after 66.7 epochs
+        (20, 100, 100, (16, 8)),
+        (188, 50, 600, (16,) * 12),  # DTD: 4 samples twice
+        (92, 50, 300, (16,) * 6),
+        (204, 50, 650, (16,) * 13),
+        (72, 50, 200, (16,) * 4 + (8,)),  # Pets, base half
+        (148, 50, 450, (16,) * 9 + (8,)),
+        (400, 50, 1250, (16,) * 25),
+        (4000, 10, 2500, (16,) * 250),
+        (5, 3, 3, (8,)),
+    ],
+)
+def test_steps_of_published_epochs(samples, epochs, steps, prompts):
+    """P1's released trainer: 8 processes of 1 prompt, 16 a step."""
+    found = schedule(samples, None, epochs, 16, 1, "published")
+    assert (found.steps, found.prompts) == (steps, prompts)
+    planned, mean = costs.schedule(samples, None, epochs, 16, 1, 8, True, 1, "published")
+    assert planned == steps
+    assert mean == pytest.approx(sum(found.sampled(step) for step in range(1, steps + 1)) / steps)
 
 
 # Memory --------------------------------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ def test_the_papers_reinforcement(method, dataset, epochs, prompt):
 
 
 PUBLISHED = {
+    "epoch": "published",
     "prompts_per_step": 16,
     "generations": 4,
     "max_completion_length": 1024,

@@ -17,7 +17,10 @@ from stages.engine.training import (
 
 
 class Params(TrainingParams):
-    """Section `sft` of `params.yaml`; `loss_on_prompt` counts the prompt's tokens too, as the paper's code did."""
+    """Section `sft` of `params.yaml`.
+
+    `loss_on_prompt` is what the paper's code did, see `whole_text`; else the target's tokens count, its end token too.
+    """
 
     loss_on_prompt: bool
 
@@ -77,6 +80,7 @@ def train(
         processing_class=processor,
         peft_config=adapters(params),
         callbacks=callbacks,
+        data_collator=(lambda rows: whole_text(processor, rows)) if params.loss_on_prompt else None,
     )
     progress(trainer)
     trainer.train()
@@ -90,6 +94,31 @@ def train(
         "generated_tokens": 0,
     }
     return result(trainer, cost)
+
+
+def whole_text(processor: Any, rows: list[dict[str, Any]]) -> Any:
+    """A batch whose loss is over all text, as in the collator of the paper's code.
+
+    The text is the chat template's, asked for a further answer: prompt, answer, and an empty assistant header behind
+    it. All of it counts but padding and what stands for the image.
+
+    Args:
+        processor: of the model that is taught.
+        rows: each with `prompt` and `completion` (conversations) and `image` (PIL).
+
+    Returns:
+        What the processor returns, and `labels` (R, T), -100 where no loss is.
+    """
+    texts = [
+        processor.apply_chat_template(row["prompt"] + row["completion"], tokenize=False, add_generation_prompt=True)
+        for row in rows
+    ]
+    images = [[row["image"]] for row in rows]
+    batch = processor(text=texts, images=images, padding=True, padding_side="right", return_tensors="pt")
+    ids = batch["input_ids"]
+    unused = (batch["attention_mask"] == 0) | (ids == processor.image_token_id)
+    batch["labels"] = ids.masked_fill(unused, -100)
+    return batch
 
 
 def samples_seen(samples: int, steps: int, prompts_per_step: int) -> int:

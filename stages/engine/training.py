@@ -270,11 +270,18 @@ def progress(trainer: Any) -> None:
 def tidy(log: dict[str, float]) -> dict[str, float]:
     """A trainer's log entry under our names: what is learned from, and nothing that tells the time.
 
+    Of reinforcement: `reward_spread`, the mean over the groups of the rewards' standard deviation within one;
+    `share_without_spread` of groups, which teach nothing; `entropy` of the policy per token, in nats; `share_clipped`
+    of tokens, whose ratio the objective clips; `share_truncated` of completions, that met the longest length.
+
     >>> tidy({"loss": 0.5, "rewards/format/mean": 1.0, "completions/mean_length": 9.0, "train_runtime": 7.1})
     {'loss': 0.5, 'reward/format': 1.0, 'completion_length': 9.0}
     """
     names = {name: name for name in ("loss", "reward", "kl", "grad_norm", "learning_rate")}
     names |= {"completions/mean_length": "completion_length"}
+    if "clip_ratio/region_mean" in log:  # of reinforcement
+        names |= {name: name for name in ("reward_spread", "share_without_spread", "entropy")}
+        names |= {"clip_ratio/region_mean": "share_clipped", "completions/clipped_ratio": "share_truncated"}
     rewards = [name for name in log if name.startswith("rewards/") and name.endswith("/mean")]
     names |= {name: f"reward/{name.split('/')[1]}" for name in rewards}
     return {names[name]: value for name, value in log.items() if name in names}

@@ -17,6 +17,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from stages.engine import epochs as epochs_of_trainer
 from stages.planning.architecture import BYTES, VISION, Architecture, Precision
 
 Adaptation = Literal["full", "lora", "qlora"]
@@ -212,18 +213,19 @@ def schedule(
     processes: int,
     reinforced: bool,
     iterations: int,
+    epoch: epochs_of_trainer.Epoch = "whole_steps",
 ) -> tuple[int, float]:
     """How many optimiser steps the trainers make, and how many prompts a step has on average.
 
-    As transformers 5.23 and TRL 1.16 do it. SFT: the last step of an epoch takes what is left. GRPO: an epoch has whole
-    steps only, and each batch of prompts is trained on `iterations` times.
+    As transformers 5.23 and TRL 1.16 do it. SFT: the last step of an epoch takes what is left. GRPO: what the trainer
+    itself asks, `stages.engine.epochs`.
     """
     if reinforced:
-        per_epoch, prompts = samples // prompts_per_step * iterations, float(prompts_per_step)
-    else:
-        batches = math.ceil(math.ceil(samples / prompts_per_pass) / processes)
-        per_epoch = math.ceil(batches / (prompts_per_step // (prompts_per_pass * processes)))
-        prompts = samples / per_epoch
+        found = epochs_of_trainer.schedule(samples, steps, epochs, prompts_per_step, iterations, epoch)
+        return found.steps, found.mean
+    batches = math.ceil(math.ceil(samples / prompts_per_pass) / processes)
+    per_epoch = math.ceil(batches / (prompts_per_step // (prompts_per_pass * processes)))
+    prompts = samples / per_epoch
     return steps if steps is not None else math.ceil((epochs or 1) * max(per_epoch, 1)), prompts
 
 

@@ -238,7 +238,7 @@ class Planner:
         names, rule = self.taught(setting, dataset)
         samples = self.params.split.shots * len(names)
         if reinforced:
-            grpo.check_step(samples, settings["prompts_per_step"])
+            grpo.check_step(samples, settings["prompts_per_step"], settings["epoch"])
         steps, prompts = costs.schedule(
             samples=samples,
             steps=settings["steps"],
@@ -248,6 +248,7 @@ class Planner:
             processes=self.params.launch.processes,
             reinforced=reinforced,
             iterations=settings.get("iterations", 1),
+            epoch=settings.get("epoch", "whole_steps"),
         )
         training = Training(
             reinforced=reinforced,
