@@ -8,7 +8,6 @@ trainer's code retrains the cells that it touches and no other. The other stages
 import re
 import sys
 from itertools import product
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field

@@ -42,7 +42,7 @@ LISTED = 4
 FORWARD_OF_ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 
 Call = dict[str, Any]
-"""`arguments` and `keywords` of a call, each tensor as its type, shape, strides and range, and the `md5` of the result."""
+"""`arguments` and `keywords` of a call, tensors as their type, shape, strides and range, and the `md5` of the result."""
 
 Kinds = dict[str, dict[str, list[Call]]]
 """Calls by operator, then by types and dimensions of the tensors, as `float32 2, int64 1`."""
@@ -155,7 +155,7 @@ def describe(value: Any) -> Any:
 
 
 def revive(value: Any, random: np.random.Generator) -> Any:
-    """An argument of `describe` with numbers of its own: drawn evenly from the range, tensors in their memory layout."""
+    """An argument of `describe` with numbers of its own, drawn evenly from the range, in the same layout in memory."""
     if isinstance(value, list):
         return [revive(each, random) for each in value]
     if not isinstance(value, dict):

@@ -1,8 +1,8 @@
 """What all sources share: their common keys, what they list, and which of it is kept."""
 
+import os
 import re
 import unicodedata
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
