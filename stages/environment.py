@@ -1,7 +1,8 @@
 """What bytes may depend on besides inputs, parameters and code, kept beside the results in `metrics/environment.json`.
 
 The file is tracked by git, is no output of DVC and stands in no hash: two machines may differ here and give the same
-bytes. Where `tools/verify.py` finds other bytes, it says from this file whether they had been promised. No time, host,
+bytes. It tells where the outputs that `dvc.lock` describes were made first; who makes the same bytes again leaves it as
+it is. Where `tools/verify.py` finds other bytes, it says from this file whether they had been promised. No time, host,
 path or user stands in it.
 """
 
@@ -18,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from stages.content import content_md5
 from stages.files import read_json, write_json
 from stages.libraries import COMPUTING, OTHERS
 
@@ -47,9 +49,9 @@ def fingerprint() -> dict[str, Any]:
 
 
 def record(stage: str) -> None:
-    """Note in `FILE` that `stage` ran in these surroundings; call it at the stage's end.
+    """Note in `FILE` that `stage` ran in these surroundings; call it at the stage's end, when its outputs are there.
 
-    Surroundings that no stage names any more are dropped. Other processes are waited for. In a distributed run the
+    What is noted stays where the outputs are those that `dvc.lock` has: the same bytes, made elsewhere. Surroundings that no stage names any more are dropped. Other processes are waited for. In a distributed run the
     first process writes. What goes wrong is a warning in one line: no result depends on this file.
     """
     if os.environ.get("RANK", "0") != "0":
@@ -59,6 +61,8 @@ def record(stage: str) -> None:
     try:
         with _locked():
             known = read_json(FILE) if FILE.exists() else {"environments": {}, "stages": {}}
+            if stage in known["stages"] and as_in_lock(stage):
+                return
             stages = known["stages"] | {stage: name}
             environments = known["environments"] | {name: surroundings}
             changed = {
@@ -70,6 +74,23 @@ def record(stage: str) -> None:
     except (OSError, ValueError, LookupError, TypeError) as error:  # or the file is spoilt, for instance by a merge
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         print(f"warning: {FILE} not written, the stage goes on: {told}", file=sys.stderr)
+
+
+def as_in_lock(stage: str, lock: Path = Path("dvc.lock")) -> bool:
+    """Whether the outputs of a stage are those that `dvc.lock` has of it, from before this run.
+
+    Its block is read alone: all of the file takes seconds.
+    """
+    from ruamel.yaml import YAML
+
+    text = lock.read_text(encoding="utf-8") if lock.exists() else ""
+    block = re.search(rf"^  {re.escape(stage)}:\n((?: {{4}}.*\n|\n)+)", text, re.MULTILINE)
+    if block is None:
+        return False
+    outputs = YAML(typ="safe").load(block[1]).get("outs", [])
+    return bool(outputs) and all(
+        Path(each["path"]).exists() and content_md5(Path(each["path"])) == each.get("md5") for each in outputs
+    )
 
 
 @contextlib.contextmanager

@@ -65,13 +65,13 @@ def candidate(*args, **kwargs) -> Candidate:
 @pytest.mark.parametrize(
     ("better", "worse"),
     [
-        ({"correct": 6, "strict": 0, "tokens": 90, "method": "no_thinking", "seed": 2}, {}),
-        ({"strict": 6, "tokens": 90, "method": "no_thinking", "seed": 2}, {}),
+        ({"strict": 5, "correct": 5, "tokens": 90, "method": "no_thinking", "seed": 2}, {"strict": 4, "correct": 9}),
+        ({"correct": 6, "strict": 5, "tokens": 90, "method": "no_thinking", "seed": 2}, {}),
         ({"tokens": 39, "method": "no_thinking", "seed": 2}, {}),
         ({"method": "sft", "seed": 2}, {"method": "no_thinking"}),
         ({"seed": 2}, {"seed": 10}),
     ],
-    ids=["accuracy", "strict accuracy", "tokens", "order of methods", "seed"],
+    ids=["strict accuracy", "lenient accuracy", "tokens", "order of methods", "seed"],
 )
 def test_order_of_candidates(better, worse):
     first, second = candidate(**better), candidate(**worse)
@@ -122,10 +122,10 @@ def test_card_tells_what_is_known():
         "dvc repro best@digits",
         "python -m stages.predict --model models/best/digits",
         "`validate@sft-digits-1`",
-        "60.00 (50.00)",
+        "| 60.00              | 50.00             |",
         "`validate@no_thinking-digits-1`",
-        "50.00 (40.00)",
-        "**70.00 (60.00)**",
+        "| 50.00              | 40.00             |",
+        "**70.00 lenient, 60.00 strict**",
         "rewards: equality",
         '"steps": 25',
         "md5 of model.safetensors: `" + "3" * 32,
@@ -138,7 +138,7 @@ def test_card_tells_what_is_known():
     assert (data.pipeline_tag, data.library_name, data.metrics) == ("image-text-to-text", "transformers", ["accuracy"])
     assert (data.base_model, data.datasets, data.license) == (None, None, None)
     results = {result.metric_name: result.metric_value for result in data.eval_results}
-    assert results == {"accuracy": 70.0, "strict accuracy": 60.0}
+    assert results == {"lenient accuracy": 70.0, "strict accuracy": 60.0}
     assert {result.dataset_split for result in data.eval_results} == {"test"}
 
 

@@ -42,7 +42,7 @@ LISTED = 4
 FORWARD_OF_ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 
 Call = dict[str, Any]
-"""`arguments` and `keywords` of a call, tensors as their type, shape, strides and range, and the `md5` of the result."""
+"""`arguments` and `keywords` of a call, tensors as type, shape, strides and range, and the `md5` of the result."""
 
 Kinds = dict[str, dict[str, list[Call]]]
 """Calls by operator, then by types and dimensions of the tensors, as `float32 2, int64 1`."""

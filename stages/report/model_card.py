@@ -11,7 +11,7 @@ from stages.engine.generation import batch_seed
 from stages.report.candidates import ALL, Candidate
 from stages.report.records import Part
 
-RULES = {"accuracy": "correct", "strict accuracy": "strict_correct"}
+RULES = {"lenient accuracy": "correct", "strict accuracy": "strict_correct"}
 """The two accuracies, and the counts behind them."""
 
 WAYS = {
@@ -83,12 +83,13 @@ def model_card(model: Model, candidates: Sequence[Candidate]) -> str:
         f"# {model.dataset}: {best.method}",
         "",
         f"Names what is in an image: one of the {len(model.classes)} classes of the dataset {model.dataset}. The best "
-        f"by accuracy on validation images of the few-shot models below ({len(candidates)}).",
+        f"by strict accuracy on validation images of the few-shot models below ({len(candidates)}).",
         "",
         "## Accuracy",
         "",
-        "Percent by the published matching rule, in brackets by the strict one (the answer, and nothing else). The "
-        "choice was made on validation images alone; ties go to the strict rule, then to fewer tokens.",
+        "Percent. Lenient: substring match, the published rule. Strict: exact match, the answer and nothing else. The "
+        "choice was made on validation images alone, by the strict rule; ties go to the lenient one, then to fewer "
+        "tokens.",
         "",
         _accuracies(candidates),
         "",
@@ -165,7 +166,7 @@ def _accuracies(candidates: Sequence[Candidate]) -> str:
             "method": [candidate.method for candidate in candidates],
             "seed": [candidate.seed for candidate in candidates],
             "validation images": [part.samples for part in parts],
-            "accuracy": [_both(part) for part in parts],
+            **{name: [f"{_percent(part, count):.2f}" for part in parts] for name, count in RULES.items()},
             "tokens per answer": [f"{part.generated_tokens / part.samples:.1f}" for part in parts],
             "stage": [f"`{candidate.stage}`" for candidate in candidates],
         }
@@ -262,9 +263,9 @@ def _percent(part: Part, count: str) -> float:
 
 
 def _both(part: Part) -> str:
-    """For instance `63.20 (60.00)`.
+    """For instance `63.20 lenient, 60.00 strict`.
 
     >>> _both(Part(samples=4, correct=3, strict_correct=2, answer_rate=100, generated_tokens=8))
-    '75.00 (50.00)'
+    '75.00 lenient, 50.00 strict'
     """
-    return f"{_percent(part, 'correct'):.2f} ({_percent(part, 'strict_correct'):.2f})"
+    return f"{_percent(part, 'correct'):.2f} lenient, {_percent(part, 'strict_correct'):.2f} strict"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stages.params import Grid
-from stages.report.tables import MEAN, headline
+from stages.report.tables import MEAN, RULES, headline
 
 _STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "text.usetex": False}
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito: told apart by all
@@ -20,7 +21,7 @@ _DOTS_PER_INCH = 150
 
 
 def transfer_heatmap(transfer: pd.DataFrame, grid: Grid) -> bytes:
-    """Gains over zero-shot in points, trained on (rows) by tested on (columns), a panel a method (P1 Figure 4).
+    """Gains over zero-shot in points, trained on (rows) by tested on (columns), by method and rule (P1 Figure 4).
 
     One colour scale, symmetric around 0, serves all panels. The mean column is set off; the diagonal is bold.
     """
@@ -29,9 +30,10 @@ def transfer_heatmap(transfer: pd.DataFrame, grid: Grid) -> bytes:
     order, names = len(grid.datasets), grid.datasets
     rows = headline(transfer, grid)
     panels = {}
-    for method in grid.methods:
+    for rule, method in product(RULES, grid.methods):
         own = rows[(rows["method"] == method) & (rows["source"] != MEAN)]
-        panels[method] = own.pivot(index="source", columns="target", values="gain").loc[names, [*names, MEAN]]
+        gains = own.pivot(index="source", columns="target", values=f"{rule}_gain").loc[names, [*names, MEAN]]
+        panels[f"{method}, {rule}"] = gains
     limit = max(1.0, *(float(np.abs(panel).to_numpy().max()) for panel in panels.values()))
     across = _across(len(panels), order)
     down = -(-len(panels) // across)
@@ -126,7 +128,7 @@ def _panel(axis: Axes, method: str, panel: pd.DataFrame, limit: float):
 
 def _across(panels: int, order: int) -> int:
     """Panels in a row: such that few places stay empty, and no figure is wider than a page can show."""
-    return {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3}.get(panels, 3) if order <= 6 else min(panels, 2)
+    return {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 8: 4}.get(panels, 3) if order <= 6 else min(panels, 2)
 
 
 def _message(text: str) -> bytes:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from stages.params import Grid
 from stages.report.records import BASE_TO_NEW, FEW_SHOT, ZERO_SHOT, has_transfer
-from stages.report.tables import MEAN, headline, rows_of
+from stages.report.tables import MEAN, RULES, headline, rows_of
 
 
 def summarise(
@@ -16,10 +16,11 @@ def summarise(
     transfer: pd.DataFrame,
     grid: Grid,
 ) -> dict[str, dict[str, Any]]:
-    """Means over datasets and seeds by method, rounded to 2 decimals; eight numbers a method.
+    """Means over datasets and seeds by method, rounded to 2 decimals; thirteen numbers a method.
 
-    `few_shot` and `base_to_new` are the mean rows of the tables. `transfer.gain` is the mean over all targets as in
-    the paper, the trained-on one included, `transfer.gain_elsewhere` the mean over the others only. Length is the mean
+    All by the `lenient` and by the `strict` rule. `few_shot` and `base_to_new` are the mean rows of the tables.
+    `transfer.<rule>.gain` is the mean over all targets as in the paper, the trained-on one included, `gain_elsewhere`
+    the mean over the others only. Length is the mean
     over the cells and their parts of tokens per answer. What the grid does not have is left out.
     """
     lengths = evaluations[evaluations["kind"] != "cross_eval"].groupby("method")["mean_generated_tokens"].mean()
@@ -28,15 +29,21 @@ def summarise(
         numbers: dict[str, Any] = {}
         if FEW_SHOT in grid.settings:
             row = _mean_row(few_shot, grid, method=method, dataset=MEAN)
-            numbers["few_shot"] = _rounded(row[["accuracy", "strict_accuracy"]])
+            numbers["few_shot"] = _rounded(row[list(RULES)])
         if BASE_TO_NEW in grid.settings:
             row = _mean_row(base_to_new, grid, method=method, dataset=MEAN)
-            numbers["base_to_new"] = _rounded(row[["base", "new", "H"]])
+            names = ("base", "new", "H")
+            numbers["base_to_new"] = {
+                rule: _rounded(row[[f"{rule}_{name}" for name in names]].set_axis(names)) for rule in RULES
+            }
         if has_transfer(grid) and len(grid.datasets) > 1 and method != ZERO_SHOT:
-            gain = _mean_row(transfer, grid, method=method, source=MEAN, target=MEAN)["gain"]
+            mean = _mean_row(transfer, grid, method=method, source=MEAN, target=MEAN)
             cells = headline(transfer, grid).query("method == @method and source != @MEAN and target != @MEAN")
-            elsewhere = cells.loc[cells["source"] != cells["target"], "gain"].mean()
-            numbers["transfer"] = _rounded(pd.Series({"gain": gain, "gain_elsewhere": elsewhere}))
+            others = cells[cells["source"] != cells["target"]]
+            numbers["transfer"] = {
+                rule: _rounded(pd.Series({"gain": mean[gain], "gain_elsewhere": others[gain].mean()}))
+                for rule, gain in ((rule, f"{rule}_gain") for rule in RULES)
+            }
         numbers["mean_generated_tokens"] = round(float(lengths[method]), 2)
         summary[method] = numbers
     return summary

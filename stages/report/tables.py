@@ -1,7 +1,8 @@
 """The tables of the paper as tidy frames: one row per cell, and rows of means.
 
-Accuracies are in percent. Plain columns follow the published matching rule (the paper's numbers), `strict_` ones want
-the answer alone. In a row of means the axis that was averaged holds `mean`. Where the grid has several seeds, rows of
+Accuracies are in percent, by two rules that stand side by side: `lenient`, the published substring match (the paper's
+numbers), and `strict`, exact match of the answer. `_low` and `_high` bound the 95% interval (Wilson) of a share of test
+images. In a row of means the axis that was averaged holds `mean`. Where the grid has several seeds, rows of
 means over seeds carry sample standard deviations over the seeds (`_sd`). The column `stage` names what makes the row:
 one stage, or a pattern for `dvc repro --glob` where several do.
 """
@@ -13,8 +14,11 @@ from stages.report.records import BASE_TO_NEW, FEW_SHOT, ZERO_SHOT, has_transfer
 from stages.report.statistics import harmonic_mean, wilson_interval
 
 MEAN = "mean"
-_BASE_TO_NEW = ["base", "new", "strict_base", "strict_new"]
-_FEW_SHOT = ["accuracy", "strict_accuracy", "answer_rate", "mean_generated_tokens"]
+RULES = {"lenient": "correct", "strict": "strict_correct"}
+"""The rules, and the counts behind them."""
+_BASE_TO_NEW = [f"{rule}_{part}" for rule in RULES for part in ("base", "new")]
+_FEW_SHOT = [*RULES, "answer_rate", "mean_generated_tokens"]
+_WITH_BOUNDS = [f"{rule}{end}" for rule in RULES for end in ("", "_low", "_high")]
 _COSTS = ["steps", "samples_seen", "prompt_tokens", "generated_tokens"]
 
 
@@ -26,19 +30,16 @@ def base_to_new(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     82.52; the same holds for its other three methods.
 
     Returns:
-        dataset, method, seed, stage, base_samples, base_correct, base_strict_correct, the same for new, base, new, H,
-        strict_base, strict_new, strict_H; with several seeds also base_sd, new_sd, H_sd, and the strict ones.
+        dataset, method, seed, stage, base_samples, base_correct, base_strict_correct, the same for new, lenient_base,
+        lenient_new, lenient_H, the same for strict; `_low` and `_high` of the halves; with several seeds also `_sd`.
     """
-    names = {
-        "samples": "{}_samples",
-        "correct": "{}_correct",
-        "strict_correct": "{}_strict_correct",
-        "accuracy": "{}",
-        "strict_accuracy": "strict_{}",
-    }
-    counts = [f"{part}_{name}" for part in ("base", "new") for name in ("samples", "correct", "strict_correct")]
-    columns = ["dataset", "method", "seed", "stage", *counts]
-    columns += ["base", "new", "H", "strict_base", "strict_new", "strict_H"]
+    counts = [f"{part}_{name}" for part in ("base", "new") for name in ("samples", *RULES.values())]
+    rates = [f"{rule}_{name}" for rule in RULES for name in ("base", "new", "H")]
+    bounds = [f"{rate}_{bound}" for rate in _BASE_TO_NEW for bound in ("low", "high")]
+    names = {"samples": "{}_samples"}
+    names |= {count: f"{{}}_{count}" for count in RULES.values()}
+    names |= {f"{rule}{end}": f"{rule}_{{}}{end}" for rule in RULES for end in ("", "_low", "_high")}
+    columns = ["dataset", "method", "seed", "stage", *counts, *rates, *bounds]
     cells = _in_domain(evaluations, BASE_TO_NEW)
     halves = [
         cells[cells["part"] == part]
@@ -48,7 +49,6 @@ def base_to_new(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     ]
     table = pd.concat(halves, axis=1).reset_index()
     table = _with_harmonic_means(_with_means(table, "dataset", ["method", "seed"], _BASE_TO_NEW))
-    rates = [*_BASE_TO_NEW, "H", "strict_H"]
     table = _with_seeds(table, ["dataset", "method"], rates, grid)
     table = _with_harmonic_means(table)
     table["stage"] = _stages(table, BASE_TO_NEW, grid)
@@ -60,23 +60,18 @@ def few_shot(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     """Accuracy on the test set of the dataset that was trained on (P1 Table 5).
 
     Returns:
-        dataset, method, seed, stage, samples, correct, strict_correct, accuracy, accuracy_low and accuracy_high (95%
-        Wilson interval, of single cells only), strict_accuracy, answer_rate, mean_generated_tokens; with several seeds
-        also `_sd` of the last four rates.
+        dataset, method, seed, stage, samples, correct, strict_correct, lenient, lenient_low, lenient_high, strict,
+        strict_low, strict_high, answer_rate, mean_generated_tokens; with several seeds also `_sd` of the four rates.
     """
+    counts = ["samples", *RULES.values()]
     table = _in_domain(evaluations, FEW_SHOT)
-    columns = ["dataset", "method", "seed", "samples", "correct", "strict_correct", *_FEW_SHOT]
-    intervals = [wilson_interval(*counts) for counts in zip(table["correct"], table["samples"], strict=True)]
-    table = table[columns].assign(
-        accuracy_low=[low for low, _ in intervals], accuracy_high=[high for _, high in intervals]
-    )
+    table = table[["dataset", "method", "seed", *counts, *_WITH_BOUNDS, "answer_rate", "mean_generated_tokens"]]
     table = _with_means(table, "dataset", ["method", "seed"], _FEW_SHOT)
     table = _with_seeds(table, ["dataset", "method"], _FEW_SHOT, grid)
     table["stage"] = _stages(table, FEW_SHOT, grid)
     table = _sorted(table, grid, ["method", "dataset", "seed"])
-    table = _as_counts(table, ["samples", "correct", "strict_correct"])
-    order = ["dataset", "method", "seed", "stage", "samples", "correct", "strict_correct"]
-    order += ["accuracy", "accuracy_low", "accuracy_high", *_FEW_SHOT[1:]]
+    table = _as_counts(table, counts)
+    order = ["dataset", "method", "seed", "stage", *counts, *_WITH_BOUNDS, "answer_rate", "mean_generated_tokens"]
     return table[order + [name for name in table if name.endswith("_sd")]]
 
 
@@ -86,33 +81,34 @@ def transfer(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     The diagonal is the in-domain result of the few-shot table. As in the paper, the mean over targets includes it.
 
     Returns:
-        method, source, target, seed, stage, zero_shot_stage, samples, correct, strict_correct, accuracy,
-        zero_shot_accuracy, gain, strict_accuracy, zero_shot_strict_accuracy, strict_gain; with several seeds also
-        gain_sd and strict_gain_sd.
+        method, source, target, seed, stage, zero_shot_stage, samples, correct, strict_correct, lenient, lenient_low,
+        lenient_high, zero_shot_lenient, lenient_gain, the same for strict; with several seeds also `_sd` of the gains.
     """
-    counts = ["samples", "correct", "strict_correct"]
-    rates = ["accuracy", "strict_accuracy"]
+    counts = ["samples", *RULES.values()]
+    values = [name for rule in RULES for name in (rule, f"zero_shot_{rule}", f"{rule}_gain")]
     cells = evaluations[(evaluations["setting"] == FEW_SHOT) & has_transfer(grid)].rename(
         columns={"trained_on": "source", "evaluated_on": "target"}
     )
-    without = cells.loc[cells["kind"] == "zero_shot", ["target", "seed", *rates]]
-    without = without.rename(columns={rate: f"zero_shot_{rate}" for rate in rates})
-    table = cells.loc[cells["kind"] != "zero_shot", ["method", "source", "target", "seed", *counts, *rates]]
+    cells = _with_bounds(cells)
+    without = cells.loc[cells["kind"] == "zero_shot", ["target", "seed", *RULES]]
+    without = without.rename(columns={rule: f"zero_shot_{rule}" for rule in RULES})
+    table = cells.loc[cells["kind"] != "zero_shot", ["method", "source", "target", "seed", *counts, *_WITH_BOUNDS]]
     table = table.merge(without, on=["target", "seed"], how="left", validate="many_to_one")
-    table["gain"] = table["accuracy"] - table["zero_shot_accuracy"]
-    table["strict_gain"] = table["strict_accuracy"] - table["zero_shot_strict_accuracy"]
-    values = ["accuracy", "zero_shot_accuracy", "gain"]
-    values += ["strict_accuracy", "zero_shot_strict_accuracy", "strict_gain"]
+    for rule in RULES:
+        table[f"{rule}_gain"] = table[rule] - table[f"zero_shot_{rule}"]
     table = _with_means(table, "target", ["method", "source", "seed"], values)
     table = _with_means(table, "source", ["method", "target", "seed"], values)
-    table = _with_seeds(table, ["method", "source", "target"], values, grid, deviations=["gain", "strict_gain"])
+    table = _with_seeds(table, ["method", "source", "target"], values, grid, [f"{rule}_gain" for rule in RULES])
     table["stage"] = [_transfer_stages(row, grid) for row in table.itertuples()]
     table["zero_shot_stage"] = [
         _name("zero_shot", FEW_SHOT, _any(row.target, grid.datasets), _any(row.seed, grid.seeds))
         for row in table.itertuples()
     ]
     table = _as_counts(_sorted(table, grid, ["method", "source", "target", "seed"]), counts)
-    order = ["method", "source", "target", "seed", "stage", "zero_shot_stage", *counts, *values]
+    rates = [
+        name for rule in RULES for name in (rule, f"{rule}_low", f"{rule}_high", f"zero_shot_{rule}", f"{rule}_gain")
+    ]
+    order = ["method", "source", "target", "seed", "stage", "zero_shot_stage", *counts, *rates]
     return table[order + [name for name in table if name.endswith("_sd")]]
 
 
@@ -145,7 +141,18 @@ def rows_of(grid: Grid) -> list[str]:
 def _in_domain(evaluations: pd.DataFrame, setting: str) -> pd.DataFrame:
     """The cells of a setting that were tested on what they were trained on, and zero-shot."""
     chosen = (evaluations["setting"] == setting) & (evaluations["kind"] != "cross_eval")
-    return evaluations[chosen].rename(columns={"evaluated_on": "dataset"})
+    return _with_bounds(evaluations[chosen].rename(columns={"evaluated_on": "dataset"}))
+
+
+def _with_bounds(evaluations: pd.DataFrame) -> pd.DataFrame:
+    """Accuracies under the names of their rules, each with the bounds of its interval."""
+    table = evaluations.rename(columns={"accuracy": "lenient", "strict_accuracy": "strict"})
+    for rule, count in RULES.items():
+        bounds = [wilson_interval(*counts) for counts in zip(table[count], table["samples"], strict=True)]
+        table = table.assign(
+            **{f"{rule}_low": [low for low, _ in bounds], f"{rule}_high": [high for _, high in bounds]}
+        )
+    return table
 
 
 def _with_means(table: pd.DataFrame, axis: str, others: list[str], values: list[str]) -> pd.DataFrame:
@@ -167,10 +174,7 @@ def _with_seeds(
 
 
 def _with_harmonic_means(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(
-        H=harmonic_mean(table["base"], table["new"]),
-        strict_H=harmonic_mean(table["strict_base"], table["strict_new"]),
-    )
+    return table.assign(**{f"{rule}_H": harmonic_mean(table[f"{rule}_base"], table[f"{rule}_new"]) for rule in RULES})
 
 
 def _stages(table: pd.DataFrame, setting: str, grid: Grid) -> list[str]:
