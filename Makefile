@@ -5,7 +5,7 @@ PORT ?= 5000
 JOBS ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help repro verify test test-all torture bench bench-dag lint setup ui publish lock
+.PHONY: help repro verify test test-all torture bench bench-dag operators lint setup ui publish lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -13,8 +13,8 @@ help: ## List the targets
 repro: setup ## Run the pipeline on the grid of params.yaml, JOBS= stages at a time (none: 2, with a GPU 1)
 	python -m tools.repro $(if $(JOBS),--jobs $(JOBS))
 
-verify: setup ## Rebuild CELL= (none: all) from nothing in a clone of HEAD, compare with dvc.lock
-	python -m tools.verify $(if $(JOBS),--jobs $(JOBS)) $(CELL)
+verify: setup ## Rebuild CELL= (none: all) from nothing in a clone of HEAD, compare with dvc.lock; RECORD=1 notes it
+	python -m tools.verify $(if $(JOBS),--jobs $(JOBS)) $(if $(RECORD),--record) $(CELL)
 
 test: setup ## Run the tests
 	python -m pytest -n 2 --dist loadfile
@@ -30,6 +30,9 @@ bench: setup ## Time the shared-prefix trainer against TRL's own, side by side
 
 bench-dag: setup ## Time DVC on a grid of the paper's size, with commands that do nothing
 	python -m benchmarks.dag_size --way "tools.dvc repro" --way "tools.repro --jobs 2"
+
+operators: setup ## Note anew which operators of PyTorch the stages call, and their bits (tests/operators.json)
+	python -m tools.operators record
 
 lint: setup ## Check format and style
 	ruff check .

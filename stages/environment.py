@@ -39,6 +39,8 @@ def fingerprint() -> dict[str, Any]:
         "architecture": platform.machine(),
         "processor_vendor": processor.get("vendor_id"),
         "processor": processor.get("model name") or platform.processor() or None,
+        # Names such as "AMD EPYC" do not tell generations apart.
+        "processor_family": f"family {processor.get('cpu family')}, model {processor.get('model')}",
         "avx2": "avx2" in processor.get("flags", "").split(),
         "operating_system": platform.system(),
         "libc": _libc(),
@@ -51,8 +53,9 @@ def fingerprint() -> dict[str, Any]:
 def record(stage: str) -> None:
     """Note in `FILE` that `stage` ran in these surroundings; call it at the stage's end, when its outputs are there.
 
-    What is noted stays where the outputs are those that `dvc.lock` has: the same bytes, made elsewhere. Surroundings that no stage names any more are dropped. Other processes are waited for. In a distributed run the
-    first process writes. What goes wrong is a warning in one line: no result depends on this file.
+    What is noted stays where the outputs are those that `dvc.lock` has: the same bytes, made elsewhere. Surroundings
+    that no stage names any more are dropped. Other processes are waited for. In a distributed run the first process
+    writes. What goes wrong is a warning in one line: no result depends on this file.
     """
     if os.environ.get("RANK", "0") != "0":
         return

@@ -1,10 +1,12 @@
 """`make verify`: rebuild cells from nothing in a clone of HEAD, and compare every output with the committed `dvc.lock`.
 
 The clone has no cache, no model and no run of DVC's to reuse, so every stage that a cell needs really runs. Where bytes
-differ, it is said which, at which stage they part first, and from `metrics/environment.json` whether they had been
-promised. Exit status: 0 identical, 1 different, 2 nothing to compare.
+differ, it is said which, at which stage they part first, from `metrics/environment.json` whether they had been
+promised, and which operators of `tests/operators.json` give other bits on this processor. With `--record`, a line on
+this rerun is added to `docs/reruns.csv`. Exit status: 0 identical, 1 different, 2 nothing to compare.
 """
 
+import csv
 import difflib
 import os
 import re
@@ -15,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -268,6 +271,40 @@ def why(stage: str, before: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     return f"{stage}: the same bytes are promised, so this is a bug (made on {processors}); please report it"
 
 
+def operators_here() -> list[str]:
+    """What this processor makes of the operators whose bits are known; in a process of its own, which imports torch."""
+    command = [sys.executable, "-m", "tools.operators", "check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    lines = done.stdout.splitlines() or [f"tools/operators.py: ended with {done.returncode}"]
+    return lines if done.returncode else [f"{lines[0]}; the cause lies elsewhere"]
+
+
+# --- The record of reruns ---
+
+RERUNS = Path("docs/reruns.csv")
+VERSIONS = ("torch", "transformers", "trl", "numpy", "pillow")
+
+
+def record_rerun(file: Path, commit: str, cells: Iterable[str], result: str) -> None:
+    """Add a line on a rerun to a CSV file: what ran where and with which versions; no host, path or name."""
+    here = environment.fingerprint()
+    row = {
+        "day": datetime.now(UTC).date().isoformat(),
+        "commit": commit,
+        "processor": f"{here['processor']} ({here['processor_vendor']}, {here['processor_family']})",
+        "python": here["python"],
+        **{name: here["libraries"][name] for name in VERSIONS},
+        "cells": " ".join(cells) or "all",
+        "result": result,
+    }
+    new = not file.exists()
+    with file.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(row), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
 # --- The command ---
 
 
@@ -280,8 +317,8 @@ def warn_of_changes(root: Path) -> None:
         print(f"warning: not committed, so not verified: {', '.join(names[:5])}{more}", file=sys.stderr)
 
 
-def verify(root: Path, cells: list[str], jobs: int, keep: bool) -> int:
-    """Rebuild and compare; return the exit status."""
+def verify(root: Path, cells: list[str], jobs: int, keep: bool, record: bool = False) -> int:
+    """Rebuild and compare; return the exit status. `record`: add a line to `docs/reruns.csv` of `root`."""
     commit = call("git", "rev-parse", "--short", "--verify", "HEAD", folder=root).strip()
     warn_of_changes(root)
     with clone_of_head(root, keep) as clone:
@@ -296,13 +333,14 @@ def verify(root: Path, cells: list[str], jobs: int, keep: bool) -> int:
         ran = rebuild(clone, cells, jobs) | {FIRST}
         if missing := [stage for stage in stages if stage not in ran]:
             raise UserError(f"{missing[0]}: did not run in a clone without a cache; nothing is compared")
-        return report(
-            root,
-            clone,
-            graph,
-            *(outputs(each, [stage for stage in stages if stage not in unlisted]) for each in (lock, read_lock(clone))),
-            (environments, read_environments(clone)),
-        )
+        compared = [stage for stage in stages if stage not in unlisted]
+        before, here = (outputs(each, compared) for each in (lock, read_lock(clone)))
+        status = report(root, clone, graph, before, here, (environments, read_environments(clone)))
+    if record:
+        different = sum(here.get(key) != md5 for key, md5 in before.items())
+        result = f"{different} different" if status else "identical"
+        record_rerun(root / RERUNS, commit, cells, f"{result}: {len(compared)} stages, {len(before)} outputs")
+    return status
 
 
 def report(
@@ -322,6 +360,7 @@ def report(
     for (stage, path), md5 in different.items():
         print(f"{stage}: {path}: in dvc.lock {md5}, here {here.get((stage, path))}")
         print("\n".join(compare_files(clone / path, root / path, md5)))
+    print("\n".join(operators_here()))
     parted = list(dict.fromkeys(stage for stage, _ in different))
     firsts = [stage for stage in parted if not networkx.ancestors(graph, stage) & set(parted)]
     print(f"they part first at: {', '.join(firsts)}")
@@ -334,11 +373,12 @@ def main(
     cells: Annotated[list[str] | None, typer.Argument(help="stages; none: all of the grid")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None,
     keep: Annotated[bool, typer.Option(help="keep the clone, and say where it is")] = False,
+    record: Annotated[bool, typer.Option(help="add a line on this rerun to docs/reruns.csv")] = False,
 ) -> None:
     """Rebuild cells from nothing in a clone of HEAD and compare every output with the committed dvc.lock."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        status = verify(ROOT, cells or [], jobs or default_jobs(), keep)
+        status = verify(ROOT, cells or [], jobs or default_jobs(), keep, record)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
