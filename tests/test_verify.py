@@ -1,8 +1,12 @@
 """`make verify` on a tiny grid in a clone with the real git and DVC, and what bytes must not depend on."""
 
+import csv
+import getpass
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -93,8 +97,32 @@ def test_first_difference_is_named_and_what_follows_is_not_blamed(tiny, rebuilt,
     assert lines[0] == f"different: 2 of {len(here)} outputs"
     for stage, path in keys:
         assert f"{stage}: {path}: in dvc.lock another, here {here[stage, path]}" in lines
+    assert lines[-3].startswith("the same bits: ") and lines[-3].endswith("; the cause lies elsewhere")
     assert lines[-2] == "they part first at: train@few_shot-sft-digits-1"
     assert lines[-1].startswith("train@few_shot-sft-digits-1: the same bytes are promised, so this is a bug")
+
+
+def test_an_operator_with_other_bits_is_named(monkeypatch, tmp_path):
+    """As on a processor whose square roots differ: the command that verify asks says so."""
+    (tmp_path / "tools").mkdir()
+    said = "other bits on this processor:\naten::sqrt (float32 1; 8)"
+    (tmp_path / "tools/operators.py").write_text(f"print({said!r}); raise SystemExit(1)")
+    monkeypatch.setattr(verify, "ROOT", tmp_path)
+    assert verify.operators_here() == said.splitlines()
+
+
+def test_a_rerun_is_noted_without_host_path_or_name(tmp_path):
+    file = tmp_path / "reruns.csv"
+    verify.record_rerun(file, "abc1234", [], "identical: 112 stages, 208 outputs")
+    verify.record_rerun(file, "abc1234", ["best@digits"], "2 different: 18 stages, 33 outputs")
+    first, second = csv.DictReader(file.open())
+    assert list(first) == ["day", "commit", "processor", "python", *verify.VERSIONS, "cells", "result"]
+    assert (first["cells"], second["cells"]) == ("all", "best@digits")
+    assert first["processor"].startswith(environment.fingerprint()["processor"])
+    assert first["torch"] == environment.fingerprint()["libraries"]["torch"]
+    text = file.read_text()
+    private = [socket.gethostname(), str(tmp_path), str(Path.home()), getpass.getuser()]
+    assert [word for word in private if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text)] == []
 
 
 @pytest.mark.slow
@@ -220,6 +248,30 @@ def test_environments_are_noted_by_stage_and_dropped_with_the_last(tmp_path, in_
     before = environment.FILE.stat().st_mtime_ns
     environment.record("evaluate@b")
     assert environment.FILE.stat().st_mtime_ns == before  # nothing new, nothing written
+
+
+def test_the_same_bytes_made_elsewhere_change_nothing_that_git_has(tmp_path, in_directory, monkeypatch):
+    """As after `make repro` in a fresh clone on a processor of another maker."""
+    in_directory(tmp_path)
+    Path("metrics/records").mkdir(parents=True)
+    output = Path("metrics/records/b.json")
+    output.write_text("the bytes")
+    entry = {"cmd": "make b", "outs": [{"path": str(output), "hash": "md5", "md5": content_md5(output)}]}
+    lock = {"schema": "2.0", "stages": {"evaluate@a": {"cmd": "make a"}, "evaluate@b": entry}}
+    with Path("dvc.lock").open("w") as file:
+        YAML().dump(lock, file)
+    environment.record("evaluate@b")  # not noted yet
+    before = environment.FILE.read_bytes()
+    here = environment.fingerprint()
+    monkeypatch.setattr(environment, "fingerprint", lambda: here | {"processor": "another", "libc": "another"})
+    environment.record("evaluate@b")
+    assert environment.FILE.read_bytes() == before
+    output.write_text("other bytes")
+    environment.record("evaluate@b")
+    (noted,) = json.loads(environment.FILE.read_text())["environments"].values()
+    assert noted["processor"] == "another"
+    environment.record("evaluate@a")  # without outputs in the lock
+    assert "evaluate@a" in environment.FILE.read_text()
 
 
 def test_environment_that_cannot_be_noted_fails_no_stage(tmp_path, in_directory, monkeypatch, capfd):
