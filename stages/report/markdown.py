@@ -1,21 +1,25 @@
-"""The tables as Markdown, in the shape that the paper prints; `model` is the name of what was taught."""
+"""The tables as Markdown, in the shape that the paper prints; `model` is the name of what was taught.
+
+Each accuracy stands by both rules, of equal standing: in columns or tables beside each other, the best of each bold.
+"""
 
 from collections.abc import Callable
 
 import pandas as pd
 
 from stages.params import Grid
-from stages.report.records import BASE_TO_NEW, FEW_SHOT
-from stages.report.tables import MEAN, headline, rows_of
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, RULES
+from stages.report.tables import HALVES, MEAN, headline, rows_of
 
-_RULES = "published matching rule (in brackets: the strict rule, the answer alone)"
+_RULES = {"lenient": "Lenient: substring match, the published rule", "strict": "Strict: exact match"}
+_BOTH = "lenient: substring match, the published rule; strict: exact match."
 _REBUILD = "A stage is rebuilt by `dvc repro <stage>`, a pattern of several by `dvc repro --glob '<pattern>'`."
 
 
 def base_to_new(table: pd.DataFrame, grid: Grid, model: str) -> str:
-    """Blocks of datasets, the mean first as in P1 Table 9; rows methods, columns base, new, H, stage."""
-    lines = ["# Base to new (P1 Table 9)", "", f"Accuracy in percent, {_RULES}. H: harmonic mean of base and new."]
-    lines += [*_explanation(grid), "Bold: best of the block.", _REBUILD, "", _grid(grid, model)]
+    """Blocks of datasets, the mean first as in P1 Table 9; rows methods, columns base, new, H of each rule; stages."""
+    lines = ["# Base to new (P1 Table 9)", "", f"Accuracy in percent; {_BOTH} H: harmonic mean of base and new."]
+    lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid, model)]
     if BASE_TO_NEW not in grid.settings:
         return _absent(lines, BASE_TO_NEW)
     rows = headline(table, grid)
@@ -27,53 +31,57 @@ def base_to_new(table: pd.DataFrame, grid: Grid, model: str) -> str:
     for dataset in [MEAN, *grid.datasets]:
         block = rows[rows["dataset"] == dataset]
         title = f"mean of {len(grid.datasets)}" if dataset == MEAN else dataset
-        cells = {name: _cells(block, name, f"strict_{name}") for name in ("base", "new", "H")}
-        shown = pd.DataFrame({"method": block["method"], **cells, "stage": _code(block["stage"])})
-        lines += ["", f"## {title}", "", _table(shown)]
-    return _text(lines)
+        cells = {f"{rule} {part}": _cells(block, f"{rule}_{part}") for rule in RULES for part in (*HALVES, "H")}
+        lines += ["", f"## {title}", "", _table(pd.DataFrame({"method": block["method"], **cells}))]
+    return _text([*lines, *_stages(rows, ["dataset", "method"])])
 
 
 def few_shot(table: pd.DataFrame, grid: Grid, model: str) -> str:
-    """Rows methods, columns datasets and their mean as in P1 Table 5; then the stage of every cell."""
-    lines = ["# Few-shot (P1 Table 5)", "", f"Accuracy in percent, {_RULES}."]
+    """For each rule, rows methods, columns datasets and their mean as in P1 Table 5; then the stage of every cell."""
+    lines = ["# Few-shot (P1 Table 5)", "", f"Accuracy in percent; {_BOTH}"]
     lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid, model)]
     if FEW_SHOT not in grid.settings:
         return _absent(lines, FEW_SHOT)
     samples = [f"{dataset} {_samples(block['samples'])}" for dataset, block in _blocks(table, grid)]
     lines.append(f"Test samples: {', '.join(samples)}.")
     rows = headline(table, grid)
-    columns = {}
-    for dataset in [*grid.datasets, MEAN]:
-        column = rows[rows["dataset"] == dataset]
-        columns[dataset] = dict(zip(column["method"], _cells(column, "accuracy", "strict_accuracy"), strict=True))
-    shown = pd.DataFrame(columns, index=rows_of(grid)).rename_axis("method").reset_index()
-    stages = rows.pivot(index="method", columns="dataset", values="stage")
-    stages = stages.loc[rows_of(grid), [*grid.datasets, MEAN]].apply(_code).reset_index()
-    lines += ["", _table(shown), "", "## Stages", "", _table(stages)]
-    return _text(lines)
+    for rule in RULES:
+        columns = {}
+        for dataset in [*grid.datasets, MEAN]:
+            column = rows[rows["dataset"] == dataset]
+            columns[dataset] = dict(zip(column["method"], _cells(column, rule), strict=True))
+        shown = pd.DataFrame(columns, index=rows_of(grid)).rename_axis("method").reset_index()
+        lines += ["", f"## {_RULES[rule]}", "", _table(shown)]
+    return _text([*lines, *_stages(rows, ["method", "dataset"])])
 
 
 def transfer(table: pd.DataFrame, grid: Grid, model: str) -> str:
-    """A source x target matrix of gains for each method as in P1 Figure 4, with means and the stages of each row."""
+    """A source x target matrix of gains for each method and rule as in P1 Figure 4, with means; the stages of rows."""
     lines = ["# Transfer (P1 Figure 4)", ""]
-    lines += [f"Gain over zero-shot in points, {_RULES}.", *_explanation(grid)]
+    lines += [f"Gain over zero-shot in points; {_BOTH}", *_explanation(grid)]
     lines += ["Rows: trained on (few-shot). Columns: tested on. The diagonal is in-domain, and the means include it."]
-    lines += ["Bold: best method at that place.", _REBUILD, "", _grid(grid, model)]
+    lines += ["Bold: best method at that place by that rule.", _REBUILD, "", _grid(grid, model)]
     if table.empty:
         return _text([*lines, "", "The grid of `params.yaml` has no transfer of the setting `few_shot`."])
     rows = headline(table, grid).reset_index(drop=True)
-    best = rows.groupby(["source", "target"])["gain"].transform(lambda gains: gains.round(2).max())
-    bold = (rows["gain"].round(2) == best) & (len(grid.methods) > 1)
-    rows["cell"] = _cells(rows, "gain", "strict_gain", bold, sign="+")
     order = [*grid.datasets, MEAN]
+    elsewhere = rows[(rows["source"] != rows["target"]) & (rows["source"] != MEAN) & (rows["target"] != MEAN)]
+    for rule in RULES:
+        gains = rows[f"{rule}_gain"].round(2)
+        best = gains == gains.groupby([rows["source"], rows["target"]]).transform("max")
+        rows[rule] = _cells(rows, f"{rule}_gain", best & (len(grid.methods) > 1), sign="+")
     for method in grid.methods:
         own = rows[rows["method"] == method]
-        shown = own.pivot(index="source", columns="target", values="cell").loc[order, order]
-        # A row's mean is made by all that makes the row.
-        stages = own[own["target"] == MEAN].set_index("source")["stage"].loc[order]
-        shown = shown.assign(stages=[", ".join(f"`{name}`" for name in stage.split()) for stage in stages])
-        lines += ["", f"## {method}", "", _table(shown.rename_axis("trained on").reset_index())]
-    return _text(lines)
+        lines += ["", f"## {method}"]
+        for rule in RULES:
+            shown = own.pivot(index="source", columns="target", values=rule).loc[order, order]
+            lines += ["", f"### {_RULES[rule]}", "", _table(shown.rename_axis("trained on").reset_index())]
+            if len(grid.datasets) > 1:
+                gain = round(elsewhere.loc[elsewhere["method"] == method, f"{rule}_gain"].mean(), 2) + 0.0
+                lines += ["", f"Mean without the diagonal: {gain:+.2f}."]
+    # A row's mean is made by all that makes the row.
+    whole = rows[rows["target"] == MEAN].rename(columns={"source": "trained on"})
+    return _text([*lines, *_stages(whole, ["method", "trained on"])])
 
 
 def training_cost(table: pd.DataFrame, grid: Grid, model: str) -> str:
@@ -91,16 +99,21 @@ def training_cost(table: pd.DataFrame, grid: Grid, model: str) -> str:
     return _text(lines)
 
 
-def _cells(rows: pd.DataFrame, name: str, strict: str, bold: pd.Series | None = None, sign: str = "") -> list[str]:
-    """`value ± deviation (strict)`; bold by the value where it is the highest of the rows, ties too."""
+def _cells(rows: pd.DataFrame, name: str, bold: pd.Series | None = None, sign: str = "") -> list[str]:
+    """`value ± deviation`; bold where it is the highest of the rows, ties too."""
     values = rows[name].astype("float64").round(2)
     bold = values == values.max() if bold is None else bold
     form: Callable[[float], str] = f"{{:{sign}.2f}}".format
     texts = [form(value) for value in values + 0.0]
     if f"{name}_sd" in rows:
         texts = [f"{text} ± {spread:.2f}" for text, spread in zip(texts, rows[f"{name}_sd"], strict=True)]
-    texts = [f"**{text}**" if best else text for text, best in zip(texts, bold, strict=True)]
-    return [f"{text} ({form(value)})" for text, value in zip(texts, rows[strict].round(2) + 0.0, strict=True)]
+    return [f"**{text}**" if best else text for text, best in zip(texts, bold, strict=True)]
+
+
+def _stages(rows: pd.DataFrame, keys: list[str]) -> list[str]:
+    """A section with what makes each row."""
+    stages = [", ".join(f"`{name}`" for name in stage.split()) for stage in rows["stage"]]
+    return ["", "## Stages", "", _table(rows[keys].assign(stage=stages))]
 
 
 def _blocks(table: pd.DataFrame, grid: Grid) -> list[tuple[str, pd.DataFrame]]:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stages.params import Grid
+from stages.report.records import RULES
 from stages.report.tables import MEAN, headline
 
 _STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "text.usetex": False}
@@ -20,9 +21,10 @@ _DOTS_PER_INCH = 150
 
 
 def transfer_heatmap(transfer: pd.DataFrame, grid: Grid) -> bytes:
-    """Gains over zero-shot in points, trained on (rows) by tested on (columns), a panel a method (P1 Figure 4).
+    """Gains over zero-shot in points, trained on (rows) by tested on (columns) (P1 Figure 4).
 
-    One colour scale, symmetric around 0, serves all panels. The mean column is set off; the diagonal is bold.
+    A row of panels for each method, a panel for each rule. One colour scale, symmetric around 0, serves all panels. The
+    mean column is set off; the diagonal is bold.
     """
     if transfer.empty:
         return _message("No transfer of the setting few_shot in the grid")
@@ -31,22 +33,21 @@ def transfer_heatmap(transfer: pd.DataFrame, grid: Grid) -> bytes:
     panels = {}
     for method in grid.methods:
         own = rows[(rows["method"] == method) & (rows["source"] != MEAN)]
-        panels[method] = own.pivot(index="source", columns="target", values="gain").loc[names, [*names, MEAN]]
+        for rule in RULES:
+            gains = own.pivot(index="source", columns="target", values=f"{rule}_gain")
+            panels[f"{method}\n{rule}"] = gains.loc[names, [*names, MEAN]]
     limit = max(1.0, *(float(np.abs(panel).to_numpy().max()) for panel in panels.values()))
-    across = _across(len(panels), order)
-    down = -(-len(panels) // across)
+    across, down = len(RULES), len(grid.methods)
     cell = 0.62 if order <= 6 else 0.52
     label = 0.075 * max(map(len, names))
     with _settings():
         width = across * (cell * (order + 1.3) + label + 0.35) + 1.0
-        height = down * (cell * order + label + 0.75) + 0.2
+        height = down * (cell * order + label + 0.9) + 0.2
         figure = Figure(figsize=(max(width, 3.2), max(height, 2.8)), layout="compressed")
         figure.get_layout_engine().set(h_pad=0.1)
         axes = figure.subplots(down, across, squeeze=False)
-        for axis, (method, panel) in zip(axes.flat, panels.items(), strict=False):
-            image = _panel(axis, method, panel, limit)
-        for axis in axes.flat[len(panels) :]:
-            axis.set_axis_off()
+        for axis, (title, panel) in zip(axes.flat, panels.items(), strict=True):
+            image = _panel(axis, title, panel, limit)
         for axis in axes[:, 0]:
             axis.set_ylabel("trained on")
         bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.015, aspect=30, shrink=0.8)
@@ -89,7 +90,7 @@ def training_curves(curves: pd.DataFrame, grid: Grid) -> bytes:
         return _png(figure)
 
 
-def _panel(axis: Axes, method: str, panel: pd.DataFrame, limit: float):
+def _panel(axis: Axes, title: str, panel: pd.DataFrame, limit: float):
     """Draw one matrix with its mean column set off by a gap; return the image, for the colour bar."""
     count = len(panel)
     gap = 0.25
@@ -113,7 +114,7 @@ def _panel(axis: Axes, method: str, panel: pd.DataFrame, limit: float):
             color="white" if abs(value) > 0.6 * limit else "#222222",
             fontweight="bold" if row == column else "normal",
         )
-    axis.set_title(method, fontweight="bold")
+    axis.set_title(title, fontweight="bold")
     axis.set_xticks(centres, list(panel.columns), rotation=40, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(count), list(panel.index))
     axis.set_xlabel("tested on")
@@ -122,11 +123,6 @@ def _panel(axis: Axes, method: str, panel: pd.DataFrame, limit: float):
     axis.set_aspect("equal")
     axis.spines[:].set_visible(False)
     return image
-
-
-def _across(panels: int, order: int) -> int:
-    """Panels in a row: such that few places stay empty, and no figure is wider than a page can show."""
-    return {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3}.get(panels, 3) if order <= 6 else min(panels, 2)
 
 
 def _message(text: str) -> bytes:
