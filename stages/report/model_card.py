@@ -81,7 +81,7 @@ def model_card(model: Model, candidates: Sequence[Candidate]) -> str:
         "",
         _accuracies(candidates),
         "",
-        f"On {best.test[ALL].samples} test images, which nothing was chosen by, the saved model has "
+        f"On {best.test[ALL].samples} test images, which nothing was chosen by, the accuracy of the saved model is "
         f"{_both(best.test[ALL])}.",
         "",
         "## Use",
@@ -226,6 +226,6 @@ def _both(part: Part) -> str:
     """Accuracy by both rules.
 
     >>> _both(Part(samples=4, correct=3, strict_correct=2, answer_rate=100, generated_tokens=8))
-    'lenient 75.00, strict 50.00'
+    '75.00 lenient, 50.00 strict'
     """
-    return ", ".join(f"{rule} {_percent(part, count):.2f}" for rule, count in COUNTS.items())
+    return ", ".join(f"{_percent(part, count):.2f} {rule}" for rule, count in COUNTS.items())
