@@ -483,7 +483,7 @@ def test_plots_do_not_depend_on_configuration(tmp_path, monkeypatch):
 
 def test_heat_map_says_by_which_rule(tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr(plots, "_png", lambda figure: shown.append(figure) or b"")
+    monkeypatch.setattr(plots, "_png", lambda figure, *dots: shown.append(figure) or b"")
     write_cells(tmp_path, SMALL)
     table = tables.transfer(read_records(SMALL, tmp_path / "records").evaluations, SMALL)
     plots.transfer_heatmap(table, SMALL)
@@ -494,10 +494,22 @@ def test_heat_map_says_by_which_rule(tmp_path, monkeypatch):
         assert panels[f"cls_rl\n{rule}"].texts[0].get_text() == f"{gain:.1f}"
 
 
+def test_heat_map_of_the_papers_grid_is_fit_for_git():
+    """Eleven datasets, four methods, two rules: under 1 MB."""
+    names = [f"stanford_cars_{number}" for number in range(11)]
+    methods = ["sft", "cls_rl", "no_thinking", "think_after_answer"]
+    grid = SMALL.model_copy(update={"datasets": names, "methods": methods})
+    keys = list(product(methods, [*names, "mean"], [*names, "mean"]))
+    table = pd.DataFrame(keys, columns=["method", "source", "target"]).assign(seed="1")
+    gains = np.random.default_rng(1).normal(0, 15, (2, len(table)))
+    content = plots.transfer_heatmap(table.assign(lenient_gain=gains[0], strict_gain=gains[1]), grid)
+    assert len(content) < 1_000_000
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 25, 612])
 def test_steps_are_whole_numbers_on_the_axis_too(monkeypatch, steps):
     shown = []
-    monkeypatch.setattr(plots, "_png", lambda figure: shown.append(figure) or b"")
+    monkeypatch.setattr(plots, "_png", lambda figure, *dots: shown.append(figure) or b"")
     curves = pd.DataFrame({"method": "cls_rl", "step": range(1, steps + 1), "reward": 1.0, "completion_length": 7.0})
     plots.training_curves(curves, SMALL)
     for axis in shown[0].axes:

@@ -53,7 +53,8 @@ def transfer_heatmap(transfer: pd.DataFrame, grid: Grid) -> bytes:
         bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.015, aspect=30, shrink=0.8)
         bar.set_label("gain over zero-shot (points)")
         bar.outline.set_visible(False)
-        return _png(figure)
+        # Many cells in fewer dots: no file in git is over 1 MB.
+        return _png(figure, _DOTS_PER_INCH if order <= 6 else 100)
 
 
 def training_curves(curves: pd.DataFrame, grid: Grid) -> bytes:
@@ -140,7 +141,7 @@ def _settings() -> Iterator[None]:
         yield
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure, dots_per_inch: int = _DOTS_PER_INCH) -> bytes:
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": None})
     return buffer.getvalue()
