@@ -59,7 +59,7 @@ def make_repository(folder: Path, datasets: int, seeds: int, methods: int | None
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for file in files.splitlines():
-        if file.startswith(("stages/", "tools/", ".dvc")) or file.endswith((".gitignore", "dvc.yaml", "params.yaml")):
+        if file.startswith(("stages/", "tools/", "profiles/", ".dvc")) or file.endswith((".gitignore", "dvc.yaml", "params.yaml")):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / file, folder / file)
     lengthen(folder / "params.yaml", datasets, seeds, methods)
@@ -84,7 +84,11 @@ def make_repository(folder: Path, datasets: int, seeds: int, methods: int | None
             outputs = {str(output) for output in stage.outs}
             # Of some outputs a single file is an input, such as one recipe of all.
             within = {path for path in inputs - outputs if any(path.startswith(f"{output}/") for output in outputs)}
-            written = [path if Path(path).suffix else f"{path}/file" for path in sorted(outputs | within)]
+            # Names that .dvcignore does not hide.
+            inside = {path: "dataset.json" if path.startswith("data/download") else "cost.json" for path in outputs}
+            written = [
+                path if Path(path).suffix else f"{path}/{inside.get(path, 'file')}" for path in sorted(outputs | within)
+            ]
             (folder / "written" / name).write_text("".join(f"{path}\n" for path in written))
     run(folder, "git", "add", "-A")
     run(folder, "git", "-c", "user.name=benchmark", "-c", "user.email=benchmark@example.org", "commit", "-qm", "grid")

@@ -54,7 +54,7 @@ MISTAKES = [
     ("models__qwen2_vl_2b__dtype", "int8", r"models\.qwen2_vl_2b\.dtype: 'int8' is not legal; legal: 'float32', "),
     ("models__qwen2_vl_2b__minimum_pixels", 401409, r"pixels: 401409 is not legal; legal: up to maximum_pixels"),
     ("overrides__digit", {}, "overrides: 'digit' is not legal; legal: digits, letters, shapes, textures"),
-    ("overrides__digits", {"epoch": 1}, r"overrides\.digits\.epoch: unknown key; legal: steps, epochs, "),
+    ("overrides__digits", {"epoches": 1}, r"overrides\.digits\.epoches: unknown key; legal: steps, epochs, "),
     ("overrides__digits", {"epochs": 1}, r"overrides\.digits: .*exactly one of steps and epochs is a number"),
     ("models__embedded__seed", "x", r"models\.embedded\.seed: 'x' is not legal"),
 ]

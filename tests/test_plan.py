@@ -489,7 +489,7 @@ def test_plan_of_a_published_model_before_any_download(bare):
     change(
         bare,
         model="qwen2_vl_2b",
-        images={"size": 384},
+        images={"size": 384, "evaluation": "direct"},
         download=datasets,
         datasets=["pets", "mine"],
         transfer=[],

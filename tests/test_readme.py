@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
@@ -64,16 +65,28 @@ def test_ci_calls_the_readmes_test_command():
 
 
 def test_numbers_are_those_of_the_tables():
-    shown = [line for line in README.splitlines() if re.match(r"\|.*\d\.\d\d(\*\*)? \(", line)]
+    shown = [line for line in README.splitlines() if re.match(r"\|[^|]*\| *(\*\*)?\d+\.\d\d\b", line)]
     tables = "\n".join(path.read_text() for path in sorted((ROOT / "metrics/tables").glob("*.md"))).splitlines()
     assert [line for line in shown if line not in tables] == []
     methods = YAML(typ="safe").load(ROOT / "params.yaml")["methods"]
     rows = [line.split("|")[1].strip() for line in shown]
-    assert rows == ["zero_shot", *methods] * 2  # few-shot, base to new
+    assert rows == ["zero_shot", *methods] * 3  # few-shot: lenient, strict; base to new: both
+
+
+def test_every_cell_has_its_intervals_in_the_csvs():
+    assert "with a 95% interval for every cell's accuracy by either rule" in " ".join(README.split())
+    for name in ("few_shot", "base_to_new", "transfer"):
+        table = pd.read_csv(ROOT / f"metrics/tables/{name}.csv")
+        cells = table[(table[[*{"seed", "dataset", "source", "target"} & set(table)]] != "mean").all(axis=1)]
+        bounds = [column for column in table if column.endswith(("_low", "_high"))]
+        assert {"lenient", "strict"} <= {column.split("_")[0] for column in bounds}
+        assert len(cells) > 0
+        assert cells[bounds].notna().all(axis=None)
 
 
 def test_every_fault_in_the_table_has_its_test():
-    rows = [row for row in (ROOT / "docs/same-bytes.md").read_text().splitlines() if row.startswith("| ")][1:]
+    page = (ROOT / "docs/same-bytes.md").read_text().partition("## What a user sees")[2].partition("\n## ")[0]
+    rows = [row for row in page.splitlines() if row.startswith("| ")][1:]
     assert len(rows) > 20
     for row in rows:
         named = re.findall(r"`(?:tests/)?(test_\w+)(?:\.py)?`", row.rpartition("|")[0].rpartition("|")[2])

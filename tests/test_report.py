@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from itertools import product
 from pathlib import Path
 
@@ -135,11 +136,15 @@ def test_base_to_new_by_hand(tmp_path):
     assert row(table, dataset="digits", method="zero_shot")["stage"] == "zero_shot@base_to_new-digits-1"
     assert table["dataset"].tolist() == ["mean"] * 2 + ["digits"] * 2 + ["letters"] * 2
     text = report(tmp_path, SMALL)["tables/base_to_new.md"].decode()
-    # p = 0.4, n = 100, z = 1.96
-    assert digits[["lenient_new_low", "lenient_new_high"]].tolist() == pytest.approx([30.94, 49.80], abs=0.01)
-    assert digits["strict_base_low"] == digits["lenient_new_low"]
-    line = "| cls_rl    | **80.00**      | 40.00         | **53.33**   | **40.00**     | 20.00        | **26.67**  |"
-    assert f"{line} `evaluate@base_to_new-cls_rl-digits-1` |" in text
+    assert (
+        "| method    | lenient base   | lenient new   | lenient H   | strict base   | strict new   | strict H   |"
+        in text
+    )
+    assert (
+        "| cls_rl    | **80.00**      | 40.00         | **53.33**   | **40.00**     | 20.00        | **26.67**  |"
+        in text
+    )
+    assert "| digits    | cls_rl    | `evaluate@base_to_new-cls_rl-digits-1`  |" in text
 
 
 def test_paper_averages_harmonic_mean_of_means():
@@ -153,22 +158,27 @@ def test_few_shot_by_hand(tmp_path):
     table = tables.few_shot(read_records(SMALL, tmp_path / "records").evaluations, SMALL)
     digits = row(table, dataset="digits", method="cls_rl")
     assert digits["stage"] == "evaluate@few_shot-cls_rl-digits-1"
-    assert digits[["samples", "correct", "lenient", "strict"]].tolist() == [100, 70, 70, 35]
+    assert (digits["samples"], digits["lenient_correct"], digits["lenient"], digits["strict"]) == (100, 70, 70, 35)
     # p = 0.7, n = 100, z = 1.96: centre 0.6926, half-width 0.0883
     assert (digits["lenient_low"], digits["lenient_high"]) == pytest.approx((60.42, 78.11), abs=0.01)
+    assert (digits["strict_low"], digits["strict_high"]) == pytest.approx((26.36, 44.75), abs=0.01)
     assert row(table, dataset="mean", method="cls_rl")["lenient"] == 57.5
     assert pd.isna(row(table, dataset="mean", method="cls_rl")["samples"])
     files = report(tmp_path, SMALL)
     text = files["tables/few_shot.md"].decode()
-    assert "| lenient   | digits    | letters   | mean      |" in text
-    assert "| zero_shot | 40.00     | **50.00** | 45.00     |" in text
-    assert "| cls_rl    | **70.00** | 45.00     | **57.50** |" in text
-    assert "| strict    | digits    | letters   | mean      |" in text
-    assert "| zero_shot | 20.00     | **25.00** | 22.50     |" in text
-    assert "| cls_rl    | **35.00** | 22.00     | **28.50** |" in text
+    lenient, strict = text.partition("## Stages")[0].split("\n## ")[1:]
+    assert lenient.startswith("Lenient: substring match, the published rule\n")
+    assert "| zero_shot | 40.00     | **50.00** | 45.00     |" in lenient
+    assert "| cls_rl    | **70.00** | 45.00     | **57.50** |" in lenient
+    assert strict.startswith("Strict: exact match\n")
+    assert "| zero_shot | 20.00     | **25.00** | 22.50     |" in strict
+    assert "| cls_rl    | **35.00** | 22.00     | **28.50** |" in strict
     assert "`evaluate@few_shot-cls_rl-letters-1`" in text
     assert "seeds 1" in text and "digits 100, letters 100" in text
-    assert b"cls_rl,1,evaluate@few_shot-cls_rl-digits-1,100,70,35,70.00,60.42,78.11," in files["tables/few_shot.csv"]
+    assert (
+        b"cls_rl,1,evaluate@few_shot-cls_rl-digits-1,100,70,35,70.00,60.42,78.11,35.00,26.36,44.75,"
+        in files["tables/few_shot.csv"]
+    )
 
 
 def test_transfer_by_hand(tmp_path):
@@ -191,11 +201,14 @@ def test_transfer_by_hand(tmp_path):
     assert stages["digits", "mean"] == "cross_eval@few_shot-cls_rl-digits-1 evaluate@few_shot-cls_rl-digits-1"
     files = report(tmp_path, SMALL)
     summary = json.loads(files["summary.json"])
-    assert summary["cls_rl"]["transfer"]["lenient"] == {"gain": 10.0, "gain_elsewhere": 0.0}
-    assert summary["cls_rl"]["transfer"]["strict"] == {"gain": 5.0, "gain_elsewhere": 0.0}
-    text = files["tables/transfer.md"].decode()
-    assert "| digits                | +30.00   | -6.00     | +12.00 |" in text
-    assert "| digits               | +15.00   | -3.00     | +6.00  |" in text
+    assert summary["cls_rl"]["transfer"] == {"lenient": 10.0, "strict": 5.0}
+    lenient, strict = files["tables/transfer.md"].decode().split("\n### ")[1:]
+    assert lenient.startswith("Lenient: substring match, the published rule\n")
+    assert "| digits       | +30.00   | -6.00     | +12.00 |" in lenient
+    assert "\nMean without the diagonal: +0.00.\n" in lenient
+    assert strict.startswith("Strict: exact match\n")
+    assert "| digits       | +15.00   | -3.00     | +6.00  |" in strict
+    assert "| cls_rl   | mean         | `cross_eval@few_shot-cls_rl-*-1`, `evaluate@few_shot-cls_rl-*-1` " in strict
 
 
 def test_seeds_are_averaged_with_sample_deviation(tmp_path):
@@ -214,7 +227,95 @@ def test_seeds_are_averaged_with_sample_deviation(tmp_path):
     gain = row(tables.transfer(evaluations, grid), source="digits", target="letters", seed="mean")
     assert gain["lenient_gain"] == 12 and gain["lenient_gain_sd"] == pytest.approx(8**0.5)
     assert gain["zero_shot_stage"] == "zero_shot@few_shot-letters-*"
-    assert "**62.00 ± 2.83**" in report(tmp_path, grid)["tables/few_shot.md"].decode()
+    text = report(tmp_path, grid)["tables/few_shot.md"].decode()
+    assert "**62.00 ± 2.83**" in text and "**31.00 ± 1.41**" in text
+
+
+@pytest.mark.parametrize("seeds", [[1], [1, 2]])
+def test_each_rule_has_what_the_other_has(tmp_path, seeds):
+    """Columns of CSVs, bold numbers, leaves of the summary, panels of the heat map."""
+    grid = FULL.model_copy(update={"seeds": seeds})
+    write_cells(tmp_path, grid)
+    files = report(tmp_path, grid)
+    for name in ("few_shot", "base_to_new", "transfer"):
+        columns = files[f"tables/{name}.csv"].decode().splitlines()[0].split(",")
+        lenient, strict = ([column for column in columns if rule in column] for rule in ("lenient", "strict"))
+        assert lenient and [column.replace("lenient", "strict") for column in lenient] == strict
+        assert not {column for column in columns if "accuracy" in column or column in ("correct", "gain", "H")}
+        text = files[f"tables/{name}.md"].decode()
+        assert not re.search(r"\d\**\s*\(", text)  # no number in brackets
+    for numbers in json.loads(files["summary.json"]).values():
+        for table in set(numbers) - {"tokens"}:
+            assert list(numbers[table]) == ["lenient", "strict"]
+
+
+def test_best_is_bold_by_either_rule(tmp_path):
+    """By the lenient rule sft, by the strict one cls_rl: in every table both are bold, each in its own place."""
+    grid = SMALL.model_copy(update={"methods": ["sft", "cls_rl"]})
+    write_cells(
+        tmp_path, grid, lambda setting, method, source, target, seed, name: {None: 10, "sft": 80}.get(method, 60)
+    )
+    for path in (tmp_path / "records").rglob("*.json"):
+        record = json.loads(path.read_text())
+        for numbers in record.get("parts", {}).values():
+            right = {"zero_shot": (30, 20), "sft": (80, 40), "cls_rl": (60, 60)}[record["method"]]
+            numbers["correct"], numbers["strict_correct"] = right
+        path.write_text(json.dumps(record))
+    files = {name: content.decode() for name, content in report(tmp_path, grid).items() if name.endswith(".md")}
+    lenient, strict = files["tables/few_shot.md"].partition("## Stages")[0].split("\n## ")[1:]
+    assert "| sft       | **80.00** | **80.00** | **80.00** |" in lenient
+    assert "| cls_rl    | **60.00** | **60.00** | **60.00** |" in strict
+    assert lenient.count("**") == strict.count("**") == 6
+    text = files["tables/base_to_new.md"]
+    assert (
+        "| sft       | **80.00**      | **80.00**     | **80.00**   | 40.00         | 40.00        | 40.00      |"
+        in text
+    )
+    assert (
+        "| cls_rl    | 60.00          | 60.00         | 60.00       | **60.00**     | **60.00**    | **60.00**  |"
+        in text
+    )
+    sft, cls_rl = files["tables/transfer.md"].partition("## Stages")[0].split("\n## ")[1:]
+    assert [part.count("**") for part in sft.split("\n### ")[1:]] == [18, 0]
+    assert [part.count("**") for part in cls_rl.split("\n### ")[1:]] == [0, 18]
+
+
+@pytest.mark.parametrize("seeds", [[1], [1, 2]])
+def test_every_cell_has_its_intervals(tmp_path, seeds):
+    """README: in each of the three CSVs with accuracies; and what is no share of images has none."""
+    grid = FULL.model_copy(update={"seeds": seeds})
+    write_cells(tmp_path, grid)
+    evaluations = read_records(grid, tmp_path / "records").evaluations
+    shares = {
+        "few_shot": (tables.few_shot, ["lenient", "strict"]),
+        "base_to_new": (tables.base_to_new, ["lenient_base", "lenient_new", "strict_base", "strict_new"]),
+        "transfer": (tables.transfer, ["lenient", "strict", "zero_shot_lenient", "zero_shot_strict"]),
+    }
+    for make, names in shares.values():
+        table = make(evaluations, grid)
+        single = (table[["seed", *{"dataset", "source", "target"} & set(table)]] != "mean").all(axis=1)
+        assert single.any() and not single.all()
+        for name in names:
+            cells = table[single]
+            assert ((cells[f"{name}_low"] < cells[name]) & (cells[name] < cells[f"{name}_high"])).all()
+            expected = [wilson_interval(round(value), 100) for value in cells[name]]
+            assert list(zip(cells[f"{name}_low"], cells[f"{name}_high"], strict=True)) == expected
+            assert table.loc[~single, [f"{name}_low", f"{name}_high"]].isna().all(axis=None)
+        assert {name.removesuffix("_low") for name in table if name.endswith("_low")} == set(names)
+
+
+def test_footnotes_stand_under_every_table_of_accuracies(tmp_path, in_directory):
+    """As `download` writes them: a class name that holds another cannot be told from it by the lenient rule."""
+    note = "the lenient rule cannot tell 1 pair of class names apart: 'not ok' counts as 'ok'"
+    write_cells(tmp_path / "metrics", SMALL)
+    (tmp_path / "params.yaml").write_text(json.dumps(SMALL.model_dump() | {"model": "embedded"}))
+    (tmp_path / "data/download/digits").mkdir(parents=True)
+    (tmp_path / "data/download/digits/notes.json").write_text(json.dumps([note]))
+    in_directory(tmp_path)
+    aggregate.aggregate()
+    for name in ("few_shot", "base_to_new", "transfer"):
+        text = Path(f"metrics/tables/{name}.md").read_text()
+        assert text.endswith(f"|\n\nNotes on the data:\n- digits: {note}\n")
 
 
 def test_training_cost_by_hand(tmp_path):
@@ -253,11 +354,21 @@ def test_summary_is_one_screen(tmp_path):
     summary = json.loads(files["summary.json"])
     leaves = pd.json_normalize(summary).columns
     assert list(summary) == ["zero_shot", *grid.methods]
-    assert len(leaves) == 9 + 4 * 13
+    # 53 lines where every number changed.
+    assert len(leaves) == 9 + 4 * 11
+    assert max(map(len, leaves)) < 50
     table = pd.read_csv(pd.io.common.BytesIO(files["tables/few_shot.csv"]))
     mean = row(table, dataset="mean", method="sft", seed="mean")
     assert summary["sft"]["few_shot"] == {"lenient": mean["lenient"], "strict": mean["strict"]}
-    assert summary["cls_rl"]["mean_generated_tokens"] == 20.0
+    table = pd.read_csv(pd.io.common.BytesIO(files["tables/base_to_new.csv"]))
+    mean = row(table, dataset="mean", method="sft", seed="mean")
+    assert summary["sft"]["base_to_new"] == {
+        rule: {part: mean[f"{rule}_{part}"] for part in ("base", "new", "H")} for rule in ("lenient", "strict")
+    }
+    table = pd.read_csv(pd.io.common.BytesIO(files["tables/transfer.csv"]))
+    mean = row(table, source="mean", target="mean", method="sft", seed="mean")
+    assert summary["sft"]["transfer"] == {"lenient": mean["lenient_gain"], "strict": mean["strict_gain"]}
+    assert summary["cls_rl"]["tokens"] == 20.0
 
 
 @pytest.mark.parametrize(
@@ -281,7 +392,7 @@ def test_partial_grids(tmp_path, change, absent):
         assert absent not in numbers
         assert not any(np.isnan(value) for value in pd.json_normalize(numbers).iloc[0])
         if len(grid.datasets) > 1 and absent not in ("few_shot", "transfer") and method != "zero_shot":
-            assert set(numbers["transfer"]["strict"]) == {"gain", "gain_elsewhere"}
+            assert set(numbers["transfer"]) == {"lenient", "strict"}
     for name, content in files.items():
         if name.endswith(".csv"):
             assert content.count(b"\n") >= 1
@@ -370,10 +481,35 @@ def test_plots_do_not_depend_on_configuration(tmp_path, monkeypatch):
         assert report(tmp_path, SMALL) == before
 
 
+def test_heat_map_says_by_which_rule(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots, "_png", lambda figure, *dots: shown.append(figure) or b"")
+    write_cells(tmp_path, SMALL)
+    table = tables.transfer(read_records(SMALL, tmp_path / "records").evaluations, SMALL)
+    plots.transfer_heatmap(table, SMALL)
+    panels = {axis.get_title(): axis for axis in shown[0].axes if axis.get_title()}
+    assert list(panels) == ["cls_rl\nlenient", "cls_rl\nstrict"]
+    for rule in ("lenient", "strict"):
+        gain = row(table, source="digits", target="digits")[f"{rule}_gain"]
+        assert panels[f"cls_rl\n{rule}"].texts[0].get_text() == f"{gain:.1f}"
+
+
+def test_heat_map_of_the_papers_grid_is_fit_for_git():
+    """Eleven datasets, four methods, two rules: under 1 MB."""
+    names = [f"stanford_cars_{number}" for number in range(11)]
+    methods = ["sft", "cls_rl", "no_thinking", "think_after_answer"]
+    grid = SMALL.model_copy(update={"datasets": names, "methods": methods})
+    keys = list(product(methods, [*names, "mean"], [*names, "mean"]))
+    table = pd.DataFrame(keys, columns=["method", "source", "target"]).assign(seed="1")
+    gains = np.random.default_rng(1).normal(0, 15, (2, len(table)))
+    content = plots.transfer_heatmap(table.assign(lenient_gain=gains[0], strict_gain=gains[1]), grid)
+    assert len(content) < 1_000_000
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 25, 612])
 def test_steps_are_whole_numbers_on_the_axis_too(monkeypatch, steps):
     shown = []
-    monkeypatch.setattr(plots, "_png", lambda figure: shown.append(figure) or b"")
+    monkeypatch.setattr(plots, "_png", lambda figure, *dots: shown.append(figure) or b"")
     curves = pd.DataFrame({"method": "cls_rl", "step": range(1, steps + 1), "reward": 1.0, "completion_length": 7.0})
     plots.training_curves(curves, SMALL)
     for axis in shown[0].axes:

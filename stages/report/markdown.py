@@ -1,21 +1,25 @@
-"""The tables as Markdown, in the shape that the paper prints; `model` is the name of what was taught."""
+"""The tables as Markdown, in the shape that the paper prints; `model` is the name of what was taught.
+
+Each accuracy stands by both rules, of equal standing: in columns or tables beside each other, the best of each bold.
+"""
 
 from collections.abc import Callable
 
 import pandas as pd
 
 from stages.params import Grid
-from stages.report.records import BASE_TO_NEW, FEW_SHOT
-from stages.report.tables import MEAN, RULES, headline, rows_of
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, RULES
+from stages.report.tables import HALVES, MEAN, headline, rows_of
 
-_RULES = "Lenient: substring match, the published rule. Strict: exact match, the answer and nothing else."
+_RULES = {"lenient": "Lenient: substring match, the published rule", "strict": "Strict: exact match"}
+_BOTH = "lenient: substring match, the published rule; strict: exact match."
 _REBUILD = "A stage is rebuilt by `dvc repro <stage>`, a pattern of several by `dvc repro --glob '<pattern>'`."
 
 
 def base_to_new(table: pd.DataFrame, grid: Grid, model: str) -> str:
-    """Blocks of datasets, the mean first as in P1 Table 9; rows methods, columns base, new, H of each rule, stage."""
-    lines = ["# Base to new (P1 Table 9)", "", f"Accuracy in percent. {_RULES} H: harmonic mean of base and new."]
-    lines += [*_explanation(grid), "Bold: best of the column in its block.", _REBUILD, "", _grid(grid, model)]
+    """Blocks of datasets, the mean first as in P1 Table 9; rows methods, columns base, new, H of each rule; stages."""
+    lines = ["# Base to new (P1 Table 9)", "", f"Accuracy in percent; {_BOTH} H: harmonic mean of base and new."]
+    lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid, model)]
     if BASE_TO_NEW not in grid.settings:
         return _absent(lines, BASE_TO_NEW)
     rows = headline(table, grid)
@@ -27,16 +31,14 @@ def base_to_new(table: pd.DataFrame, grid: Grid, model: str) -> str:
     for dataset in [MEAN, *grid.datasets]:
         block = rows[rows["dataset"] == dataset]
         title = f"mean of {len(grid.datasets)}" if dataset == MEAN else dataset
-        names = [f"{rule} {name}" for rule in RULES for name in ("base", "new", "H")]
-        cells = {name: _cells(block, name.replace(" ", "_")) for name in names}
-        shown = pd.DataFrame({"method": block["method"], **cells, "stage": _code(block["stage"])})
-        lines += ["", f"## {title}", "", _table(shown)]
-    return _text(lines)
+        cells = {f"{rule} {part}": _cells(block, f"{rule}_{part}") for rule in RULES for part in (*HALVES, "H")}
+        lines += ["", f"## {title}", "", _table(pd.DataFrame({"method": block["method"], **cells}))]
+    return _text([*lines, *_stages(rows, ["dataset", "method"])])
 
 
 def few_shot(table: pd.DataFrame, grid: Grid, model: str) -> str:
-    """Rows methods, columns datasets and their mean as in P1 Table 5, by each rule; then the stage of every cell."""
-    lines = ["# Few-shot (P1 Table 5)", "", f"Accuracy in percent. {_RULES}"]
+    """For each rule, rows methods, columns datasets and their mean as in P1 Table 5; then the stage of every cell."""
+    lines = ["# Few-shot (P1 Table 5)", "", f"Accuracy in percent; {_BOTH}"]
     lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid, model)]
     if FEW_SHOT not in grid.settings:
         return _absent(lines, FEW_SHOT)
@@ -48,38 +50,38 @@ def few_shot(table: pd.DataFrame, grid: Grid, model: str) -> str:
         for dataset in [*grid.datasets, MEAN]:
             column = rows[rows["dataset"] == dataset]
             columns[dataset] = dict(zip(column["method"], _cells(column, rule), strict=True))
-        shown = pd.DataFrame(columns, index=rows_of(grid)).rename_axis(rule).reset_index()
-        lines += ["", _table(shown)]
-    stages = rows.pivot(index="method", columns="dataset", values="stage")
-    stages = stages.loc[rows_of(grid), [*grid.datasets, MEAN]].apply(_code).reset_index()
-    lines += ["", "## Stages", "", _table(stages)]
-    return _text(lines)
+        shown = pd.DataFrame(columns, index=rows_of(grid)).rename_axis("method").reset_index()
+        lines += ["", f"## {_RULES[rule]}", "", _table(shown)]
+    return _text([*lines, *_stages(rows, ["method", "dataset"])])
 
 
 def transfer(table: pd.DataFrame, grid: Grid, model: str) -> str:
-    """Source x target matrices of gains by method and rule as in P1 Figure 4, with means and the stages of each row."""
+    """A source x target matrix of gains for each method and rule as in P1 Figure 4, with means; the stages of rows."""
     lines = ["# Transfer (P1 Figure 4)", ""]
-    lines += [f"Gain over zero-shot in points. {_RULES}", *_explanation(grid)]
+    lines += [f"Gain over zero-shot in points; {_BOTH}", *_explanation(grid)]
     lines += ["Rows: trained on (few-shot). Columns: tested on. The diagonal is in-domain, and the means include it."]
-    lines += ["Bold: best method at that place.", _REBUILD, "", _grid(grid, model)]
+    lines += ["Bold: best method at that place by that rule.", _REBUILD, "", _grid(grid, model)]
     if table.empty:
         return _text([*lines, "", "The grid of `params.yaml` has no transfer of the setting `few_shot`."])
     rows = headline(table, grid).reset_index(drop=True)
+    order = [*grid.datasets, MEAN]
+    elsewhere = rows[(rows["source"] != rows["target"]) & (rows["source"] != MEAN) & (rows["target"] != MEAN)]
     for rule in RULES:
         gains = rows[f"{rule}_gain"].round(2)
         best = gains == gains.groupby([rows["source"], rows["target"]]).transform("max")
         rows[rule] = _cells(rows, f"{rule}_gain", best & (len(grid.methods) > 1), sign="+")
-    order = [*grid.datasets, MEAN]
     for method in grid.methods:
         own = rows[rows["method"] == method]
-        # A row's mean is made by all that makes the row.
-        stages = own[own["target"] == MEAN].set_index("source")["stage"].loc[order]
         lines += ["", f"## {method}"]
         for rule in RULES:
             shown = own.pivot(index="source", columns="target", values=rule).loc[order, order]
-            shown = shown.assign(stages=[", ".join(f"`{name}`" for name in stage.split()) for stage in stages])
-            lines += ["", _table(shown.rename_axis(f"{rule}, trained on").reset_index())]
-    return _text(lines)
+            lines += ["", f"### {_RULES[rule]}", "", _table(shown.rename_axis("trained on").reset_index())]
+            if len(grid.datasets) > 1:
+                gain = round(elsewhere.loc[elsewhere["method"] == method, f"{rule}_gain"].mean(), 2) + 0.0
+                lines += ["", f"Mean without the diagonal: {gain:+.2f}."]
+    # A row's mean is made by all that makes the row.
+    whole = rows[rows["target"] == MEAN].rename(columns={"source": "trained on"})
+    return _text([*lines, *_stages(whole, ["method", "trained on"])])
 
 
 def training_cost(table: pd.DataFrame, grid: Grid, model: str) -> str:
@@ -107,6 +109,12 @@ def _cells(rows: pd.DataFrame, name: str, bold: pd.Series | None = None, sign: s
     if f"{name}_sd" in rows:
         texts = [f"{text} ± {spread:.2f}" for text, spread in zip(texts, rows[f"{name}_sd"], strict=True)]
     return [f"**{text}**" if best else text for text, best in zip(texts, bold, strict=True)]
+
+
+def _stages(rows: pd.DataFrame, keys: list[str]) -> list[str]:
+    """A section with what makes each row."""
+    stages = [", ".join(f"`{name}`" for name in stage.split()) for stage in rows["stage"]]
+    return ["", "## Stages", "", _table(rows[keys].assign(stage=stages))]
 
 
 def _blocks(table: pd.DataFrame, grid: Grid) -> list[tuple[str, pd.DataFrame]]:

@@ -11,8 +11,8 @@ from stages.engine.generation import batch_seed
 from stages.report.candidates import ALL, Candidate
 from stages.report.records import Part
 
-RULES = {"lenient accuracy": "correct", "strict accuracy": "strict_correct"}
-"""The two accuracies, and the counts behind them."""
+COUNTS = {"lenient": "correct", "strict": "strict_correct"}
+"""The rules by which an answer is right, and the counts behind them."""
 
 WAYS = {
     "direct": "upright, resized to",
@@ -87,14 +87,13 @@ def model_card(model: Model, candidates: Sequence[Candidate]) -> str:
         "",
         "## Accuracy",
         "",
-        "Percent. Lenient: substring match, the published rule. Strict: exact match, the answer and nothing else. The "
-        "choice was made on validation images alone, by the strict rule; ties go to the lenient one, then to fewer "
-        "tokens.",
+        "Percent by two rules; lenient: substring match, the published rule; strict: exact match. The choice was made "
+        "on validation images alone, by the strict rule; ties go to the lenient one, then to fewer tokens.",
         "",
         _accuracies(candidates),
         "",
-        f"On {best.test[ALL].samples} test images, which nothing was chosen by, the saved model has "
-        f"**{_both(best.test[ALL])}**.",
+        f"On {best.test[ALL].samples} test images, which nothing was chosen by, the accuracy of the saved model is "
+        f"{_both(best.test[ALL])}.",
         "",
         "## Use",
         "",
@@ -140,10 +139,10 @@ def _metadata(model: Model, best: Candidate) -> ModelCardData:
             dataset_name=model.dataset,
             dataset_split="test",
             metric_type="accuracy",
-            metric_name=name,
+            metric_name=f"{rule} accuracy",
             metric_value=round(_percent(test, count), 2),
         )
-        for name, count in RULES.items()
+        for rule, count in COUNTS.items()
     ]
     return ModelCardData(
         model_name=f"{model.dataset}-{best.method}",
@@ -166,7 +165,7 @@ def _accuracies(candidates: Sequence[Candidate]) -> str:
             "method": [candidate.method for candidate in candidates],
             "seed": [candidate.seed for candidate in candidates],
             "validation images": [part.samples for part in parts],
-            **{name: [f"{_percent(part, count):.2f}" for part in parts] for name, count in RULES.items()},
+            **{rule: [f"{_percent(part, count):.2f}" for part in parts] for rule, count in COUNTS.items()},
             "tokens per answer": [f"{part.generated_tokens / part.samples:.1f}" for part in parts],
             "stage": [f"`{candidate.stage}`" for candidate in candidates],
         }
@@ -263,9 +262,9 @@ def _percent(part: Part, count: str) -> float:
 
 
 def _both(part: Part) -> str:
-    """For instance `63.20 lenient, 60.00 strict`.
+    """Accuracy by both rules.
 
     >>> _both(Part(samples=4, correct=3, strict_correct=2, answer_rate=100, generated_tokens=8))
     '75.00 lenient, 50.00 strict'
     """
-    return f"{_percent(part, 'correct'):.2f} lenient, {_percent(part, 'strict_correct'):.2f} strict"
+    return ", ".join(f"{_percent(part, count):.2f} {rule}" for rule, count in COUNTS.items())

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from stages.params import Grid
-from stages.report.tables import MEAN, RULES, headline
+from stages.report.records import RULES
+from stages.report.tables import MEAN, headline
 
 _STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "text.usetex": False}
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito: told apart by all
@@ -21,40 +21,40 @@ _DOTS_PER_INCH = 150
 
 
 def transfer_heatmap(transfer: pd.DataFrame, grid: Grid) -> bytes:
-    """Gains over zero-shot in points, trained on (rows) by tested on (columns), by method and rule (P1 Figure 4).
+    """Gains over zero-shot in points, trained on (rows) by tested on (columns) (P1 Figure 4).
 
-    One colour scale, symmetric around 0, serves all panels. The mean column is set off; the diagonal is bold.
+    A row of panels for each method, a panel for each rule. One colour scale, symmetric around 0, serves all panels. The
+    mean column is set off; the diagonal is bold.
     """
     if transfer.empty:
         return _message("No transfer of the setting few_shot in the grid")
     order, names = len(grid.datasets), grid.datasets
     rows = headline(transfer, grid)
     panels = {}
-    for rule, method in product(RULES, grid.methods):
+    for method in grid.methods:
         own = rows[(rows["method"] == method) & (rows["source"] != MEAN)]
-        gains = own.pivot(index="source", columns="target", values=f"{rule}_gain").loc[names, [*names, MEAN]]
-        panels[f"{method}, {rule}"] = gains
+        for rule in RULES:
+            gains = own.pivot(index="source", columns="target", values=f"{rule}_gain")
+            panels[f"{method}\n{rule}"] = gains.loc[names, [*names, MEAN]]
     limit = max(1.0, *(float(np.abs(panel).to_numpy().max()) for panel in panels.values()))
-    across = _across(len(panels), order)
-    down = -(-len(panels) // across)
+    across, down = len(RULES), len(grid.methods)
     cell = 0.62 if order <= 6 else 0.52
     label = 0.075 * max(map(len, names))
     with _settings():
         width = across * (cell * (order + 1.3) + label + 0.35) + 1.0
-        height = down * (cell * order + label + 0.75) + 0.2
+        height = down * (cell * order + label + 0.9) + 0.2
         figure = Figure(figsize=(max(width, 3.2), max(height, 2.8)), layout="compressed")
         figure.get_layout_engine().set(h_pad=0.1)
         axes = figure.subplots(down, across, squeeze=False)
-        for axis, (method, panel) in zip(axes.flat, panels.items(), strict=False):
-            image = _panel(axis, method, panel, limit)
-        for axis in axes.flat[len(panels) :]:
-            axis.set_axis_off()
+        for axis, (title, panel) in zip(axes.flat, panels.items(), strict=True):
+            image = _panel(axis, title, panel, limit)
         for axis in axes[:, 0]:
             axis.set_ylabel("trained on")
         bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.015, aspect=30, shrink=0.8)
         bar.set_label("gain over zero-shot (points)")
         bar.outline.set_visible(False)
-        return _png(figure)
+        # Many cells in fewer dots: no file in git is over 1 MB.
+        return _png(figure, _DOTS_PER_INCH if order <= 6 else 100)
 
 
 def training_curves(curves: pd.DataFrame, grid: Grid) -> bytes:
@@ -91,7 +91,7 @@ def training_curves(curves: pd.DataFrame, grid: Grid) -> bytes:
         return _png(figure)
 
 
-def _panel(axis: Axes, method: str, panel: pd.DataFrame, limit: float):
+def _panel(axis: Axes, title: str, panel: pd.DataFrame, limit: float):
     """Draw one matrix with its mean column set off by a gap; return the image, for the colour bar."""
     count = len(panel)
     gap = 0.25
@@ -115,7 +115,7 @@ def _panel(axis: Axes, method: str, panel: pd.DataFrame, limit: float):
             color="white" if abs(value) > 0.6 * limit else "#222222",
             fontweight="bold" if row == column else "normal",
         )
-    axis.set_title(method, fontweight="bold")
+    axis.set_title(title, fontweight="bold")
     axis.set_xticks(centres, list(panel.columns), rotation=40, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(count), list(panel.index))
     axis.set_xlabel("tested on")
@@ -124,11 +124,6 @@ def _panel(axis: Axes, method: str, panel: pd.DataFrame, limit: float):
     axis.set_aspect("equal")
     axis.spines[:].set_visible(False)
     return image
-
-
-def _across(panels: int, order: int) -> int:
-    """Panels in a row: such that few places stay empty, and no figure is wider than a page can show."""
-    return {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 8: 4}.get(panels, 3) if order <= 6 else min(panels, 2)
 
 
 def _message(text: str) -> bytes:
@@ -146,7 +141,7 @@ def _settings() -> Iterator[None]:
         yield
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure, dots_per_inch: int = _DOTS_PER_INCH) -> bytes:
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": None})
     return buffer.getvalue()

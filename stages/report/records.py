@@ -17,6 +17,9 @@ from stages.errors import UserError
 from stages.params import Grid
 from stages.tasks.classes import BASE_TO_NEW, FEW_SHOT
 
+RULES = ("lenient", "strict")
+"""When an answer is right: by the published substring match, and by exact match; see `stages.tasks.matching`."""
+
 PARTS = {FEW_SHOT: ("all",), BASE_TO_NEW: ("base", "new")}
 ZERO_SHOT = "zero_shot"
 
@@ -69,8 +72,9 @@ class Records:
 
     Attributes:
         evaluations: one row per record and part: kind (the stage's group), stage, setting, method, trained_on,
-            evaluated_on, seed, part, samples, correct, strict_correct, accuracy, strict_accuracy, answer_rate
-            (percent), mean_generated_tokens. Rates come from the counts, so nothing is rounded twice.
+            evaluated_on, seed, part, samples, lenient_correct, strict_correct, lenient, strict (accuracies by the two
+            rules in percent), answer_rate (percent), mean_generated_tokens. Rates come from the counts, so nothing is
+            rounded twice.
         costs: one row per trained cell: stage, setting, method, dataset, seed, steps, samples_seen, prompt_tokens,
             generated_tokens.
         curves: one row per optimiser step of the cells whose method has rewards: stage, method, step, reward,
@@ -146,10 +150,10 @@ def _evaluation(
                 **expected,
                 "part": name,
                 "samples": part.samples,
-                "correct": part.correct,
+                "lenient_correct": part.correct,
                 "strict_correct": part.strict_correct,
-                "accuracy": 100 * part.correct / part.samples,
-                "strict_accuracy": 100 * part.strict_correct / part.samples,
+                "lenient": 100 * part.correct / part.samples,
+                "strict": 100 * part.strict_correct / part.samples,
                 "answer_rate": part.answer_rate,
                 "mean_generated_tokens": part.generated_tokens / part.samples,
             }

@@ -1,24 +1,21 @@
 """The tables of the paper as tidy frames: one row per cell, and rows of means.
 
-Accuracies are in percent, by two rules that stand side by side: `lenient`, the published substring match (the paper's
-numbers), and `strict`, exact match of the answer. `_low` and `_high` bound the 95% interval (Wilson) of a share of test
-images. In a row of means the axis that was averaged holds `mean`. Where the grid has several seeds, rows of
-means over seeds carry sample standard deviations over the seeds (`_sd`). The column `stage` names what makes the row:
-one stage, or a pattern for `dvc repro --glob` where several do.
+Accuracies are in percent, by two rules side by side: columns `lenient` follow the published one (substring match),
+columns `strict` want exact match. Of a single cell each accuracy, a share of images, has its 95% Wilson interval in
+`_low` and `_high`; means, H and gains have none. In a row of means the axis that was averaged holds `mean`. Where the
+grid has several seeds, rows of means over seeds carry sample standard deviations over the seeds (`_sd`). The column
+`stage` names what makes the row: one stage, or a pattern for `dvc repro --glob` where several do.
 """
 
 import pandas as pd
 
 from stages.params import Grid
-from stages.report.records import BASE_TO_NEW, FEW_SHOT, ZERO_SHOT, has_transfer
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, RULES, ZERO_SHOT, has_transfer
 from stages.report.statistics import harmonic_mean, wilson_interval
 
 MEAN = "mean"
-RULES = {"lenient": "correct", "strict": "strict_correct"}
-"""The rules, and the counts behind them."""
-_BASE_TO_NEW = [f"{rule}_{part}" for rule in RULES for part in ("base", "new")]
-_FEW_SHOT = [*RULES, "answer_rate", "mean_generated_tokens"]
-_WITH_BOUNDS = [f"{rule}{end}" for rule in RULES for end in ("", "_low", "_high")]
+HALVES = ("base", "new")
+_COUNTS = ["samples", *(f"{rule}_correct" for rule in RULES)]
 _COSTS = ["steps", "samples_seen", "prompt_tokens", "generated_tokens"]
 
 
@@ -30,29 +27,29 @@ def base_to_new(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     82.52; the same holds for its other three methods.
 
     Returns:
-        dataset, method, seed, stage, base_samples, base_correct, base_strict_correct, the same for new, lenient_base,
-        lenient_new, lenient_H, the same for strict; `_low` and `_high` of the halves; with several seeds also `_sd`.
+        dataset, method, seed, stage, base_samples, base_lenient_correct, base_strict_correct, the same for new; then
+        for both rules as for lenient: lenient_base, lenient_base_low, lenient_base_high, the same for new, lenient_H;
+        with several seeds also `_sd` of base, new and H.
     """
-    counts = [f"{part}_{name}" for part in ("base", "new") for name in ("samples", *RULES.values())]
-    rates = [f"{rule}_{name}" for rule in RULES for name in ("base", "new", "H")]
-    bounds = [f"{rate}_{bound}" for rate in _BASE_TO_NEW for bound in ("low", "high")]
-    names = {"samples": "{}_samples"}
-    names |= {count: f"{{}}_{count}" for count in RULES.values()}
-    names |= {f"{rule}{end}": f"{rule}_{{}}{end}" for rule in RULES for end in ("", "_low", "_high")}
-    columns = ["dataset", "method", "seed", "stage", *counts, *rates, *bounds]
-    cells = _in_domain(evaluations, BASE_TO_NEW)
-    halves = [
-        cells[cells["part"] == part]
-        .set_index(["dataset", "method", "seed"])[list(names)]
-        .rename(columns={old: new.format(part) for old, new in names.items()})
-        for part in ("base", "new")
-    ]
+    cells = _with_intervals(_in_domain(evaluations, BASE_TO_NEW))
+    halves = []
+    for half in HALVES:
+        names = {name: f"{half}_{name}" for name in _COUNTS}
+        for rule in RULES:
+            names |= {old: f"{rule}_{half}{old.removeprefix(rule)}" for old in _bounded(rule)}
+        rows = cells[cells["part"] == half].set_index(["dataset", "method", "seed"])
+        halves.append(rows[list(names)].rename(columns=names))
+    rates = [f"{rule}_{half}" for rule in RULES for half in HALVES]
     table = pd.concat(halves, axis=1).reset_index()
-    table = _with_harmonic_means(_with_means(table, "dataset", ["method", "seed"], _BASE_TO_NEW))
-    table = _with_seeds(table, ["dataset", "method"], rates, grid)
+    table = _with_harmonic_means(_with_means(table, "dataset", ["method", "seed"], rates))
+    table = _with_seeds(table, ["dataset", "method"], [*rates, *(f"{rule}_H" for rule in RULES)], grid)
     table = _with_harmonic_means(table)
     table["stage"] = _stages(table, BASE_TO_NEW, grid)
+    counts = [f"{half}_{name}" for half in HALVES for name in _COUNTS]
     table = _as_counts(_sorted(table, grid, ["dataset", "method", "seed"], mean_first=True), counts)
+    columns = ["dataset", "method", "seed", "stage", *counts]
+    for rule in RULES:
+        columns += [name for half in HALVES for name in _bounded(f"{rule}_{half}")] + [f"{rule}_H"]
     return table[columns + [name for name in table if name.endswith("_sd")]]
 
 
@@ -60,18 +57,17 @@ def few_shot(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     """Accuracy on the test set of the dataset that was trained on (P1 Table 5).
 
     Returns:
-        dataset, method, seed, stage, samples, correct, strict_correct, lenient, lenient_low, lenient_high, strict,
-        strict_low, strict_high, answer_rate, mean_generated_tokens; with several seeds also `_sd` of the four rates.
+        dataset, method, seed, stage, samples, lenient_correct, strict_correct, lenient, lenient_low, lenient_high, the
+        same three of strict, answer_rate, mean_generated_tokens; with several seeds also `_sd` of the rates.
     """
-    counts = ["samples", *RULES.values()]
-    table = _in_domain(evaluations, FEW_SHOT)
-    table = table[["dataset", "method", "seed", *counts, *_WITH_BOUNDS, "answer_rate", "mean_generated_tokens"]]
-    table = _with_means(table, "dataset", ["method", "seed"], _FEW_SHOT)
-    table = _with_seeds(table, ["dataset", "method"], _FEW_SHOT, grid)
+    values = [*RULES, "answer_rate", "mean_generated_tokens"]
+    table = _with_intervals(_in_domain(evaluations, FEW_SHOT))
+    table = table[["dataset", "method", "seed", *_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]]
+    table = _with_means(table, "dataset", ["method", "seed"], values)
+    table = _with_seeds(table, ["dataset", "method"], values, grid)
     table["stage"] = _stages(table, FEW_SHOT, grid)
-    table = _sorted(table, grid, ["method", "dataset", "seed"])
-    table = _as_counts(table, counts)
-    order = ["dataset", "method", "seed", "stage", *counts, *_WITH_BOUNDS, "answer_rate", "mean_generated_tokens"]
+    table = _as_counts(_sorted(table, grid, ["method", "dataset", "seed"]), _COUNTS)
+    order = ["dataset", "method", "seed", "stage", *_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]
     return table[order + [name for name in table if name.endswith("_sd")]]
 
 
@@ -81,34 +77,34 @@ def transfer(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     The diagonal is the in-domain result of the few-shot table. As in the paper, the mean over targets includes it.
 
     Returns:
-        method, source, target, seed, stage, zero_shot_stage, samples, correct, strict_correct, lenient, lenient_low,
-        lenient_high, zero_shot_lenient, lenient_gain, the same for strict; with several seeds also `_sd` of the gains.
+        method, source, target, seed, stage, zero_shot_stage, samples, lenient_correct, strict_correct; then for both
+        rules as for lenient: lenient, lenient_low, lenient_high, zero_shot_lenient, zero_shot_lenient_low,
+        zero_shot_lenient_high, lenient_gain; with several seeds also `_sd` of the gains.
     """
-    counts = ["samples", *RULES.values()]
-    values = [name for rule in RULES for name in (rule, f"zero_shot_{rule}", f"{rule}_gain")]
-    cells = evaluations[(evaluations["setting"] == FEW_SHOT) & has_transfer(grid)].rename(
+    rates = _bounded(*RULES)
+    cells = _with_intervals(evaluations[(evaluations["setting"] == FEW_SHOT) & has_transfer(grid)]).rename(
         columns={"trained_on": "source", "evaluated_on": "target"}
     )
-    cells = _with_bounds(cells)
-    without = cells.loc[cells["kind"] == "zero_shot", ["target", "seed", *RULES]]
-    without = without.rename(columns={rule: f"zero_shot_{rule}" for rule in RULES})
-    table = cells.loc[cells["kind"] != "zero_shot", ["method", "source", "target", "seed", *counts, *_WITH_BOUNDS]]
+    without = cells.loc[cells["kind"] == "zero_shot", ["target", "seed", *rates]]
+    without = without.rename(columns={rate: f"zero_shot_{rate}" for rate in rates})
+    table = cells.loc[cells["kind"] != "zero_shot", ["method", "source", "target", "seed", *_COUNTS, *rates]]
     table = table.merge(without, on=["target", "seed"], how="left", validate="many_to_one")
     for rule in RULES:
         table[f"{rule}_gain"] = table[rule] - table[f"zero_shot_{rule}"]
+    gains = [f"{rule}_gain" for rule in RULES]
+    values = [*RULES, *(f"zero_shot_{rule}" for rule in RULES), *gains]
     table = _with_means(table, "target", ["method", "source", "seed"], values)
     table = _with_means(table, "source", ["method", "target", "seed"], values)
-    table = _with_seeds(table, ["method", "source", "target"], values, grid, [f"{rule}_gain" for rule in RULES])
+    table = _with_seeds(table, ["method", "source", "target"], values, grid, deviations=gains)
     table["stage"] = [_transfer_stages(row, grid) for row in table.itertuples()]
     table["zero_shot_stage"] = [
         _name("zero_shot", FEW_SHOT, _any(row.target, grid.datasets), _any(row.seed, grid.seeds))
         for row in table.itertuples()
     ]
-    table = _as_counts(_sorted(table, grid, ["method", "source", "target", "seed"]), counts)
-    rates = [
-        name for rule in RULES for name in (rule, f"{rule}_low", f"{rule}_high", f"zero_shot_{rule}", f"{rule}_gain")
-    ]
-    order = ["method", "source", "target", "seed", "stage", "zero_shot_stage", *counts, *rates]
+    table = _as_counts(_sorted(table, grid, ["method", "source", "target", "seed"]), _COUNTS)
+    order = ["method", "source", "target", "seed", "stage", "zero_shot_stage", *_COUNTS]
+    for rule in RULES:
+        order += [*_bounded(rule, f"zero_shot_{rule}"), f"{rule}_gain"]
     return table[order + [name for name in table if name.endswith("_sd")]]
 
 
@@ -141,18 +137,27 @@ def rows_of(grid: Grid) -> list[str]:
 def _in_domain(evaluations: pd.DataFrame, setting: str) -> pd.DataFrame:
     """The cells of a setting that were tested on what they were trained on, and zero-shot."""
     chosen = (evaluations["setting"] == setting) & (evaluations["kind"] != "cross_eval")
-    return _with_bounds(evaluations[chosen].rename(columns={"evaluated_on": "dataset"}))
+    return evaluations[chosen].rename(columns={"evaluated_on": "dataset"})
 
 
-def _with_bounds(evaluations: pd.DataFrame) -> pd.DataFrame:
-    """Accuracies under the names of their rules, each with the bounds of its interval."""
-    table = evaluations.rename(columns={"accuracy": "lenient", "strict_accuracy": "strict"})
-    for rule, count in RULES.items():
-        bounds = [wilson_interval(*counts) for counts in zip(table[count], table["samples"], strict=True)]
-        table = table.assign(
-            **{f"{rule}_low": [low for low, _ in bounds], f"{rule}_high": [high for _, high in bounds]}
-        )
-    return table
+def _bounded(*names: str) -> list[str]:
+    """Columns of shares, each with those of its 95% interval.
+
+    >>> _bounded("strict")
+    ['strict', 'strict_low', 'strict_high']
+    """
+    return [f"{name}{bound}" for name in names for bound in ("", "_low", "_high")]
+
+
+def _with_intervals(cells: pd.DataFrame) -> pd.DataFrame:
+    """The accuracies of cells with the bounds of their 95% Wilson intervals, in percent."""
+    bounds = {}
+    for rule in RULES:
+        counts = zip(cells[f"{rule}_correct"], cells["samples"], strict=True)
+        intervals = [wilson_interval(correct, samples) for correct, samples in counts]
+        bounds[f"{rule}_low"] = [low for low, _ in intervals]
+        bounds[f"{rule}_high"] = [high for _, high in intervals]
+    return cells.assign(**bounds)
 
 
 def _with_means(table: pd.DataFrame, axis: str, others: list[str], values: list[str]) -> pd.DataFrame:
@@ -174,7 +179,9 @@ def _with_seeds(
 
 
 def _with_harmonic_means(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(**{f"{rule}_H": harmonic_mean(table[f"{rule}_base"], table[f"{rule}_new"]) for rule in RULES})
+    """H by both rules."""
+    means = {f"{rule}_H": harmonic_mean(*(table[f"{rule}_{half}"] for half in HALVES)) for rule in RULES}
+    return table.assign(**means)
 
 
 def _stages(table: pd.DataFrame, setting: str, grid: Grid) -> list[str]:
