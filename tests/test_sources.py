@@ -995,19 +995,22 @@ def classes_of(folder: Path) -> list[str]:
         ("\ufeffmoss", "moss"),
         ("mo\u00adss\u200e", "moss"),
         ("mo\u0007ss", "moss"),
+        ("moss\ufe0f", "moss"),
+        ("mo\u034fss\u3164", "moss"),
+        ("green\u2800moss\u2800", "green moss"),
         ("e\u0301", "é"),
     ],
 )
 def test_a_name_is_cleaned_with_a_warning(fetch, tmp_path, capsys, written, name):
     folder = fetch(**labelled(tmp_path / "a", written, "fern"))
     assert classes_of(folder) == [name, "fern"]
-    said = f"class names are cleaned of blanks and invisible characters: {written!r} is now {name!r}"
+    said = f"class names are cleaned of blanks and invisible characters: {written!a} is now {name!r}"
     assert capsys.readouterr().err == f"warning: download.mine: {said}\n"
     assert sorted(files_of(folder)) == ["dataset.json", "images.parquet"]
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(st.text(st.sampled_from("ab \t\n\u00a0\u200b\ufeffe\u0301_"), max_size=8))
+@given(st.text(st.sampled_from("ab \t\n\u00a0\u200b\ufeff\ufe0f\u2800\u3164e\u0301_"), max_size=8))
 def test_a_clean_name_stays_as_it_is_and_shows_all_that_it_has(name):
     clean = clean_name(name)
     assert clean_name(clean) == clean
@@ -1031,6 +1034,8 @@ def test_the_name_of_a_folder_is_cleaned_too(fetch, tmp_path, capsys):
 REFUSED = [
     (("moss", "moss\r"), r"classes 'moss' and 'moss\\r' are both 'moss' without blanks at the ends and invisible"),
     (("moss", "mo\u200bss"), r"classes 'moss' and 'mo\\u200bss' are both 'moss' without blanks"),
+    (("moss", "moss\ufe0f"), r"classes 'moss' and 'moss\\ufe0f' are both 'moss' without blanks"),
+    (("é", "e\u0301"), r"classes 'é' and 'e\\u0301' are both 'é' without blanks"),
     (("moss", "Moss"), "classes 'moss' and 'Moss' are equal but for case, .*; next: make them one class, or rename"),
     (("moss", "Moss "), "classes 'moss' and 'Moss' are equal but for case"),
     (("moss", "moss"), "two classes are called 'moss'; next: make them one class, or rename one"),
@@ -1039,6 +1044,8 @@ REFUSED = [
     (("\u200b", "moss"), r"class 0 has no name \('\\u200b' is blank\)"),
     (("<Answer>moss", "fern"), "class '<Answer>moss' holds <Answer>, which ends an answer; next: rename the class"),
     (("moss</think>", "fern"), "class 'moss</think>' holds </think>"),
+    (("moss<|im_end|>", "fern"), r"class 'moss<\|im_end\|>' holds <\|im_end\|>, which is a token of chat templates"),
+    (("<|image_pad|>", "fern"), r"class '<\|image_pad\|>' holds <\|image_pad\|>"),
     (("moss\ud800", "fern"), r"class 'moss\\ud800' is no Unicode; next: rename the class"),
 ]
 

@@ -17,6 +17,14 @@ from stages.params import Section
 from stages.tasks.facts import COPIES, Known
 from stages.tasks.few_shot import SPLITS
 
+_HIDDEN = re.compile(
+    "[\\u034f\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180d\\u180f\\u3164\\ufe00-\\ufe0f\\uffa0\\U000e0100-\\U000e01ef]"
+)
+"""Characters that Unicode lets a font leave out (`Default_Ignorable_Code_Point`), beside its categories Cc and Cf."""
+
+_MARK = re.compile(r"</?(?:answer|think|reason)>|<\|[^<>|]+\|>", re.IGNORECASE)
+"""What ends an answer, or is a token of its own in chat templates (`<|im_end|>`, `<|image_pad|>`)."""
+
 
 def _whole_or_share(amount: float) -> float:
     if amount >= 1 and amount != int(amount):
@@ -157,7 +165,7 @@ def checked_classes(key: str, listing: Listing, params: SourceParams) -> tuple[l
     names = [clean_name(name) for name in listing.classes]
     for label, (old, name) in enumerate(zip(listing.classes, names, strict=True)):
         if not name:
-            blank = f" ({old!r} is blank)" if old else ""
+            blank = f" ({_escaped(old)} is blank)" if old else ""
             raise UserError(f"{key}: class {label} has no name{blank}; next: give it one")
         if not images[label]:
             raise UserError(f"{key}: class {name!r} has no image; next: add images to it, or remove the class")
@@ -166,7 +174,7 @@ def checked_classes(key: str, listing: Listing, params: SourceParams) -> tuple[l
     _check_distinct(key, listing.classes, names)
     warnings = []
     if changed:
-        shown = _first(f"{old!r} is now {name!r}" for old, name in changed.items())
+        shown = _first(f"{_escaped(old)} is now {name!r}" for old, name in changed.items())
         warnings.append(f"class names are cleaned of blanks and invisible characters: {shown}")
     if params.underscores == "spaces":
         spaced = [name.replace("_", " ").strip() for name in names]
@@ -193,6 +201,7 @@ def clean_name(name: str) -> str:
     ('palm tree', 'palm', 'é')
     """
     name = re.sub(r" *[^\S ]\s*", " ", name)
+    name = _HIDDEN.sub("", name.replace("\u2800", " "))  # of Braille: a pattern without dots
     visible = "".join(each for each in name if unicodedata.category(each) not in ("Cc", "Cf"))
     return unicodedata.normalize("NFC", visible).strip()
 
@@ -201,8 +210,19 @@ def _check_name(key: str, name: str) -> None:
     """A name can be written, and read again from a tag."""
     if any(unicodedata.category(each) == "Cs" for each in name):
         raise UserError(f"{key}: class {name!r} is no Unicode; next: rename the class")
-    if tag := re.search(r"</?(?:answer|think|reason)>", name, re.IGNORECASE):
-        raise UserError(f"{key}: class {name!r} holds {tag.group()}, which ends an answer; next: rename the class")
+    if mark := _MARK.search(name):
+        why = "is a token of chat templates" if "|" in mark.group() else "ends an answer"
+        raise UserError(f"{key}: class {name!r} holds {mark.group()}, which {why}; next: rename the class")
+
+
+def _escaped(name: str) -> str:
+    """A name in quotes, with what cannot be seen in it as escapes.
+
+    >>> print(_escaped("é\\r"), _escaped("e\\u0301"))
+    'é\\r' 'e\\u0301'
+    """
+    plain = unicodedata.is_normalized("NFC", name) and not _HIDDEN.search(name) and "\u2800" not in name
+    return repr(name) if plain else ascii(name)
 
 
 def _check_distinct(key: str, old: Sequence[str], new: Sequence[str]) -> None:
@@ -211,8 +231,8 @@ def _check_distinct(key: str, old: Sequence[str], new: Sequence[str]) -> None:
     for before, name in zip(old, new, strict=True):
         if first.setdefault(name, before) != before:
             raise UserError(
-                f"{key}: classes {first[name]!r} and {before!r} are both {name!r} without blanks at the ends and "
-                "invisible characters; next: make them one class, or rename one"
+                f"{key}: classes {_escaped(first[name])} and {_escaped(before)} are both {name!r} without blanks at "
+                "the ends and invisible characters; next: make them one class, or rename one"
             )
 
 
