@@ -1,6 +1,7 @@
 """README as a user types it: its commands, stages and keys exist, its values are legal, its numbers are the tables'."""
 
 import itertools
+import json
 import re
 import shlex
 from pathlib import Path
@@ -82,6 +83,66 @@ def test_every_cell_has_its_intervals_in_the_csvs():
         assert {"lenient", "strict"} <= {column.split("_")[0] for column in bounds}
         assert len(cells) > 0
         assert cells[bounds].notna().all(axis=None)
+
+
+def test_what_is_said_of_the_results_is_what_the_tables_say():
+    """Each sentence of README on results, and what it rests on; where a new run changes that, README changes."""
+    said = " ".join(README.partition("## What comes out")[2].partition("## One number back")[0].split())
+    numbers = json.loads((ROOT / "metrics/summary.json").read_text())
+    methods = YAML(typ="safe").load(ROOT / "params.yaml")["methods"]
+    reinforcement = [method for method in methods if method != "sft"]
+    curves = pd.read_csv(ROOT / "metrics/plots/training_curves.csv").query("method == 'cls_rl'")["reward"]
+    few_shot, halves, transfer = (
+        pd.read_csv(ROOT / f"metrics/tables/{name}.csv") for name in ("few_shot", "base_to_new", "transfer")
+    )
+    other = transfer[
+        (transfer["source"] != transfer["target"]) & (transfer[["source", "target"]] != "mean").all(axis=1)
+    ]
+    widths = {
+        name: max((table[f"{rate}_high"] - table[f"{rate}_low"]).max() / 2 for rate in rates)
+        for name, table, rates in (
+            ("few_shot", few_shot, ["lenient", "strict"]),
+            ("halves", halves, [f"{rule}_{half}" for rule in ("lenient", "strict") for half in ("base", "new")]),
+        )
+    }
+
+    def best(key: str, among: list[str]) -> str:
+        return max(among, key=lambda method: pd.json_normalize(numbers[method])[key].item())
+
+    new = numbers["sft"]["base_to_new"]
+    claims = {
+        "SFT fits the classes it was shown best": all(
+            best(f"{setting}.{rule}{part}", ["zero_shot", *methods]) == "sft"
+            for rule in ("lenient", "strict")
+            for setting, part in (("few_shot", ""), ("base_to_new", ".base"))
+        ),
+        "No-Thinking-RL gains most of the reinforcement methods on the classes it was trained on": all(
+            best(f"{setting}.{rule}{part}", reinforcement) == "no_thinking"
+            for rule in ("lenient", "strict")
+            for setting, part in (("few_shot", ""), ("base_to_new", ".base"))
+        ),
+        "loses least on other datasets": all(
+            other.groupby("method")[f"{rule}_gain"].mean().idxmax() == "no_thinking" for rule in ("lenient", "strict")
+        ),
+        "on new classes of the same dataset the two methods that also write a reason lose less": all(
+            min(numbers[method]["base_to_new"][rule]["new"] for method in ("cls_rl", "think_after_answer"))
+            > numbers["no_thinking"]["base_to_new"][rule]["new"]
+            for rule in ("lenient", "strict")
+        ),
+        "By the lenient rule no method beats zero-shot's H": best("base_to_new.lenient.H", [*methods, "zero_shot"])
+        == "zero_shot",
+        "by the strict one Think-After-Answer does": numbers["think_after_answer"]["base_to_new"]["strict"]["H"]
+        > numbers["zero_shot"]["base_to_new"]["strict"]["H"],
+        "some 250 test images a dataset": few_shot["samples"].dropna().between(240, 280).all(),
+        "about ±6 points a cell in few-shot": 5.5 < widths["few_shot"] < 6.5,
+        "up to ±9 in the halves": 8 < widths["halves"] < 9,
+    }
+    figures = [
+        f"on new classes falls to {new['lenient']['new']:.0f}%, by the strict rule to {new['strict']['new']:.0f}%",
+        f"CLS-RL's from {curves.head(5).mean():.2f} to {curves.tail(5).mean():.2f} of 2, first to last five steps",
+    ]
+    assert [claim for claim in (*claims, *figures) if claim not in said] == []
+    assert [claim for claim, holds in claims.items() if not holds] == []
 
 
 def test_every_fault_in_the_table_has_its_test():

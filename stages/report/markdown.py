@@ -67,7 +67,7 @@ def transfer(table: pd.DataFrame, grid: Grid, model: str) -> str:
     order = [*grid.datasets, MEAN]
     elsewhere = rows[(rows["source"] != rows["target"]) & (rows["source"] != MEAN) & (rows["target"] != MEAN)]
     for rule in RULES:
-        gains = rows[f"{rule}_gain"].round(2)
+        gains = _rounded(rows[f"{rule}_gain"])
         best = gains == gains.groupby([rows["source"], rows["target"]]).transform("max")
         rows[rule] = _cells(rows, f"{rule}_gain", best & (len(grid.methods) > 1), sign="+")
     for method in grid.methods:
@@ -102,7 +102,7 @@ def training_cost(table: pd.DataFrame, grid: Grid, model: str) -> str:
 
 def _cells(rows: pd.DataFrame, name: str, bold: pd.Series | None = None, sign: str = "") -> list[str]:
     """`value ± deviation`; bold where it is the highest of the rows, ties too."""
-    values = rows[name].astype("float64").round(2)
+    values = _rounded(rows[name])
     bold = values == values.max() if bold is None else bold
     form: Callable[[float], str] = f"{{:{sign}.2f}}".format
     texts = [form(value) for value in values + 0.0]
@@ -115,6 +115,11 @@ def _stages(rows: pd.DataFrame, keys: list[str]) -> list[str]:
     """A section with what makes each row."""
     stages = [", ".join(f"`{name}`" for name in stage.split()) for stage in rows["stage"]]
     return ["", "## Stages", "", _table(rows[keys].assign(stage=stages))]
+
+
+def _rounded(values: pd.Series) -> pd.Series:
+    """To two decimals as the CSV files and the summary have them: numpy's own rounding takes 10.425 for 10.42."""
+    return values.astype("float64").round(6).map(lambda value: round(value, 2))
 
 
 def _blocks(table: pd.DataFrame, grid: Grid) -> list[tuple[str, pd.DataFrame]]:

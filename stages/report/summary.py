@@ -51,4 +51,4 @@ def _mean_row(table: pd.DataFrame, grid: Grid, **keys: str) -> pd.Series:
 
 
 def _rounded(value: float) -> float:
-    return round(float(value), 2)
+    return round(round(float(value), 6), 2)
