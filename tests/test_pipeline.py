@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mlflow import MlflowClient
 from networkx import descendants
 from ruamel.yaml import YAML
 
-from tests.conftest import Project, clone
+from tests.conftest import ROOT, Project, clone
 
 TINY = {
     "datasets": ["digits", "shapes"],
@@ -133,6 +134,11 @@ def test_reward_experiment_retrains_the_reinforcement_cells_and_what_follows(tin
     shown = tiny.run("dvc", "exp", "show", "--only-changed", "--csv").stdout
     assert "equal" in shown
     assert "reward" in shown
+    # As README types it, with names of the default grid's length.
+    (command,) = re.findall(r"^(dvc exp show .*?)(?: {2,}#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    table = tiny.run("env", "COLUMNS=120", *shlex.split(command), "--no-pager").stdout
+    assert "…" not in table and "reward" in table
+    assert max(map(len, table.splitlines())) <= 120
     assert "reward" in tiny.run("dvc", "params", "diff").stdout
     assert tiny.run("dvc", "metrics", "diff", "--all").stdout
     tiny.run("git", "checkout", "-q", ".")
