@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import md5
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,12 @@ EXAMPLES = 3
 
 LARGEST = 2**20
 """Numbers in the inputs of a call that is kept, at most, where there are smaller ones."""
+
+NARROW = 1e-3
+"""Ranges narrower than this are widened: of zeros, as rewards without spread give, all processors make the same."""
+
+FILLING = ("copy_", "exponential_", "fill_", "normal_", "random_", "uniform_", "zero_")
+"""Operators that write over their first tensor, whatever was in that memory."""
 
 LISTED = 4
 """Tensors of a list that are kept, of those of an optimiser's step for instance."""
@@ -78,10 +84,19 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from tensors(each)
 
 
-def kind_of(arguments: Iterable, keywords: Mapping[str, Any]) -> str:
-    """The types of numbers and the dimensions of all tensors of a call."""
+def kind_of(operator: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> str:
+    """The types of numbers and the dimensions of all tensors of a call; of a power the exponent too.
+
+    The exponent chooses the way: that of 0.5 leads to MKL's square roots.
+
+    >>> kind_of("aten::pow.Tensor_Scalar", [torch.ones(3), 2], {})
+    'float32 1, exponent 2'
+    """
     found = [tensor for each in (*arguments, *keywords.values()) for tensor in tensors(each)]
-    return ", ".join(f"{str(each.dtype).removeprefix('torch.')} {each.ndim}" for each in found)
+    kinds = [f"{str(each.dtype).removeprefix('torch.')} {each.ndim}" for each in found]
+    if operator.split(".")[0].endswith(("pow", "pow_")) and isinstance(arguments[1], int | float):
+        kinds.append(f"exponent {arguments[1]}")
+    return ", ".join(kinds)
 
 
 class Recorder(TorchDispatchMode):
@@ -97,10 +112,15 @@ class Recorder(TorchDispatchMode):
         """Note the call and make it."""
         kwargs = kwargs or {}
         if computes(operator):
-            kept = self.kinds.setdefault((operator.name(), kind_of(args, kwargs)), [])
+            kept = self.kinds.setdefault((operator.name(), kind_of(operator.name(), args, kwargs)), [])
             size = sum(tensor.numel() for each in (*args, *kwargs.values()) for tensor in tensors(each))
             if self._examples and self._wanted(kept, size):
                 call = {"arguments": [describe(each) for each in args], "keywords": describe(dict(kwargs))}
+                filled = call["arguments"][:1] if operator.name().split("::")[1].split(".")[0] in FILLING else []
+                for each in (*filled, call["keywords"].get("out")):
+                    if each:
+                        each["range"] = [0.0, 0.0]
+                        each.pop("minus_infinity", None)
                 kept.append((size, call))
                 if len(kept) > EXAMPLES:
                     rest = sorted(kept[1:], key=lambda each: each[0])
@@ -155,7 +175,10 @@ def describe(value: Any) -> Any:
 
 
 def revive(value: Any, random: np.random.Generator) -> Any:
-    """An argument of `describe` with numbers of its own, drawn evenly from the range, in the same layout in memory."""
+    """An argument of `describe` with numbers of its own, drawn evenly from the range, in the same layout in memory.
+
+    A range narrower than `NARROW` is taken one wide, but of a number without dimensions, such as a count of steps.
+    """
     if isinstance(value, list):
         return [revive(each, random) for each in value]
     if not isinstance(value, dict):
@@ -180,6 +203,8 @@ def _draw(value: Mapping[str, Any], random: np.random.Generator) -> torch.Tensor
     if dtype is torch.bool:
         numbers = random.permutation(np.arange(size) < round(value["true"] * size))
     elif dtype.is_floating_point:
+        if shape and high - low < NARROW:
+            high = low + 1
         numbers = random.uniform(low, high, size)
         if value.get("minus_infinity"):
             numbers[random.random(size) < 0.3] = -np.inf
