@@ -9,6 +9,7 @@ import pandas as pd
 
 from stages.params import Grid
 from stages.report.records import BASE_TO_NEW, FEW_SHOT, RULES
+from stages.report.statistics import two_decimals
 from stages.report.tables import HALVES, MEAN, headline, rows_of
 
 _RULES = {"lenient": "Lenient: substring match, the published rule", "strict": "Strict: exact match"}
@@ -67,7 +68,7 @@ def transfer(table: pd.DataFrame, grid: Grid, model: str) -> str:
     order = [*grid.datasets, MEAN]
     elsewhere = rows[(rows["source"] != rows["target"]) & (rows["source"] != MEAN) & (rows["target"] != MEAN)]
     for rule in RULES:
-        gains = _rounded(rows[f"{rule}_gain"])
+        gains = rows[f"{rule}_gain"].map(two_decimals)
         best = gains == gains.groupby([rows["source"], rows["target"]]).transform("max")
         rows[rule] = _cells(rows, f"{rule}_gain", best & (len(grid.methods) > 1), sign="+")
     for method in grid.methods:
@@ -77,7 +78,7 @@ def transfer(table: pd.DataFrame, grid: Grid, model: str) -> str:
             shown = own.pivot(index="source", columns="target", values=rule).loc[order, order]
             lines += ["", f"### {_RULES[rule]}", "", _table(shown.rename_axis("trained on").reset_index())]
             if len(grid.datasets) > 1:
-                gain = round(elsewhere.loc[elsewhere["method"] == method, f"{rule}_gain"].mean(), 2) + 0.0
+                gain = two_decimals(elsewhere.loc[elsewhere["method"] == method, f"{rule}_gain"].mean()) + 0.0
                 lines += ["", f"Mean without the diagonal: {gain:+.2f}."]
     # A row's mean is made by all that makes the row.
     whole = rows[rows["target"] == MEAN].rename(columns={"source": "trained on"})
@@ -102,7 +103,7 @@ def training_cost(table: pd.DataFrame, grid: Grid, model: str) -> str:
 
 def _cells(rows: pd.DataFrame, name: str, bold: pd.Series | None = None, sign: str = "") -> list[str]:
     """`value ± deviation`; bold where it is the highest of the rows, ties too."""
-    values = _rounded(rows[name])
+    values = rows[name].map(two_decimals)
     bold = values == values.max() if bold is None else bold
     form: Callable[[float], str] = f"{{:{sign}.2f}}".format
     texts = [form(value) for value in values + 0.0]
@@ -115,11 +116,6 @@ def _stages(rows: pd.DataFrame, keys: list[str]) -> list[str]:
     """A section with what makes each row."""
     stages = [", ".join(f"`{name}`" for name in stage.split()) for stage in rows["stage"]]
     return ["", "## Stages", "", _table(rows[keys].assign(stage=stages))]
-
-
-def _rounded(values: pd.Series) -> pd.Series:
-    """To two decimals as the CSV files and the summary have them: numpy's own rounding takes 10.425 for 10.42."""
-    return values.astype("float64").round(6).map(lambda value: round(value, 2))
 
 
 def _blocks(table: pd.DataFrame, grid: Grid) -> list[tuple[str, pd.DataFrame]]:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from stages.params import Grid
 from stages.report.records import BASE_TO_NEW, FEW_SHOT, RULES, ZERO_SHOT, has_transfer
+from stages.report.statistics import two_decimals
 from stages.report.tables import HALVES, MEAN, headline, rows_of
 
 
@@ -28,16 +29,16 @@ def summarise(
         numbers: dict[str, Any] = {}
         if FEW_SHOT in grid.settings:
             row = _mean_row(few_shot, grid, method=method, dataset=MEAN)
-            numbers["few_shot"] = {rule: _rounded(row[rule]) for rule in RULES}
+            numbers["few_shot"] = {rule: two_decimals(row[rule]) for rule in RULES}
         if BASE_TO_NEW in grid.settings:
             row = _mean_row(base_to_new, grid, method=method, dataset=MEAN)
             numbers["base_to_new"] = {
-                rule: {part: _rounded(row[f"{rule}_{part}"]) for part in (*HALVES, "H")} for rule in RULES
+                rule: {part: two_decimals(row[f"{rule}_{part}"]) for part in (*HALVES, "H")} for rule in RULES
             }
         if has_transfer(grid) and len(grid.datasets) > 1 and method != ZERO_SHOT:
             row = _mean_row(transfer, grid, method=method, source=MEAN, target=MEAN)
-            numbers["transfer"] = {rule: _rounded(row[f"{rule}_gain"]) for rule in RULES}
-        numbers["tokens"] = _rounded(lengths[method])
+            numbers["transfer"] = {rule: two_decimals(row[f"{rule}_gain"]) for rule in RULES}
+        numbers["tokens"] = two_decimals(lengths[method])
         summary[method] = numbers
     return summary
 
@@ -48,7 +49,3 @@ def _mean_row(table: pd.DataFrame, grid: Grid, **keys: str) -> pd.Series:
         rows = rows[rows[name] == value]
     (_, row), *_ = rows.iterrows()
     return row
-
-
-def _rounded(value: float) -> float:
-    return round(round(float(value), 6), 2)

@@ -1,9 +1,10 @@
 """Class names that a published rule takes for each other: sentences for a dataset's notes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import permutations
 
 from stages.methods.rewards import accuracy
+from stages.tasks.sources.common import first_of
 
 _SHOWN = 3
 
@@ -18,10 +19,10 @@ def notes(names: Sequence[str]) -> list[str]:
     """
     found = []
     if paid := paid_pairs(names):
-        shown = _first(f"{wrong!r} for {right!r}" for wrong, right in paid)
+        shown = first_of((f"{wrong!r} for {right!r}" for wrong, right in paid), _SHOWN)
         found.append(f"the published accuracy reward pays {_pairs(paid)} of class names, wrong for right: {shown}")
     if contained := contained_pairs(names):
-        shown = _first(f"{longer!r} counts as {shorter!r}" for longer, shorter in contained)
+        shown = first_of((f"{longer!r} counts as {shorter!r}" for longer, shorter in contained), _SHOWN)
         found.append(f"the lenient rule cannot tell {_pairs(contained)} of class names apart: {shown}")
     return found
 
@@ -73,9 +74,3 @@ def contained_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 def _pairs(pairs: Sequence) -> str:
     return f"{len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'}"
-
-
-def _first(sentences: Iterable[str]) -> str:
-    listed = list(sentences)
-    more = len(listed) - _SHOWN
-    return "; ".join(listed[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")

@@ -174,7 +174,7 @@ def checked_classes(key: str, listing: Listing, params: SourceParams) -> tuple[l
     _check_distinct(key, listing.classes, names)
     warnings = []
     if changed:
-        shown = _first(f"{_escaped(old)} is now {name!r}" for old, name in changed.items())
+        shown = first_of(f"{_escaped(old)} is now {name!r}" for old, name in changed.items())
         warnings.append(f"class names are cleaned of blanks and invisible characters: {shown}")
     if params.underscores == "spaces":
         spaced = [name.replace("_", " ").strip() for name in names]
@@ -251,18 +251,18 @@ def _ambiguous(key: str, names: Sequence[str], known: bool) -> list[str]:
                 f"{key}: classes {same[0]} are equal but for case, and rewards and evaluation ignore it; "
                 "next: make them one class, or rename one"
             )
-        warnings.append(f"class names are equal but for case: {_first(same)}")
+        warnings.append(f"class names are equal but for case: {first_of(same)}")
     if commas := [repr(name) for name in dict.fromkeys(names) if "," in name]:
         if not known:
             raise UserError(
                 f"{key}: class {commas[0]} has a comma, and the option list is joined by ', '; "
                 "next: rename the class without one"
             )
-        warnings.append(f"class names have a comma, and the option list is joined by ', ': {_first(commas)}")
+        warnings.append(f"class names have a comma, and the option list is joined by ', ': {first_of(commas)}")
     return warnings
 
 
-def _first(sentences: Iterable[str], shown: int = 10) -> str:
+def first_of(sentences: Iterable[str], shown: int = 10) -> str:
     """The first of what is to be listed, and how many more there are."""
     listed = list(sentences)
     more = [f"and {len(listed) - shown} more"] if len(listed) > shown else []
