@@ -41,11 +41,11 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from stages.engine.embedded_model import CHAT_TEMPLATE, build_tokenizer
-from stages.engine.model import Qwen2VLProcessor, load_processor
-from stages.engine.shared_prefix import SharedPrefixGRPOTrainer, Store
-from stages.planning.architecture import Architecture
-from stages.planning.published import PUBLISHED
+from stages.embedded.model import CHAT_TEMPLATE, build_tokenizer
+from stages.modelling.model import Qwen2VLProcessor, load_processor
+from stages.training.shared_prefix import SharedPrefixGRPOTrainer, Store
+from tools.planning.architecture import Architecture
+from tools.planning.published import PUBLISHED
 
 SIDE = 392
 """Pixels: 28 x 28 patches of 14, 196 visual tokens."""

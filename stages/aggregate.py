@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages import environment
-from stages.errors import main
-from stages.files import write_file
-from stages.params import Grid, read_grid, read_section
 from stages.report import curves, markdown, plots, summary, tables
 from stages.report.footnotes import read_notes, with_notes
 from stages.report.records import Records, read_records
+from stages.runtime import environment
+from stages.runtime.errors import main
+from stages.runtime.files import write_file
+from stages.runtime.params import Grid, read_grid, read_section
 
 METRICS = Path("metrics")
 DATASETS = Path("data/download")

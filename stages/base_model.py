@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from stages import environment
-from stages.engine import loading, models, tracking
-from stages.engine.pretraining import EmbeddedModelParams, train_language, train_vision
-from stages.errors import main
-from stages.files import read_json, write_directory
-from stages.provenance import code_md5
-from stages.scratch import scratch
+from stages.embedded.pretraining import EmbeddedModelParams, train_language, train_vision
+from stages.modelling import catalogue as models
+from stages.modelling import folder as loading
+from stages.runtime import environment, tracking
+from stages.runtime.errors import main
+from stages.runtime.files import read_json, write_directory
+from stages.runtime.provenance import code_md5
+from stages.runtime.scratch import scratch
 
 BASE_MODEL = "models/base_model"
 
@@ -17,7 +18,7 @@ BASE_MODEL = "models/base_model"
 def base_model() -> None:
     """Write `models/base_model/`: config, weights, tokenizer, image processor, chat template; or what points to them.
 
-    Of a model of the hub it has `loading.json` and nothing else; see `stages.engine.loading`.
+    Of a model of the hub it has `loading.json` and nothing else; see `stages.modelling.folder`.
     """
     recipe = read_json("models/recipes/base_model.json")
     params = models.parse(recipe["key"], recipe["params"])
@@ -28,7 +29,7 @@ def base_model() -> None:
         environment.record("base_model")
         return
     # Only here: it marks a stage that computes, whose fingerprint has the device.
-    from stages.engine import determinism
+    from stages.runtime import determinism
 
     settings = {"params": recipe["params"], "code": code_md5("stages.base_model")}
     with (
@@ -36,7 +37,7 @@ def base_model() -> None:
         scratch("base_model", settings, {}) as checkpoints,
     ):
         determinism.pin()
-        from stages.engine.model import save_processor
+        from stages.modelling.model import save_processor
 
         model, processor = teach_embedded(params, checkpoints, run)
         with write_directory(BASE_MODEL) as folder:
@@ -53,9 +54,9 @@ def teach_embedded(params: EmbeddedModelParams, checkpoints: Path, run: tracking
     """
     import numpy as np
 
-    from stages.engine.checkpoints import Phases
-    from stages.engine.embedded_model import build_model, build_processor, build_tokenizer
-    from stages.tasks import curriculum
+    from stages.embedded import curriculum
+    from stages.embedded.model import build_model, build_processor, build_tokenizer
+    from stages.training.checkpoints import Phases
 
     processor = build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
     model = build_model(processor.tokenizer, params.seed)

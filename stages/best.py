@@ -5,18 +5,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from stages import environment
-from stages.content import content_md5
-from stages.engine import hub, loading
-from stages.engine.generation import FILE as GENERATION_FILE
-from stages.engine.generation import decoding
-from stages.errors import UserError, main
-from stages.files import read_json, write_directory, write_json
-from stages.libraries import COMPUTING
-from stages.params import Grid, read_grid, read_section
+from stages.modelling import folder as loading
+from stages.modelling.generation import FILE as GENERATION_FILE
+from stages.modelling.generation import decoding
 from stages.report.candidates import Candidate, ranked, read_candidates
 from stages.report.footnotes import read_notes
 from stages.report.model_card import Base, Model, model_card
+from stages.runtime import environment, hub
+from stages.runtime.content import content_md5
+from stages.runtime.errors import UserError, main
+from stages.runtime.files import read_json, write_directory, write_json
+from stages.runtime.libraries import COMPUTING
+from stages.runtime.params import Grid, read_grid, read_section
 from stages.tasks import questions
 
 BASE_MODEL = "models/base_model"

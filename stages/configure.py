@@ -12,33 +12,34 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from stages import environment, leftovers
-from stages.content import content_md5
-from stages.engine import grpo, models, sft
-from stages.errors import UserError, main
-from stages.files import write_directory, write_json
-from stages.launch import LaunchParams, configuration
-from stages.launch import check as check_launch
+from stages import sources
+from stages.evaluation.outputs import EvaluateParams
 from stages.methods import catalogue
 from stages.methods.method import load
-from stages.params import Grid, Section, read_params, validate
-from stages.provenance import ROOT, code_md5
+from stages.modelling import catalogue as models
 from stages.report.records import FEW_SHOT
-from stages.tasks import sources
+from stages.runtime import environment, leftovers
+from stages.runtime.content import content_md5
+from stages.runtime.errors import UserError, main
+from stages.runtime.files import write_directory, write_json
+from stages.runtime.launch import LaunchParams, configuration
+from stages.runtime.launch import check as check_launch
+from stages.runtime.params import Grid, Section, read_params, validate
+from stages.runtime.provenance import ROOT, code_md5
 from stages.tasks.classes import SETTINGS
-from stages.tasks.evaluation import EvaluateParams
 from stages.tasks.few_shot import SplitParams
 from stages.tasks.samples import ImageParams
+from stages.training import grpo, sft
 
 
 class AccuracyParams(Section):
-    """By which rule an answer is right; see `stages.methods.rewards.accuracy`."""
+    """By which rule an answer is right; see `stages.rewards.accuracy`."""
 
     rule: Literal["exact", "published"]
 
 
 class LengthParams(Section):
-    """Constants of the length reward; see `stages.methods.rewards.length`."""
+    """Constants of the length reward; see `stages.rewards.length`."""
 
     weight: float = Field(gt=0)
     steepness: float = Field(gt=0)
@@ -181,9 +182,9 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
         "launch": {} if params.launch.strategy == "single" else {path: content_md5(ROOT / path)},
         "code": code_md5(
             "stages.train",
-            f"stages.engine.{way.trainer}",
+            f"stages.training.{way.trainer}",
             f"stages.methods.{method}",
-            *(f"stages.methods.rewards.{reward}" for reward in names),
+            *(f"stages.rewards.{reward}" for reward in names),
         ),
     }
 
@@ -210,7 +211,7 @@ def code(stage: str) -> dict[str, str]:
 def configure() -> None:
     """Read `params.yaml`; write recipes as `models/recipes/<method>-<dataset>.json`, and `data/code/<stage>.json`.
 
-    Outputs of an earlier grid are cleared away, where they would count; see `stages.leftovers`.
+    Outputs of an earlier grid are cleared away, where they would count; see `stages.runtime.leftovers`.
     """
     params = check(read_params())
     cells = product(params.train, params.datasets)

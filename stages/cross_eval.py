@@ -1,10 +1,10 @@
 """Stage `cross_eval`: one trained model on the test images of every other dataset of the grid."""
 
-from stages.errors import main
-from stages.evaluating import model_under_test
-from stages.files import write_directory
-from stages.params import read_grid
-from stages.tasks import evaluation
+from stages.evaluation import outputs as evaluation
+from stages.evaluation.cells import model_under_test
+from stages.runtime.errors import main
+from stages.runtime.files import write_directory
+from stages.runtime.params import read_grid
 
 
 def cross_eval(setting: str, method: str, dataset: str, seed: int) -> None:

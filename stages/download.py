@@ -7,12 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from stages import environment
-from stages.errors import main
-from stages.files import write_directory, write_json
-from stages.params import read_section
-from stages.tasks import confusable, samples, sources
-from stages.tasks.sources.common import Chosen
+from stages import sources
+from stages.runtime import environment
+from stages.runtime.errors import main
+from stages.runtime.files import write_directory, write_json
+from stages.runtime.params import read_section
+from stages.sources.common import Chosen
+from stages.tasks import confusable, samples
 
 
 def download(dataset: str) -> None:

@@ -1,7 +1,7 @@
 """Stage `evaluate`: one trained model on the test images of the partition that it was taught on."""
 
-from stages.errors import main
-from stages.evaluating import evaluate_model
+from stages.evaluation.cells import evaluate_model
+from stages.runtime.errors import main
 
 
 def evaluate(setting: str, method: str, dataset: str, seed: int) -> None:

@@ -20,16 +20,16 @@ import typer
 from pydantic import Field
 from tabulate import tabulate
 
-from stages.engine import determinism
-from stages.engine.generation import generate
-from stages.errors import UserError, maker, told
-from stages.files import read_json
 from stages.methods import catalogue
 from stages.methods.method import load as load_method
-from stages.params import validate
+from stages.modelling.generation import generate
 from stages.report.candidates import Task
+from stages.runtime import determinism
+from stages.runtime.errors import UserError, maker, told
+from stages.runtime.files import read_json
+from stages.runtime.params import validate
+from stages.sources.folder import image_files
 from stages.tasks import questions, samples
-from stages.tasks.sources.folder import image_files
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -79,7 +79,7 @@ def predict(
     """
     task = read_task(model)
     determinism.pin()
-    from stages.engine.model import device, load_model, load_processor
+    from stages.modelling.model import device, load_model, load_processor
 
     loaded, processor = load_model(model).to(device()), load_processor(model)
     problems: list[str] = []
@@ -174,7 +174,7 @@ def _tell(problem: str, problems: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # Not by `stages.errors.main`: predictions may be made while stages run, and take no lock.
+    # Not by `stages.runtime.errors.main`: predictions may be made while stages run, and take no lock.
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(predict)
     with told():

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages import environment
-from stages.errors import main
-from stages.files import read_json, read_parquet, write_directory
-from stages.params import read_section
+from stages.runtime import environment
+from stages.runtime.errors import main
+from stages.runtime.files import read_json, read_parquet, write_directory
+from stages.runtime.params import read_section
 from stages.tasks import few_shot, questions
 
 

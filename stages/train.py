@@ -4,16 +4,16 @@ from importlib import import_module
 
 import pandas as pd
 
-from stages import environment, launch
-from stages.engine import determinism, loading, tracking
-from stages.engine.training import quantisation, tidy
-from stages.errors import main
-from stages.files import read_json, write_directory, write_json
-from stages.methods import rewards
+from stages import rewards
 from stages.methods.method import load as load_method
-from stages.params import read_section, validate
-from stages.scratch import FIRST, scratch
+from stages.modelling import folder as loading
+from stages.runtime import determinism, environment, launch, tracking
+from stages.runtime.errors import main
+from stages.runtime.files import read_json, write_directory, write_json
+from stages.runtime.params import read_section, validate
+from stages.runtime.scratch import FIRST, scratch
 from stages.tasks import samples
+from stages.training.common import quantisation, tidy
 
 BASE_MODEL = "models/base_model"
 
@@ -40,9 +40,9 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
         determinism.pin()
         import torch
 
-        from stages.engine.model import load_model, load_processor, save, save_processor
+        from stages.modelling.model import load_model, load_processor, save, save_processor
 
-        trainer = import_module(f"stages.engine.{recipe['trainer']}")
+        trainer = import_module(f"stages.training.{recipe['trainer']}")
         params = validate(f"{path}: settings", recipe["settings"], trainer.Params)
         full = params.adaptation == "full"
 

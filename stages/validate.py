@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from stages.content import content_md5
-from stages.errors import main
-from stages.evaluating import evaluate_model
-from stages.files import read_json, read_parquet
+from stages.evaluation.cells import evaluate_model
+from stages.evaluation.outputs import read_ask_params
 from stages.methods.method import load as load_method
-from stages.params import read_section
+from stages.runtime.content import content_md5
+from stages.runtime.errors import main
+from stages.runtime.files import read_json, read_parquet
+from stages.runtime.params import read_section
 from stages.tasks.classes import FEW_SHOT
-from stages.tasks.evaluation import read_ask_params
 from stages.tasks.samples import ImageParams
 
 

@@ -1,8 +1,8 @@
 """Stage `zero_shot`: the base model, taught nothing, on the test images of one partition."""
 
-from stages.errors import main
-from stages.evaluating import evaluate_model
-from stages.params import read_section
+from stages.evaluation.cells import evaluate_model
+from stages.runtime.errors import main
+from stages.runtime.params import read_section
 
 BASE_MODEL = "models/base_model"
 

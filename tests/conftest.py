@@ -71,8 +71,8 @@ def clone(target: Path) -> Project:
 
 def write_random_model(path: Path) -> Path:
     """Write an embedded model of random weights, with its processor; return `path`."""
-    from stages.engine.embedded_model import build_model, build_processor, build_tokenizer
-    from stages.tasks import curriculum
+    from stages.embedded import curriculum
+    from stages.embedded.model import build_model, build_processor, build_tokenizer
 
     processor = build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
     build_model(processor.tokenizer, seed=0).save_pretrained(path)

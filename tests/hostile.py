@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from stages.files import write_json
+from stages.runtime.files import write_json
 from tests.conftest import write_random_model
 
 HOSTILE = {

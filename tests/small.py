@@ -6,7 +6,7 @@ from PIL import Image
 
 from stages.configure import check, recipe
 from stages.methods.method import load
-from stages.params import read_params
+from stages.runtime.params import read_params
 from stages.tasks import few_shot
 from tests.conftest import ROOT
 

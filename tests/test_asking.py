@@ -16,14 +16,16 @@ from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 
 from stages import best
-from stages.engine import generation, grpo
-from stages.engine.generation import GenerationParams, encode, generate
-from stages.engine.model import load_model, load_processor, save, save_processor
-from stages.errors import UserError
-from stages.files import read_json, write_json
+from stages.evaluation import outputs as evaluation
 from stages.methods.method import load as load_method
+from stages.modelling import generation
+from stages.modelling.generation import GenerationParams, encode, generate
+from stages.modelling.model import load_model, load_processor, save, save_processor
 from stages.predict import answers, decoded, read_task
-from stages.tasks import evaluation, questions, samples
+from stages.runtime.errors import UserError
+from stages.runtime.files import read_json, write_json
+from stages.tasks import questions, samples
+from stages.training import grpo
 from tests import small
 from tests.conftest import write_random_model
 from tests.hostile import HOSTILE, write_checkpoint

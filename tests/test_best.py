@@ -17,14 +17,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 
 from stages import best, configure
-from stages.content import content_md5
-from stages.engine.model import load_model, load_processor, save, save_processor
-from stages.errors import UserError
-from stages.files import read_json, write_json
-from stages.params import read_params
+from stages.modelling.model import load_model, load_processor, save, save_processor
 from stages.predict import answers, decoded, read_task
 from stages.report.candidates import Candidate, ranked, read_candidates
 from stages.report.model_card import Base, Model, model_card
+from stages.runtime.content import content_md5
+from stages.runtime.errors import UserError
+from stages.runtime.files import read_json, write_json
+from stages.runtime.params import read_params
 from tests.conftest import ROOT, Project
 from tests.hostile import HOSTILE, write_checkpoint
 from tests.hub import COMMIT, Hub, repository, serve

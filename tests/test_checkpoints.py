@@ -15,14 +15,14 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback
 
-from stages.engine import grpo, pretraining, sft
-from stages.engine.checkpoints import MANIFEST, Checkpoints, Phases, Resumable
-from stages.engine.embedded_model import build_model, build_processor, build_tokenizer
-from stages.engine.model import load_model, load_processor
-from stages.errors import UserError
-from stages.files import read_json, write_json
-from stages.params import read_params
-from stages.tasks import curriculum
+from stages.embedded import curriculum, pretraining
+from stages.embedded.model import build_model, build_processor, build_tokenizer
+from stages.modelling.model import load_model, load_processor
+from stages.runtime.errors import UserError
+from stages.runtime.files import read_json, write_json
+from stages.runtime.params import read_params
+from stages.training import grpo, sft
+from stages.training.checkpoints import MANIFEST, Checkpoints, Phases, Resumable
 from tests import small
 from tests.conftest import ROOT, write_random_model
 

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from stages import configure
 from stages.methods import catalogue
-from stages.provenance import EXEMPT, closure
+from stages.runtime.provenance import EXEMPT, closure
 from tests.conftest import ROOT, Project
 
 AXES = ("datasets", "methods", "settings", "seeds", "transfer", "best")
@@ -77,9 +77,9 @@ def test_every_stage_waits_for_the_check_of_params():
 @pytest.mark.parametrize("method", catalogue.METHODS)
 def test_recipe_names_the_code_that_training_loads_by_name(method):
     recipe = configure.recipe(method, "digits", configure.check(PARAMS))
-    trainer = importlib.import_module(f"stages.engine.{recipe['trainer']}")
-    modules = ["train", f"engine.{recipe['trainer']}", f"methods.{method}"]
-    modules += [f"methods.rewards.{reward}" for reward in recipe["rewards"]]
+    trainer = importlib.import_module(f"stages.training.{recipe['trainer']}")
+    modules = ["train", f"training.{recipe['trainer']}", f"methods.{method}"]
+    modules += [f"rewards.{reward}" for reward in recipe["rewards"]]
     assert Path(trainer.__file__).relative_to(ROOT).as_posix() in recipe["code"]
     assert set(recipe["code"]) == {path.as_posix() for path in closure(*(f"stages.{module}" for module in modules))}
     assert not {path.as_posix() for path in EXEMPT} & set(recipe["code"])

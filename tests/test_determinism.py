@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 
 PRODUCTS = """
-from stages.engine import determinism
+from stages.runtime import determinism
 determinism.pin()
 import torch
 from torch.profiler import profile
@@ -44,11 +44,11 @@ def test_large_products_and_their_gradients_go_to_onednn_and_are_right():
 
 @pytest.mark.parametrize("before", ["", "import torch; "])
 def test_torch_must_not_be_imported_before(before):
-    done = python(f"{before}from stages.engine import determinism; determinism.pin()")
+    done = python(f"{before}from stages.runtime import determinism; determinism.pin()")
     assert (done.returncode != 0) == bool(before)
     assert ("must run before torch is imported" in done.stderr) == bool(before)
 
 
 def test_threads_of_the_surroundings_do_not_count():
-    code = "from stages.engine import determinism; determinism.pin(); import torch; print(torch.get_num_threads())"
+    code = "from stages.runtime import determinism; determinism.pin(); import torch; print(torch.get_num_threads())"
     assert python(code, OMP_NUM_THREADS="7", MKL_NUM_THREADS="3").stdout.split() == ["1"]

@@ -22,11 +22,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.engine.embedded_model import build_model, build_processor, build_tokenizer
-from stages.engine.model import load_model, load_processor
-from stages.launch import LaunchParams, accelerate_arguments
-from stages.methods import rewards
+from stages import rewards
+from stages.embedded.model import build_model, build_processor, build_tokenizer
 from stages.methods.method import load as load_method
+from stages.modelling.model import load_model, load_processor
+from stages.runtime.launch import LaunchParams, accelerate_arguments
 from stages.tasks import samples
 from tests import test_shared_prefix
 from tests.conftest import ROOT, Project, clone, write_random_model
@@ -76,7 +76,7 @@ def train_alone(project: Project, method: str, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(project.root)
     torch.set_num_threads(1)
     recipe = json.loads(Path(f"models/recipes/{method}-digits.json").read_text())
-    trainer = importlib.import_module(f"stages.engine.{recipe['trainer']}")
+    trainer = importlib.import_module(f"stages.training.{recipe['trainer']}")
     way = load_method(method)
     model, record = trainer.train(
         load_model("models/base_model"),

@@ -8,15 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.engine import grpo, sft
-from stages.engine.epochs import Schedule
-from stages.engine.generation import GenerationParams, generate
-from stages.engine.model import load_model, load_processor
-from stages.engine.spread import complaint
-from stages.errors import UserError
-from stages.methods import rewards
+from stages import rewards
 from stages.methods.method import load
+from stages.modelling.generation import GenerationParams, generate
+from stages.modelling.model import load_model, load_processor
+from stages.runtime.errors import UserError
 from stages.tasks import few_shot
+from stages.training import grpo, sft
+from stages.training.epochs import Schedule
+from stages.training.spread import complaint
 from tests import small
 from tests.conftest import write_random_model
 

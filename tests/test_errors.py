@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.errors import UserError, maker
 from stages.predict import read_task
+from stages.runtime.errors import UserError, maker
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stages.content import content_md5
-from stages.errors import UserError, told
-from stages.files import read_json, reading, write_directory, write_json
-from stages.scratch import locked
+from stages.runtime.content import content_md5
+from stages.runtime.errors import UserError, told
+from stages.runtime.files import read_json, reading, write_directory, write_json
+from stages.runtime.scratch import locked
 from tests.conftest import Project, write_random_model
 from tests.test_pipeline import runs
 from tests.test_warm import LOCK, SPLIT, Server, eventually, gone, serving, start, waits
@@ -256,7 +256,7 @@ def model_faults() -> dict[str, tuple]:
 @pytest.mark.parametrize("fault", model_faults())
 def test_broken_model(folder, tmp_path, fault):
     """error: models/base_model: no model is there; `dvc repro base_model` makes it, and likewise for what is broken."""
-    from stages.engine.model import load_model
+    from stages.modelling.model import load_model
 
     copy = tmp_path / "model"
     shutil.copytree(folder, copy)
@@ -271,7 +271,7 @@ def test_broken_model(folder, tmp_path, fault):
 
 def test_pickled_adapters_are_refused(folder, tmp_path):
     """error: models/train/x: adapter_model.safetensors is missing; `dvc repro train@x` makes it."""
-    from stages.engine.model import load_model
+    from stages.modelling.model import load_model
 
     write_json(tmp_path / "adapter_config.json", {"base_model_name_or_path": str(folder), "peft_type": "LORA"})
     (tmp_path / "adapter_model.bin").write_bytes(b"pickle")
@@ -281,7 +281,7 @@ def test_pickled_adapters_are_refused(folder, tmp_path):
 
 def test_missing_processor(folder, tmp_path):
     """error: models/base_model: cannot be read as a processor (...); `dvc repro base_model` makes it again."""
-    from stages.engine.model import load_processor
+    from stages.modelling.model import load_processor
 
     shutil.copy(folder / "config.json", tmp_path)
     with pytest.raises(UserError, match="cannot be read as a processor"):
@@ -343,7 +343,7 @@ def batches(project: Project) -> list[Path]:
 
 def test_changed_batch_is_not_believed(tmp_path, capsys):
     """warning: .../5.json: its content has changed; this batch is generated again."""
-    from stages.tasks.evaluation import FinishedBatches
+    from stages.evaluation.outputs import FinishedBatches
 
     batches = FinishedBatches(tmp_path)
     batches[0] = [("one", 2)]

@@ -8,8 +8,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages import configure
-from stages.params import read_params
-from stages.tasks.facts import FACTS
+from stages.runtime.params import read_params
+from stages.sources.facts import FACTS
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs/fidelity.md").read_text()

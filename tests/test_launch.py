@@ -15,13 +15,13 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 from safetensors.torch import load_file
 from trl import GRPOConfig, GRPOTrainer
 
-from stages.engine import grpo, sft, vllm
-from stages.engine.model import load_model, load_processor, save
-from stages.engine.training import adapters, check_prompt_lengths, quantisation, splits_weights
-from stages.errors import UserError
-from stages.launch import LaunchParams, accelerate_arguments, check_machine
-from stages.launch import check as check_launch
-from stages.params import validate
+from stages.modelling.model import load_model, load_processor, save
+from stages.runtime.errors import UserError
+from stages.runtime.launch import LaunchParams, accelerate_arguments, check_machine
+from stages.runtime.launch import check as check_launch
+from stages.runtime.params import validate
+from stages.training import grpo, sft, vllm
+from stages.training.common import adapters, check_prompt_lengths, quantisation, splits_weights
 from tests import small
 from tests.conftest import ROOT, Project, write_random_model
 

@@ -10,9 +10,9 @@ import pytest
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
-from stages import leftovers
-from stages.content import content_md5, is_seen
-from stages.params import Grid
+from stages.runtime import leftovers
+from stages.runtime.content import content_md5, is_seen
+from stages.runtime.params import Grid
 from tests.conftest import ROOT, Project
 
 GRID = Grid(

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from stages import configure
-from stages.engine import grpo, sft
-from stages.engine.model import load_model, load_processor
-from stages.engine.training import adapters, check_lora_target
-from stages.errors import UserError
-from stages.params import read_params
+from stages.modelling.model import load_model, load_processor
+from stages.runtime.errors import UserError
+from stages.runtime.params import read_params
+from stages.training import grpo, sft
+from stages.training.common import adapters, check_lora_target
 from tests import small
 from tests.conftest import ROOT, write_random_model
 

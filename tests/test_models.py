@@ -16,20 +16,19 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from stages import base_model, configure
-from stages.content import content_md5
-from stages.engine import loading
-from stages.engine.embedded_model import CHAT_TEMPLATE, build_tokenizer
-from stages.engine.generation import GenerationParams, generate
-from stages.engine.hub import fetch_file
-from stages.engine.loading import HubModelParams
-from stages.engine.model import load_model, load_processor
-from stages.errors import UserError
-from stages.files import write_json
-from stages.methods import rewards
+from stages import base_model, configure, rewards
+from stages.embedded import curriculum
+from stages.embedded.model import CHAT_TEMPLATE, build_tokenizer
 from stages.methods.method import load as load_method
-from stages.params import read_params
-from stages.tasks import curriculum
+from stages.modelling import folder as loading
+from stages.modelling.folder import HubModelParams
+from stages.modelling.generation import GenerationParams, generate
+from stages.modelling.model import load_model, load_processor
+from stages.runtime.content import content_md5
+from stages.runtime.errors import UserError
+from stages.runtime.files import write_json
+from stages.runtime.hub import fetch_file
+from stages.runtime.params import read_params
 from tests.conftest import ROOT, Project, write_random_model
 from tests.hub import COMMIT, Hub, repository, serve
 
@@ -611,7 +610,7 @@ def test_another_architecture_is_taught_and_tested_by_the_same_code(llava, tmp_p
     """Where prompts cannot be shared, TRL's own trainer does it, and says so."""
     path = pointer(tmp_path / "base", llava)
     recipe = configure.recipe(method, "digits", configure.check(read_params(ROOT / "params.yaml")))
-    trainer, way = import_module(f"stages.engine.{recipe['trainer']}"), load_method(method)
+    trainer, way = import_module(f"stages.training.{recipe['trainer']}"), load_method(method)
     settings = recipe["settings"] | {"steps": 2, "prompts_per_step": 4, "prompts_per_pass": 4}
     samples = [
         {"prompt": way.conversation("What digit is in the photo?"), "answer": "nine", "target": "nine"}

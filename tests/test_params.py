@@ -4,8 +4,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages import configure
-from stages.errors import UserError
-from stages.params import read_params
+from stages.runtime.errors import UserError
+from stages.runtime.params import read_params
 from tests.conftest import ROOT
 
 MISTAKES = [

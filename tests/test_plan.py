@@ -1,4 +1,4 @@
-"""`python -m stages.plan`: its arithmetic against torch's and the trainers' own counts, and what a user sees of it."""
+"""`python -m tools.plan`: its arithmetic against torch's and the trainers' own counts, and what a user sees of it."""
 
 import math
 import os
@@ -18,15 +18,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, Qwen2VLForConditionalGeneration
 
-from stages.engine.epochs import schedule
-from stages.errors import UserError
-from stages.params import read_params
-from stages.planning import costs, planner, tables
-from stages.planning.architecture import Architecture
-from stages.planning.costs import GPUS, Evaluation, Sample, Speed, Training
-from stages.planning.published import PUBLISHED
-from stages.provenance import closure
+from stages.runtime.errors import UserError
+from stages.runtime.params import read_params
+from stages.runtime.provenance import closure
+from stages.training.epochs import schedule
 from tests.conftest import ROOT, write_random_model
+from tools.planning import costs, planner, tables
+from tools.planning.architecture import Architecture
+from tools.planning.costs import GPUS, Evaluation, Sample, Speed, Training
+from tools.planning.published import PUBLISHED
 
 LANGUAGE = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 SMALL = Architecture.of(PUBLISHED["Qwen/Qwen2-VL-2B-Instruct"])
@@ -45,8 +45,8 @@ def grpo(**changes) -> Training:
 def build(layers: int = 4, blocks: int = 2, **text) -> Qwen2VLForConditionalGeneration:
     """The embedded model, deeper or of other widths, random."""
     base = planner.embedded_model()
-    from stages.engine.embedded_model import build_config, build_tokenizer
-    from stages.tasks import curriculum
+    from stages.embedded import curriculum
+    from stages.embedded.model import build_config, build_tokenizer
 
     config = build_config(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
     assert Architecture.of(config) == base.architecture
@@ -106,8 +106,8 @@ def test_a_trainers_step_takes_the_flops_of_the_formula(deep_model, kind, adapta
     from peft import LoraConfig
     from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-    from stages.engine.model import load_model, load_processor
-    from stages.engine.shared_prefix import SharedPrefixGRPOTrainer
+    from stages.modelling.model import load_model, load_processor
+    from stages.training.shared_prefix import SharedPrefixGRPOTrainer
 
     prompts, group, length = 2, 4, 6
     random = np.random.Generator(np.random.PCG64(0))
@@ -201,7 +201,7 @@ def test_steps_of_epochs_are_those_of_trl(random_model, samples, per_step, per_p
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-    from stages.engine.model import load_model, load_processor
+    from stages.modelling.model import load_model, load_processor
 
     prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
     answer = [{"role": "assistant", "content": [{"type": "text", "text": "zero"}]}]
@@ -475,7 +475,7 @@ def change(folder: Path, **changes) -> dict:
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "stages.plan", *arguments]
+    command = [sys.executable, "-m", "tools.plan", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -593,7 +593,7 @@ def test_plan_is_part_of_no_stage():
     """Neither it nor its arithmetic makes a trained model stale."""
     stages = [f"stages.{path.stem}" for path in (ROOT / "stages").glob("*.py") if path.stem != "plan"]
     used = {path.as_posix() for path in closure(*stages)}
-    assert not {path for path in used if path.startswith("stages/plan")}
+    assert not {path for path in used if path.startswith("tools/plan")}
 
 
 def test_total_is_finite_for_every_gpu():

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stages.planning import planner, tables
-from stages.planning.costs import GPUS, Speed
 from tests.conftest import ROOT
+from tools.planning import planner, tables
+from tools.planning.costs import GPUS, Speed
 
 
 def plan(folder: Path, profile: str, monkeypatch: pytest.MonkeyPatch, **changes: object) -> str:

@@ -9,14 +9,15 @@ import pytest
 from PIL import Image, ImageDraw
 
 from stages import best
-from stages.engine.generation import GenerationParams
-from stages.engine.model import load_model, load_processor
-from stages.errors import UserError
-from stages.files import read_json, write_json
+from stages.evaluation import outputs as evaluation
 from stages.methods.method import load as load_method
+from stages.modelling.generation import GenerationParams
+from stages.modelling.model import load_model, load_processor
 from stages.predict import answers, decoded, paths, read_task
-from stages.provenance import closure
-from stages.tasks import evaluation, questions, samples
+from stages.runtime.errors import UserError
+from stages.runtime.files import read_json, write_json
+from stages.runtime.provenance import closure
+from stages.tasks import questions, samples
 from tests.conftest import ROOT, Project, write_random_model
 from tests.test_best import candidate
 

@@ -9,8 +9,8 @@ from dvc.repo import Repo
 from PIL import Image
 
 from stages import configure
-from stages.params import read_params
-from stages.tasks.facts import FACTS
+from stages.runtime.params import read_params
+from stages.sources.facts import FACTS
 from tests.conftest import ROOT, Project
 from tests.test_dag import expected_names
 

@@ -13,7 +13,7 @@ import pytest
 from stages.configure import check
 from stages.methods import catalogue
 from stages.methods.method import load
-from stages.params import read_params
+from stages.runtime.params import read_params
 from stages.tasks import questions
 from stages.tasks.classes import SETTINGS
 from tests.conftest import ROOT
@@ -24,8 +24,8 @@ QUESTION = "What digit is in the photo?\nPlease choose one from list [ two, one]
 
 @pytest.fixture(scope="module")
 def processor():
-    from stages.engine.embedded_model import build_processor, build_tokenizer
-    from stages.tasks import curriculum
+    from stages.embedded import curriculum
+    from stages.embedded.model import build_processor, build_tokenizer
 
     return build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
 
@@ -108,7 +108,7 @@ def test_option_list_is_one_token_and_the_names_behind_it(processor):
 
 
 def test_the_base_model_was_taught_every_prompt():
-    from stages.tasks import curriculum
+    from stages.embedded import curriculum
 
     for name in catalogue.METHODS:
         method = load(name)

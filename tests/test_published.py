@@ -7,9 +7,9 @@ import torch
 from ruamel.yaml import YAML
 from transformers import Qwen2VLForConditionalGeneration
 
-from stages.planning.architecture import Architecture
-from stages.planning.published import PUBLISHED
 from tests.conftest import ROOT
+from tools.planning.architecture import Architecture
+from tools.planning.published import PUBLISHED
 
 PARAMETERS = {"Qwen/Qwen2-VL-2B-Instruct": 2_208_985_600, "Qwen/Qwen2-VL-7B-Instruct": 8_291_375_616}
 SHARDS_OF_2B = 3_988_609_112 + 429_441_656  # bytes of the two files of weights, their headers included

@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.configure import check, recipe
-from stages.params import read_params
+from stages.runtime.params import read_params
 from tests.conftest import ROOT
 from tests.test_dag import expected_names
 

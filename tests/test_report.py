@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import aggregate
-from stages.errors import UserError
-from stages.params import Grid
 from stages.report import plots, tables
 from stages.report.curves import mean_curves
 from stages.report.records import read_records
 from stages.report.statistics import harmonic_mean, wilson_interval
+from stages.runtime.errors import UserError
+from stages.runtime.params import Grid
 
 FULL = Grid(
     datasets=["digits", "letters", "shapes"],

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from math_verify import parse, verify
 
-from stages.methods import catalogue, rewards
+from stages import rewards
+from stages.methods import catalogue
 from stages.methods.answers import in_tags
 from stages.methods.method import load
-from stages.methods.rewards import accuracy, length
+from stages.rewards import accuracy, length
 from tests.conftest import ROOT
 
 # completion, answer -> accuracy, format, equality, answer_first_format, adaptive_format
@@ -160,7 +161,7 @@ def test_no_completion_keeps_the_published_rule_busy():
     """In a process of its own, with a limit that only a computation without end reaches."""
     code = (
         "import json, sys\n"
-        "from stages.methods.rewards import accuracy\n"
+        "from stages.rewards import accuracy\n"
         "for name, bomb in json.load(sys.stdin).items():\n"
         "    for label in ('Cessna 172', '$(1,2)$', '$x<1$', '9^9^9^9'):\n"
         "        for form in ('<answer>{}</answer>', '<think>The answer is {} </think> <answer>DC-3</answer>'):\n"

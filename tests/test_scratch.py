@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stages import libraries, scratch
+from stages.runtime import libraries, scratch
 
 
 def machine(root: Path, *models: str) -> Path:

@@ -19,13 +19,13 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 from trl import GRPOConfig, GRPOTrainer
 
-from stages.engine import shared_prefix
-from stages.engine.embedded_model import build_model, build_processor, build_tokenizer
-from stages.engine.model import load_model, load_processor
-from stages.engine.shared_prefix import SharedPrefixGRPOTrainer
-from stages.engine.training import splits_weights
-from stages.planning.costs import Training
+from stages.embedded.model import build_model, build_processor, build_tokenizer
+from stages.modelling.model import load_model, load_processor
+from stages.training import shared_prefix
+from stages.training.common import splits_weights
+from stages.training.shared_prefix import SharedPrefixGRPOTrainer
 from tests.conftest import ROOT
+from tools.planning.costs import Training
 
 PROMPTS = 6
 CHOICES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

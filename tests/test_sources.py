@@ -22,16 +22,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from ruamel.yaml import YAML
 
-from stages import configure, download
-from stages.errors import UserError
-from stages.methods.rewards import accuracy
-from stages.params import Grid, read_params
+from stages import configure, download, sources
+from stages.embedded import datasets as embedded
 from stages.report.footnotes import read_notes, with_notes
+from stages.rewards import accuracy
+from stages.runtime.errors import UserError
+from stages.runtime.params import Grid, read_params
+from stages.sources import coop
+from stages.sources.common import Example, Listing, checked_classes, clean_name
+from stages.sources.facts import COPIES, FACTS
 from stages.split import split as split_stage
-from stages.tasks import confusable, embedded, matching, samples, sources
-from stages.tasks.facts import COPIES, FACTS
-from stages.tasks.sources import coop
-from stages.tasks.sources.common import Example, Listing, checked_classes, clean_name
+from stages.tasks import confusable, matching, samples
 from tests.conftest import ROOT
 from tests.hub import COMMIT, Hub, repository, serve
 

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.errors import UserError
-from stages.provenance import closure
-from stages.tasks import curriculum, embedded, few_shot, matching, questions
+from stages.embedded import curriculum
+from stages.embedded import datasets as embedded
+from stages.runtime.errors import UserError
+from stages.runtime.provenance import closure
+from stages.tasks import few_shot, matching, questions
 from stages.tasks.classes import BaseToNewParams, FewShotParams, parts
 
 FEW_SHOT = few_shot.OptionRule(fraction=0.4, minimum=30, maximum=100, all_below_minimum=False)
@@ -162,7 +164,7 @@ def test_strict_matching_is_equality():
 
 def test_the_base_model_knows_the_classes_and_reads_no_evaluation_dataset():
     assert {name: subject.classes for name, subject in curriculum.SUBJECTS.items()} == embedded.CLASSES
-    assert Path("stages/tasks/embedded.py") not in closure("stages.base_model")
+    assert Path("stages/embedded/datasets.py") not in closure("stages.base_model")
 
 
 @pytest.mark.parametrize("name", list(embedded.CLASSES))

@@ -1,7 +1,7 @@
 """Kill it anywhere: stages killed at random moments, run again, end with the bytes of a run that nobody touched.
 
 A few kills on every change; fifty by `make torture`. The stages are the real ones, forked from a server that has the
-libraries imported (`stages/warm.py`), so that most of a stage's life is its work, where it can be hurt.
+libraries imported (`stages/runtime/warm.py`), so that most of a stage's life is its work, where it can be hurt.
 """
 
 import json
@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stages.content import content_md5
+from stages.runtime.content import content_md5
 from tests.conftest import clone
 
 TINY = {
@@ -100,7 +100,7 @@ class Arena:
         # Where its own environment lets the server be found, it would ask itself.
         without = {name: value for name, value in full.environment.items() if name != "WARM_SOCKET"}
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "stages.warm_server", str(root / "warm")], cwd=full.root, env=without
+            [sys.executable, "-m", "stages.runtime.warm_server", str(root / "warm")], cwd=full.root, env=without
         )
         while not (root / "warm").exists():
             time.sleep(0.1)

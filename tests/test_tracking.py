@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.content import content_md5
-from stages.engine import tracking, tracking_store
+from stages.runtime import tracking, tracking_store
+from stages.runtime.content import content_md5
 
 PROJECT = Path(__file__).resolve().parents[1]
 STAGE = "train@few_shot-no_thinking-digits-1"
@@ -97,7 +97,7 @@ def eventually(condition, seconds=20):
 
 SLEEPER = """
 import sys, time
-from stages.engine import tracking
+from stages.runtime import tracking
 with tracking.run(sys.argv[1]) as run:
     print(run._child.pid, flush=True)
     time.sleep(60)
@@ -333,7 +333,7 @@ def test_unreachable_store_is_a_warning(project, monkeypatch, capfd, store):
 def test_full_disk_is_a_warning(project):
     code = """
 import pathlib, resource, sys
-from stages.engine import tracking
+from stages.runtime import tracking
 size = pathlib.Path("mlflow.db").stat().st_size + 100_000
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 with tracking.run("train@full") as run:
@@ -473,7 +473,7 @@ def test_store_full_for_a_whole_stage_is_published_afterwards(project, capfd):
     make_records(STAGE)
     code = """
 import pathlib, resource, sys
-from stages.engine import tracking
+from stages.runtime import tracking
 size = pathlib.Path("mlflow.db").stat().st_size
 resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 with tracking.run(sys.argv[1]) as run:
@@ -499,7 +499,7 @@ def test_publish_names_a_spoilt_record(project, capfd):
 
 def test_several_stages_start_on_a_fresh_store_at_once_and_silently(project):
     Path("mlflow.db").unlink()
-    code = "import sys\nfrom stages.engine import tracking\nwith tracking.run(sys.argv[1]) as run: pass"
+    code = "import sys\nfrom stages.runtime import tracking\nwith tracking.run(sys.argv[1]) as run: pass"
     processes = [python(code, project, f"evaluate@{number}") for number in range(3)]
     assert [process.communicate(timeout=60) for process in processes] == [("", "")] * 3
     assert sorted(run.info.run_name for run in runs(project)) == ["evaluate@0", "evaluate@1", "evaluate@2"]
@@ -573,7 +573,7 @@ def test_git_tags_compare_contents(tmp_path):
 
 STAGE_PROGRAM = """
 import pathlib
-from stages.engine import tracking
+from stages.runtime import tracking
 parameters = {"x": pathlib.Path("params.yaml").read_text().strip()}
 with tracking.run("train@one", parameters, inputs={"data": "images"}) as run:
     pathlib.Path("out/sub").mkdir(parents=True)
@@ -633,5 +633,5 @@ def test_experiments_of_dvc_reach_the_projects_store_and_md5_is_that_of_the_lock
 
 
 def test_import_is_free():
-    code = "import sys, stages.engine.tracking\nprint({'mlflow', 'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, stages.runtime.tracking\nprint({'mlflow', 'torch', 'transformers'} & set(sys.modules))"
     assert python(code, PROJECT).communicate() == ("set()\n", "")

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from stages import environment
-from stages.content import content_md5
+from stages.runtime import environment
+from stages.runtime.content import content_md5
 from tests.conftest import Project, clone
 from tools import verify
 
@@ -137,7 +137,7 @@ def test_difference_is_told_with_its_stage_its_files_and_why_it_was_not_promised
     known = json.loads(file.read_text())
     known["environments"][known["stages"]["base_model"]]["libraries"]["torch"] = "2.12.0"
     file.write_text(json.dumps(known))
-    with (tiny.root / "stages/environment.py").open("a") as code:
+    with (tiny.root / "stages/runtime/environment.py").open("a") as code:
         code.write("# changes no byte\n")
     tiny.commit("elsewhere")
     done = make_verify(tiny, "base_model")

@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from stages.content import content_md5
-from stages.scratch import locked
+from stages.runtime.content import content_md5
+from stages.runtime.scratch import locked
 from tests.conftest import Project
 
 QUIET = {"DISABLE_MLFLOW_INTEGRATION": "true"}
@@ -61,7 +61,7 @@ class Server:
 
     def __init__(self, project: Project, path: Path):
         self.environment = QUIET | {"WARM_SOCKET": str(path)}
-        command = [sys.executable, "-m", "stages.warm_server", str(path)]
+        command = [sys.executable, "-m", "stages.runtime.warm_server", str(path)]
         self.process = psutil.Popen(command, cwd=project.root, env=project.environment | QUIET)
         eventually(path.exists)
 
@@ -176,7 +176,7 @@ def test_stages_end_with_their_server_and_it_ends_with_its_starter(prepared, tmp
     program = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); input()"
     path = tmp_path / "warm"
     starter = subprocess.Popen(
-        [sys.executable, "-c", program, sys.executable, "-m", "stages.warm_server", str(path)],
+        [sys.executable, "-c", program, sys.executable, "-m", "stages.runtime.warm_server", str(path)],
         cwd=prepared.root,
         env=prepared.environment | QUIET,
         stdin=subprocess.PIPE,

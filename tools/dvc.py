@@ -1,7 +1,7 @@
 """DVC, without waiting: `python -m tools.dvc repro` is `dvc repro`, and so are all its commands.
 
 What is slow with a long dvc.lock is replaced (see `fast_dvc.py`), and from the second stage on libraries are imported
-once and not by every stage (see `stages/warm.py`).
+once and not by every stage (see `stages/runtime/warm.py`).
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import sys
 from dvc.cli import main
 from dvc.stage import Stage
 
-from stages import warm
+from stages.runtime import warm
 from tools import fast_dvc
 from tools.repro import warm_server
 

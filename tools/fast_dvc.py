@@ -33,7 +33,7 @@ from dvc.stage.serialize import to_lockfile
 from dvc.utils import strictyaml
 from dvc.utils.serialize import _yaml
 
-from stages.files import write_file
+from stages.runtime.files import write_file
 
 VERSION = "3.67.1"
 

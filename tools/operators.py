@@ -19,7 +19,7 @@ from typing import Any
 
 import typer
 
-from stages.engine import determinism
+from stages.runtime import determinism
 
 determinism.pin()
 
@@ -296,7 +296,7 @@ def run_stages(mode: contextlib.AbstractContextManager, variants: Iterable[dict[
     """Run each kind of stage in a temporary folder, one after the other in this thread, inside `mode`."""
     from ruamel.yaml import YAML
 
-    from stages.engine import pretraining
+    from stages.embedded import pretraining
 
     yaml, here, environment = YAML(typ="safe"), Path.cwd(), dict(os.environ)
     executor = pretraining.ThreadPoolExecutor

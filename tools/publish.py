@@ -16,12 +16,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 # First: it switches MLflow's telemetry off.
-from stages.content import content_md5
-from stages.engine.tracking import records_of, texts
-from stages.engine.tracking_store import Record, problem, store_faults
-from stages.errors import UserError
-from stages.files import read_json
-from stages.scratch import locked
+from stages.runtime.content import content_md5
+from stages.runtime.errors import UserError
+from stages.runtime.files import read_json
+from stages.runtime.scratch import locked
+from stages.runtime.tracking import records_of, texts
+from stages.runtime.tracking_store import Record, problem, store_faults
 
 RECORDS = Path("metrics/records")
 CELL = ("setting", "method", "dataset", "seed", "stage", "trained_on", "evaluated_on")

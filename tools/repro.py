@@ -3,7 +3,7 @@
 DVC itself runs one stage after the other. It can be run several times at once where each run has one stage whose inputs
 are ready and waits for the lock of the repository, which is what this does, in the order of DVC's own graph. What is up
 to date is left alone by DVC, so nothing is lost by interrupting it or by mixing it with `dvc repro`. Libraries are
-imported once and not by every stage; see `stages/warm.py`.
+imported once and not by every stage; see `stages/runtime/warm.py`.
 """
 
 import contextlib
@@ -29,9 +29,9 @@ from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import Stage
 
-from stages import warm
-from stages.errors import UserError, told
-from stages.process import STARTER
+from stages.runtime import warm
+from stages.runtime.errors import UserError, told
+from stages.runtime.process import STARTER
 from tools import fast_dvc
 
 JOBS_HELP = "stages at a time, one core each; by default 2, and 1 where there is a GPU"
@@ -142,7 +142,8 @@ def warm_server() -> Iterator[str]:
     """Serve stages that need no imports of their own while the block runs, at the socket that is yielded."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "warm")
-        with subprocess.Popen([sys.executable, "-m", "stages.warm_server", path], stdin=subprocess.DEVNULL) as server:
+        command = [sys.executable, "-m", warm.SERVER, path]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as server:
             try:
                 yield path
             finally:

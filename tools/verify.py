@@ -26,10 +26,10 @@ import typer
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
-from stages import environment
-from stages.content import content_md5
-from stages.errors import UserError
-from stages.files import read_json
+from stages.runtime import environment
+from stages.runtime.content import content_md5
+from stages.runtime.errors import UserError
+from stages.runtime.files import read_json
 from tools.repro import JOBS_HELP, default_jobs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -223,7 +223,7 @@ def compare_files(rebuilt: Path, original: Path, md5: str | None) -> list[str]:
 
 
 def unpromised(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Why two fingerprints of `stages.environment` do not promise the same bytes; empty where they do.
+    """Why two fingerprints of `stages.runtime.environment` do not promise the same bytes; empty where they do.
 
     >>> unpromised({"device": "cpu", "libraries": {"torch": "2.12.0"}}, {"device": "cpu", "libraries": {}})
     ['made with torch 2.12.0, here none']
@@ -248,7 +248,7 @@ def unpromised(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 def fingerprint_of(environments: Mapping[str, Any], stage: str) -> Mapping[str, Any] | None:
-    """The surroundings of a stage in what `stages.environment` wrote; None where it is not told."""
+    """The surroundings of a stage in what `stages.runtime.environment` wrote; None where it is not told."""
     return environments.get("environments", {}).get(environments.get("stages", {}).get(stage))
 
 

@@ -11,11 +11,11 @@ class Method:
     """One way of teaching a model to name what is in an image.
 
     Attributes:
-        trainer: the module of `stages.engine` that trains with it.
+        trainer: the module of `stages.training` that trains with it.
         prompt: the user's text in training; `{question}` stands for the question with its option list.
         parse: the answer in an output, or None where the output has none.
         target: the text to be learned for an answer (supervised methods).
-        rewards: names of modules of `stages.methods.rewards`, summed (reinforcement methods).
+        rewards: names of modules of `stages.rewards`, summed (reinforcement methods).
         evaluation_prompts: the user's text in evaluation by part of the test set (`all`, `base`, `new`) where it
             is not the training prompt. The paper's evaluation code puts it to all models in one way: the image first,
             and no system turn but what the chat template adds.

@@ -6,10 +6,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from stages.engine.generation import GenerationParams
-from stages.files import read_json, reading
-from stages.params import Section
+from stages.modelling.generation import GenerationParams
 from stages.report.records import Evaluation, Part
+from stages.runtime.files import read_json, reading
+from stages.runtime.params import Section
 from stages.tasks.samples import ImageParams
 
 ALL = "all"

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from stages.errors import UserError, maker
-from stages.files import read_json
-from stages.params import Grid
-from stages.tasks.facts import FACTS
+from stages.runtime.errors import UserError, maker
+from stages.runtime.files import read_json
+from stages.runtime.params import Grid
+from stages.sources.facts import FACTS
 
 
 def read_notes(grid: Grid, folder: Path) -> dict[str, list[str]]:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from stages.params import Grid
 from stages.report.records import BASE_TO_NEW, FEW_SHOT, RULES
 from stages.report.statistics import two_decimals
 from stages.report.tables import HALVES, MEAN, headline, rows_of
+from stages.runtime.params import Grid
 
 _RULES = {"lenient": "Lenient: substring match, the published rule", "strict": "Strict: exact match"}
 _BOTH = "lenient: substring match, the published rule; strict: exact match."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from stages.engine.generation import batch_seed
+from stages.modelling.generation import batch_seed
 from stages.report.candidates import ALL, Candidate
 from stages.report.records import Part
 

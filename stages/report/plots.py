@@ -10,9 +10,9 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stages.params import Grid
 from stages.report.records import RULES
 from stages.report.tables import MEAN, headline
+from stages.runtime.params import Grid
 
 _STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "text.usetex": False}
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito: told apart by all

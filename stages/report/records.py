@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from stages.errors import UserError
-from stages.params import Grid
+from stages.runtime.errors import UserError
+from stages.runtime.params import Grid
 from stages.tasks.classes import BASE_TO_NEW, FEW_SHOT
 
 RULES = ("lenient", "strict")

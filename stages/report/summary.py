@@ -4,10 +4,10 @@ from typing import Any
 
 import pandas as pd
 
-from stages.params import Grid
 from stages.report.records import BASE_TO_NEW, FEW_SHOT, RULES, ZERO_SHOT, has_transfer
 from stages.report.statistics import two_decimals
 from stages.report.tables import HALVES, MEAN, headline, rows_of
+from stages.runtime.params import Grid
 
 
 def summarise(

@@ -9,9 +9,9 @@ grid has several seeds, rows of means over seeds carry sample standard deviation
 
 import pandas as pd
 
-from stages.params import Grid
 from stages.report.records import BASE_TO_NEW, FEW_SHOT, RULES, ZERO_SHOT, has_transfer
 from stages.report.statistics import harmonic_mean, wilson_interval
+from stages.runtime.params import Grid
 
 MEAN = "mean"
 HALVES = ("base", "new")

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from stages.errors import UserError
-from stages.params import Section
+from stages.runtime.errors import UserError
+from stages.runtime.params import Section
 from stages.tasks.few_shot import OptionRule
 
 FEW_SHOT, BASE_TO_NEW = "few_shot", "base_to_new"

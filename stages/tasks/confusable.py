@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from itertools import permutations
 
-from stages.methods.rewards import accuracy
-from stages.tasks.sources.common import first_of
+from stages.rewards import accuracy
+from stages.sources.common import first_of
 
 _SHOWN = 3
 

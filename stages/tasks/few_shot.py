@@ -7,8 +7,8 @@ from hashlib import blake2b
 import numpy as np
 from pydantic import Field
 
-from stages.errors import UserError
-from stages.params import Section
+from stages.runtime.errors import UserError
+from stages.runtime.params import Section
 
 SPLITS = ("train", "validation", "test")
 

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
-from stages.errors import UserError, maker
-from stages.files import read_parquet, reading
-from stages.params import Section
+from stages.runtime.errors import UserError, maker
+from stages.runtime.files import read_parquet, reading
+from stages.runtime.params import Section
 
 if TYPE_CHECKING:
     from pyarrow import ChunkedArray

@@ -13,7 +13,7 @@ from tools import operators  # first: it pins what must be pinned before torch i
 import torch  # isort: skip
 from PIL import Image
 
-from stages.tasks import rendering
+from stages.embedded import drawing as rendering
 
 KINDS = operators.read()
 COUNT = 20_000

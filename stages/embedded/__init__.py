@@ -1,0 +1,1 @@
+"""The embedded world: its drawings, its base model and its datasets."""

@@ -1,0 +1,1 @@
+"""Base models: which there are, how they are loaded, prompted and decoded."""

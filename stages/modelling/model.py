@@ -1,0 +1,243 @@
+"""Loading of model folders: the embedded model's, published ones, trained ones.
+
+Any image-text-to-text model of transformers can be loaded: Qwen2-VL with or without torchvision, others by the
+library's own classes, most of which need it.
+
+transformers 5 builds `Qwen2VLProcessor` with a video processor that needs torchvision, for which no build matches
+torch's CPU wheel (transformers#48558, #43986). No task here has a video, so the processor below leaves it out; what
+it saves is complete, so that the library's own class loads it where there is torchvision.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from tokenizers import AddedToken
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditionalGeneration
+from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor as LibraryProcessor
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import is_bitsandbytes_available, logging
+
+from stages.modelling.folder import PATTERNS, PROCESSOR_FILES, Loading, check_attention, read, weights
+from stages.modelling.generation import FILE as GENERATION_FILE
+from stages.modelling.generation import neutral, settings
+from stages.runtime import hub
+from stages.runtime.errors import UserError, maker
+from stages.runtime.files import read_json, reading
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import BitsAndBytesConfig
+
+# A stage loads and saves models many times over; what it says of that would drown its own output.
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+
+class Qwen2VLProcessor(LibraryProcessor):
+    """The library's processor for images and text only.
+
+    It keeps the library's class name, since that name is written into saved folders and is what `AutoProcessor`
+    looks up on a machine with torchvision.
+    """
+
+    video_processor = None
+
+    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
+        self.image_token = getattr(tokenizer, "image_token", "<|image_pad|>")
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.video_token = getattr(tokenizer, "video_token", "<|video_pad|>")
+        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved, with the video processor without which the library's class does not load."""
+        saved = super().to_dict()
+        same = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std", "size")
+        video = {name: saved["image_processor"][name] for name in same}
+        return saved | {"video_processor": {"video_processor_type": "Qwen2VLVideoProcessor", **video}}
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        image_backend = kwargs.pop("image_backend", "pil")
+        if image_backend == "torchvision":
+            from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor as image_class
+        else:
+            image_class = Qwen2VLImageProcessorPil
+        image_processor = image_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return [image_processor, tokenizer]
+
+
+def save_processor(processor: ProcessorMixin, model: Any, folder: Path) -> None:
+    """Write a processor, and beside it the settings by which the model is decoded, for adapters too."""
+    processor.save_pretrained(folder)
+    settings(model, processor.tokenizer).save_pretrained(folder)
+
+
+def load_processor(path: str | Path, image_backend: Literal["pil", "torchvision"] = "pil") -> ProcessorMixin:
+    """Load the processor of a model folder; its tokenizer pads on the left, as generation needs.
+
+    All tokens that end a completion, by the checkpoint's own word, are special tokens of it.
+
+    The image backend is the caller's choice and not the environment's: pixels of the two differ by up to 0.03 when
+    they resize, so a run must not depend on whether torchvision happens to be installed.
+
+    Raises:
+        UserError: `path` has no tokenizer or image processor, or broken ones.
+    """
+    loading = read(path)
+    folder = weights(path, loading)
+    with reading(path, "a processor"):
+        if _processor_class(folder) == "Qwen2VLProcessor":
+            processor = Qwen2VLProcessor.from_pretrained(
+                str(folder), image_backend=image_backend, local_files_only=True
+            )
+        else:
+            processor = AutoProcessor.from_pretrained(
+                str(folder), use_fast=image_backend == "torchvision", local_files_only=True, trust_remote_code=False
+            )
+        _limit_pixels(processor.image_processor, loading)
+    tokenizer = processor.tokenizer
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # as TRL does in training
+    # So that no decoding takes an end token for a part of the text, not TRL's of completions either.
+    known = tokenizer.added_tokens_decoder
+    if bare := [end for end in _declared_ends(folder) if end not in known or not known[end].special]:
+        names = [AddedToken(name, special=True, normalized=False) for name in tokenizer.convert_ids_to_tokens(bare)]
+        tokenizer.add_special_tokens({"extra_special_tokens": names}, replace_extra_special_tokens=False)
+    # How it was loaded would be written into the folders it is saved to.
+    for key in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(key, None)
+    return processor
+
+
+def load_model(
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    attention: str | None = None,
+    quantisation: BitsAndBytesConfig | None = None,
+) -> PreTrainedModel | PeftModel:
+    """Load a model folder, in evaluation mode, in `dtype` and with `attention` (None: as its `loading.json` says).
+
+    Its generation config is neutral: of the checkpoint's own it keeps the end tokens. A folder of LoRA adapters is
+    loaded on top of the model that its config names. Weights are read from safetensors
+    and from nothing else, and no code of the folder is run. With `quantisation`, the model is on this process's GPU,
+    frozen, and prepared for adapters as PEFT asks for: what is not in 4 bits is in float32.
+
+    Raises:
+        UserError: `path` is no such folder, or its files are broken, of another model, or not all there; or this
+            machine cannot quantise.
+    """
+    placement = {} if quantisation is None else _quantised(quantisation)
+    path = Path(path)
+    loading = read(path)
+    dtype = dtype or getattr(torch, loading.dtype)
+    if (path / "adapter_config.json").is_file():
+        from peft import PeftModel
+
+        config = read_json(path / "adapter_config.json")
+        base, revision = config["base_model_name_or_path"], config.get("revision")
+        if revision is not None:  # as stage `best` names a base model of the hub, for PEFT to find it anywhere
+            base = hub.fetch_snapshot(str(path), base, revision, PATTERNS, "model")
+        base = load_model(base, dtype, loading.attention)
+        # peft would take pickled weights instead of missing ones, and only warn of those that do not fit.
+        if not (path / "adapter_model.safetensors").is_file():
+            raise UserError(f"{path}: adapter_model.safetensors is missing; `{maker(path)}` makes it")
+        with reading(path, "LoRA adapters"), warnings.catch_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft, of transformers
+            return PeftModel.from_pretrained(base, str(path)).eval()
+    folder = weights(path, loading)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{path}: no model is there; `{maker(path)}` makes it")
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        legal = "'qwen2_vl', or another that transformers has as an image-text-to-text model"
+        raise UserError(f"{path}: its model_type is {kind!r}; legal: {legal}")
+    check_attention(f"{path}: attention", attention or loading.attention)
+    with reading(path, "a model"):
+        model_class = Qwen2VLForConditionalGeneration if kind == "qwen2_vl" else AutoModelForImageTextToText
+        model, loaded = model_class.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            attn_implementation=attention or loading.attention,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **placement,
+        )
+        # transformers would draw missing weights at random.
+        if wrong := sorted(loaded["missing_keys"] | loaded["unexpected_keys"]):
+            raise ValueError(f"{len(wrong)} weights are missing or unknown, the first {wrong[0]}")
+    published = model.generation_config
+    model.generation_config = neutral(model.config, published.eos_token_id, published.pad_token_id)
+    if quantisation is not None:
+        from peft import prepare_model_for_kbit_training
+
+        # TRL switches gradient checkpointing on, where it is asked for.
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return model.eval()
+
+
+def save(model: PreTrainedModel, weights: Mapping[str, torch.Tensor] | None, dtype: torch.dtype, folder: Path) -> None:
+    """Write a model in `dtype`; `weights` stand for its own, of which it may have but a part."""
+    if weights is None:
+        model.to(dtype).save_pretrained(folder)
+        return
+    # Tied weights, which are written once, were gathered under each of their names.
+    once = {name: value.to(dtype) for name, value in weights.items() if name not in model.all_tied_weights_keys}
+    model.save_pretrained(folder, state_dict=once)
+    model.config.dtype = dtype  # or it would be that of the model's own
+    model.config.save_pretrained(folder)
+
+
+def _quantised(quantisation: BitsAndBytesConfig) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that load a model in 4 bits on this process's GPU.
+
+    Raises:
+        UserError: there is no GPU, or bitsandbytes is not installed.
+    """
+    if not torch.cuda.is_available():
+        raise UserError("adaptation: 'qlora' is not legal without a GPU; legal: full, lora")
+    if not is_bitsandbytes_available():
+        raise UserError("adaptation: 'qlora' needs the package bitsandbytes; next: pip install bitsandbytes")
+    return {"quantization_config": quantisation, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}
+
+
+def device() -> torch.device:
+    """Where a model is asked: the first GPU, or the processor where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _processor_class(folder: Path) -> str | None:
+    """The class that the newer or the older of the two files of a processor names."""
+    files = [folder / name for name in PROCESSOR_FILES if (folder / name).is_file()]
+    return read_json(files[0]).get("processor_class") if files else None
+
+
+def _declared_ends(folder: Path) -> list[int]:
+    """The tokens that end a completion, as the files of a checkpoint say."""
+    for name in (GENERATION_FILE, "config.json"):
+        if (folder / name).is_file():
+            content = read_json(folder / name)
+            found = content.get("eos_token_id", content.get("text_config", {}).get("eos_token_id"))
+            if found is not None:
+                return [found] if isinstance(found, int) else list(found)
+    return []
+
+
+def _limit_pixels(image_processor: Any, loading: Loading) -> None:
+    """Bound what images are resized to, where the folder says so; Qwen2-VL and its kin count the pixels of an image."""
+    limits = {"shortest_edge": loading.minimum_pixels, "longest_edge": loading.maximum_pixels}
+    if given := {name: pixels for name, pixels in limits.items() if pixels is not None}:
+        image_processor.size = {**dict(image_processor.size), **given}

@@ -1,1 +1,0 @@
-"""What a grid costs, told before it is run; for `python -m stages.plan`."""

@@ -1,0 +1,1 @@
+"""How stages run: processes, files, errors, environment, tracking. Imports nothing of the other rooms."""

@@ -1,0 +1,127 @@
+"""`params.yaml`, read by section into typed objects.
+
+Each stage reads the sections it declares in `dvc.yaml`, and no more; the model of a section stands beside the code
+that uses it. Stage `configure` checks the whole file. The YAML is read as DVC reads it (YAML 1.2: `1e-4` is a number).
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stages.runtime.errors import UserError
+
+PARAMS = Path("params.yaml")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A section of `params.yaml`: unknown keys and values of another type are errors, and values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Grid(Section):
+    """The axes of the tables. Values are joined by dashes in DVC's stage names, so none may contain one.
+
+    `transfer` names the settings whose models are tested on every other dataset too.
+    """
+
+    datasets: list[str] = Field(min_length=1)
+    methods: list[str] = Field(min_length=1)
+    settings: list[str] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    transfer: list[str]
+
+
+def read_params(path: Path = PARAMS) -> dict[str, Any]:
+    """Return the whole file as plain values.
+
+    Raises:
+        UserError: the file is missing, is not YAML, repeats a key, or is not a mapping.
+    """
+    try:
+        params = YAML(typ="safe").load(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run from the root of the project") from None
+    except YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(params, dict):
+        raise UserError(f"{path} must be a mapping of keys to values")
+    return params
+
+
+def validate(key: str, value: Any, model: type[Model]) -> Model:
+    """Check `value`, which stands under the dotted `key`, against `model`.
+
+    Raises:
+        UserError: names the first offending key, its value, and what is legal.
+    """
+    try:
+        return TypeAdapter(model).validate_python(value)
+    except ValidationError as error:
+        raise UserError(_explain(key, error, model)) from None
+
+
+def validate_by_source(key: str, section: Any, models: Mapping[str, type[Model]]) -> Model:
+    """Check a section whose `source` says against which of `models` it is checked.
+
+    Raises:
+        UserError: names the first offending key, its value, and what is legal.
+    """
+    if not isinstance(section, dict) or "source" not in section:
+        raise UserError(f"{key}.source: missing; legal: {', '.join(models)}")
+    if section["source"] not in models:
+        raise UserError(f"{key}.source: {section['source']!r} is not legal; legal: {', '.join(models)}")
+    return validate(key, section, models[section["source"]])
+
+
+def read_section(key: str, model: type[Model]) -> Model:
+    """Read one section of `params.yaml` by its dotted key.
+
+    Raises:
+        UserError: the section is missing or does not validate.
+    """
+    value: Any = read_params()
+    for i, name in enumerate(key.split(".")):
+        if not isinstance(value, dict) or name not in value:
+            legal = ", ".join(map(str, value)) if isinstance(value, dict) else "none"
+            parent = ".".join(key.split(".")[:i]) or "params.yaml"
+            raise UserError(f"{key}: {name!r} is not a key of {parent}; legal: {legal}")
+        value = value[name]
+    return validate(key, value, model)
+
+
+def read_grid() -> Grid:
+    """Read the four axes of the grid."""
+    params = read_params()
+    return validate("", {name: params.get(name) for name in Grid.model_fields}, Grid)
+
+
+def _explain(key: str, error: ValidationError, model: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    path = ".".join([*([key] if key else []), *(str(part) for part in first["loc"])])
+    if first["type"] == "extra_forbidden":
+        return f"{path}: unknown key; legal: {', '.join(_keys_beside(model, first['loc']))}"
+    if first["type"] == "missing":
+        return f"{path}: missing; every key is written out in params.yaml"
+    reason = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    value = first["input"]
+    if isinstance(value, dict):  # keys that do not fit together: those that the reason names
+        value = {name: value[name] for name in value if re.search(rf"\b{re.escape(str(name))}\b", reason)} or value
+    return f"{path}: {value!r} is not legal; legal: {reason}"
+
+
+def _keys_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The legal keys at the level where an unknown key was found."""
+    for name in location[:-1]:
+        annotation = model.model_fields[name].annotation if name in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ["(see params.yaml)"]
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,110 @@
+"""Stages without their imports: a process that has imported the libraries once and forks itself for every stage.
+
+Half of the default grid's time would go into importing torch, transformers, TRL and MLflow in 90 processes. Who runs
+many stages (`tools/repro.py`) starts one server, whose socket stands in the environment variable `WARM_SOCKET`. A stage
+that finds it there hands its command line, folder, environment and output over, and waits; without a server, or where
+its surroundings differ from the server's, it runs by itself. The server imports libraries only, never the code of a
+stage (of `stages` it forgets all before a stage begins), draws no random number and starts no thread, so that a forked
+stage computes what a new process would.
+
+This file is the stage's side, `warm_server.py` the server's. A stage dies with the command that asked for it, and the
+server with the one that started it.
+"""
+
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+from pathlib import Path
+
+from stages.runtime import process
+
+SOCKET = "WARM_SOCKET"
+SERVER = "stages.runtime.warm_server"
+FORKED = "WARM_FORKED"
+"""Set in a stage that came from the server: the libraries are there."""
+
+
+def surroundings() -> dict[str, str]:
+    """The environment variables that libraries may have read while they were imported."""
+    ignored = (
+        "DO_NOT_TRACK",  # set by our own tracking
+        "DVC_",
+        "PS1",
+        process.STARTER,
+        SOCKET,
+        "_",
+        "PWD",
+        "OLDPWD",
+        "SHLVL",
+        "PYTEST_CURRENT_TEST",
+        "COLUMNS",
+        "LINES",
+        "MLFLOW_",
+    )
+    return {name: value for name, value in os.environ.items() if not name.startswith(ignored)}
+
+
+def hand_over() -> None:
+    """Where this process is a stage's command and there is a server, let that run it, and end as it ends.
+
+    Called as soon as `stages` is imported, since the imports of an entrypoint alone take most of a second.
+    """
+    path, command = os.environ.get(SOCKET), sys.orig_argv
+    if not path or "-m" not in command:
+        return
+    module, *arguments = command[command.index("-m") + 1 :]
+    if not module.startswith("stages.") or module == SERVER:
+        return
+    process.stop_on_signals()
+    process.stop_with_dvc()
+    try:
+        status = _ask(path, module, arguments)
+    except process.Stopped as stopped:
+        print(f"stopped by {stopped}; `dvc repro` starts it again", file=sys.stderr)
+        status = stopped.status
+    if status is not None:
+        sys.exit(status)
+
+
+def _ask(path: str, module: str, arguments: list[str]) -> int | None:
+    """Let the server run a command; return its exit status, or None where the server does not take it.
+
+    Raises:
+        Stopped: by a signal before the server took it.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(path)
+        request = {
+            "module": module,
+            "arguments": arguments,
+            "folder": str(Path.cwd()),
+            "environment": dict(os.environ),
+        }
+        message = json.dumps(request | {"surroundings": surroundings()}).encode()
+        socket.send_fds(connection, [struct.pack("!I", len(message))], [0, 1, 2])
+        connection.sendall(message)
+        answer = connection.recv(1)
+    except OSError:
+        return None
+    if answer == b"n":
+        names = connection.makefile().read()
+        print(f"warning: {names} differ from when the run was started; libraries are imported anew", file=sys.stderr)
+    if answer != b"y":
+        return None
+    try:
+        status = connection.recv(1)
+    except process.Stopped as stopped:
+        # The end of the connection ends the stage, which has its unfinished outputs to take away first.
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1)
+        return stopped.status
+    except ConnectionError:
+        status = b""
+    if status:
+        return status[0]
+    print(f"error: {module}: its process was killed, perhaps for want of memory", file=sys.stderr)
+    return 128 + signal.SIGKILL

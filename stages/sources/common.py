@@ -1,0 +1,338 @@
+"""What all sources share: their common keys, what they list, and which of it is kept."""
+
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field
+
+from stages.runtime.errors import UserError
+from stages.runtime.params import Section
+from stages.sources.facts import COPIES, Known
+from stages.tasks.few_shot import SPLITS
+
+_HIDDEN = re.compile(
+    "[\\u034f\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180d\\u180f\\u3164\\ufe00-\\ufe0f\\uffa0\\U000e0100-\\U000e01ef]"
+)
+"""Characters that Unicode lets a font leave out (`Default_Ignorable_Code_Point`), beside its categories Cc and Cf."""
+
+_MARK = re.compile(r"</?(?:answer|think|reason)>|<\|[^<>|]+\|>", re.IGNORECASE)
+"""What ends an answer, or is a token of its own in chat templates (`<|im_end|>`, `<|image_pad|>`)."""
+
+
+def _whole_or_share(amount: float) -> float:
+    if amount >= 1 and amount != int(amount):
+        raise ValueError("a whole number, or a share below 1")
+    return amount
+
+
+Amount = Annotated[float, Field(gt=0), AfterValidator(_whole_or_share)]
+"""A number of images, or below 1 a share of them."""
+
+
+class SourceParams(Section):
+    """What every source of images is told.
+
+    Of each class at most `train_per_class` training images are kept (null: all). Shots of any seed are drawn from
+    these: under a bound of k images, two seeds have about shots / k of their shots in common. `validation_per_class`
+    and `test_per_class` bound these splits (null: all); where the source has no such split, they are taken from its
+    training images, which shrink by them. The choice is by `seed` and by what an image is known by, so that the order
+    of files changes nothing.
+
+    `dataset` says which of the paper's eleven sets this is, if any: then it is compared with what the paper has.
+    `underscores` in class names are kept, as in the paper's own data, or become spaces.
+    """
+
+    question: str = Field(min_length=1)
+    train_per_class: int | None = Field(gt=0)
+    validation_per_class: Amount | None = None
+    test_per_class: Amount | None = None
+    seed: int = Field(ge=0)
+    dataset: Known | None = None
+    underscores: Literal["keep", "spaces"] = "keep"
+
+    @property
+    def known(self) -> Known | None:
+        """Which of the paper's sets this is, by its key or as a known copy of it."""
+        return self.dataset or COPIES.get(getattr(self, "repository", None) or "")
+
+    def check(self, key: str) -> None:
+        """Check what no single key tells.
+
+        Raises:
+            UserError: keys do not fit together.
+        """
+
+
+class Example(NamedTuple):
+    """One labelled image: its split, its class, and what it is known by (its path, or the digest of its bytes)."""
+
+    split: str
+    label: int
+    name: str
+
+
+Read = Callable[[Sequence[Example]], Iterator[bytes]]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All that a source has.
+
+    Attributes:
+        classes: names by label.
+        examples: the images, in any order.
+        read: yields the encoded bytes of the examples that it is given, in their order.
+        where: how an example is called in a message.
+    """
+
+    classes: list[str]
+    examples: list[Example]
+    read: Read
+    where: Callable[[Example], str]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is kept of a source, in the order in which it is written, and how it differs from the paper's dataset.
+
+    `warnings` are for whoever downloads it, `notes` for readers of the tables too.
+    """
+
+    classes: list[str]
+    examples: list[Example]
+    read: Read
+    where: Callable[[Example], str]
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def assign(key: str, listing: Listing, params: SourceParams) -> list[Example]:
+    """Choose the images that are kept and the split of each; ordered by class, split and name.
+
+    Raises:
+        UserError: there is no test split and none is asked for, or a class has too few images.
+    """
+    given = {example.split for example in listing.examples}
+    if "test" not in given and params.test_per_class is None:
+        raise UserError(f"{key}: no test split; next: set test_per_class, which takes one from the training images")
+    by_class: dict[tuple[int, str], list[Example]] = defaultdict(list)
+    for example in listing.examples:
+        by_class[example.label, example.split].append(example)
+    chosen: list[Example] = []
+    for label, name in enumerate(listing.classes):
+        ranked = {split: sorted(by_class[label, split], key=lambda each: _rank(each, params.seed)) for split in SPLITS}
+        pool = ranked["train"]
+        size = len(pool)
+        parts: dict[str, list[Example]] = {}
+        for split in ("test", "validation"):
+            amount = getattr(params, f"{split}_per_class")
+            if split in given:
+                parts[split] = ranked[split][: _count(amount, len(ranked[split]))]
+            elif amount is None:
+                parts[split] = []
+            else:
+                count = _count(amount, size)
+                parts[split], pool = pool[:count], pool[count:]
+        parts["train"] = pool[: params.train_per_class]
+        if not parts["train"]:
+            raise UserError(_too_few(key, name, size, len(parts["test"]) + len(parts["validation"])))
+        for split in SPLITS:
+            chosen += sorted(example._replace(split=split) for example in parts[split])
+    return chosen
+
+
+def checked_classes(key: str, listing: Listing, params: SourceParams) -> tuple[list[str], list[str]]:
+    """The class names, cleaned, and underscores replaced if asked for; and what is to be said of them.
+
+    Of the paper's sets are legal, with a warning, names that have a comma or are equal but for case; and without one
+    those that stand twice.
+
+    Raises:
+        UserError: there are fewer than two classes, a class has no name or no image, a name cannot stand in a question
+            or an answer, or two names become one or are one but for case.
+    """
+    if len(listing.classes) < 2:
+        found = f" ({listing.classes[0]!r})" if listing.classes else ""
+        raise UserError(f"{key}: {len(listing.classes)} class{found}; legal: two or more, to choose between")
+    images = Counter(example.label for example in listing.examples)
+    names = [clean_name(name) for name in listing.classes]
+    for label, (old, name) in enumerate(zip(listing.classes, names, strict=True)):
+        if not name:
+            blank = f" ({_escaped(old)} is blank)" if old else ""
+            raise UserError(f"{key}: class {label} has no name{blank}; next: give it one")
+        if not images[label]:
+            raise UserError(f"{key}: class {name!r} has no image; next: add images to it, or remove the class")
+        _check_name(key, name)
+    changed = {old: name for old, name in zip(listing.classes, names, strict=True) if old != name}
+    _check_distinct(key, listing.classes, names)
+    warnings = []
+    if changed:
+        shown = first_of(f"{_escaped(old)} is now {name!r}" for old, name in changed.items())
+        warnings.append(f"class names are cleaned of blanks and invisible characters: {shown}")
+    if params.underscores == "spaces":
+        spaced = [name.replace("_", " ").strip() for name in names]
+        if len(set(spaced)) < len(set(names)):
+            twice = next(
+                name for name in spaced if len({old for old, new in zip(names, spaced, strict=True) if new == name}) > 1
+            )
+            raise UserError(f"{key}.underscores: with 'spaces' two classes are called {twice!r}; legal: 'keep'")
+        if "" in spaced:
+            raise UserError(
+                f"{key}.underscores: with 'spaces' class {names[spaced.index('')]!r} has no name; legal: 'keep'"
+            )
+        names = spaced
+    warnings += _ambiguous(key, names, params.known is not None)
+    return names, warnings
+
+
+def clean_name(name: str) -> str:
+    """A class name in one Unicode form, without blanks at its ends and characters that cannot be seen.
+
+    Tabs, line ends, non-breaking spaces and their like become a space.
+
+    >>> clean_name("\\ufeff palm\\u00a0tree\\r\\n"), clean_name("pa\\u200blm"), clean_name("e\\u0301")
+    ('palm tree', 'palm', 'é')
+    """
+    name = re.sub(r" *[^\S ]\s*", " ", name)
+    name = _HIDDEN.sub("", name.replace("\u2800", " "))  # of Braille: a pattern without dots
+    visible = "".join(each for each in name if unicodedata.category(each) not in ("Cc", "Cf"))
+    return unicodedata.normalize("NFC", visible).strip()
+
+
+def _check_name(key: str, name: str) -> None:
+    """A name can be written, and read again from a tag."""
+    if any(unicodedata.category(each) == "Cs" for each in name):
+        raise UserError(f"{key}: class {name!r} is no Unicode; next: rename the class")
+    if mark := _MARK.search(name):
+        why = "is a token of chat templates" if "|" in mark.group() else "ends an answer"
+        raise UserError(f"{key}: class {name!r} holds {mark.group()}, which {why}; next: rename the class")
+
+
+def _escaped(name: str) -> str:
+    """A name in quotes, with what cannot be seen in it as escapes.
+
+    >>> print(_escaped("é\\r"), _escaped("e\\u0301"))
+    'é\\r' 'e\\u0301'
+    """
+    plain = unicodedata.is_normalized("NFC", name) and not _HIDDEN.search(name) and "\u2800" not in name
+    return repr(name) if plain else ascii(name)
+
+
+def _check_distinct(key: str, old: Sequence[str], new: Sequence[str]) -> None:
+    """No two names become one by cleaning."""
+    first: dict[str, str] = {}
+    for before, name in zip(old, new, strict=True):
+        if first.setdefault(name, before) != before:
+            raise UserError(
+                f"{key}: classes {_escaped(first[name])} and {_escaped(before)} are both {name!r} without blanks at "
+                "the ends and invisible characters; next: make them one class, or rename one"
+            )
+
+
+def _ambiguous(key: str, names: Sequence[str], known: bool) -> list[str]:
+    """What an option list or a reward cannot tell apart: refused, but in the paper's own sets."""
+    warnings = []
+    if not known and len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise UserError(f"{key}: two classes are called {twice!r}; next: make them one class, or rename one")
+    by_case: dict[str, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(names):
+        by_case[name.lower()].append(name)
+    if same := [" and ".join(map(repr, group)) for group in by_case.values() if len(group) > 1]:
+        if not known:
+            raise UserError(
+                f"{key}: classes {same[0]} are equal but for case, and rewards and evaluation ignore it; "
+                "next: make them one class, or rename one"
+            )
+        warnings.append(f"class names are equal but for case: {first_of(same)}")
+    if commas := [repr(name) for name in dict.fromkeys(names) if "," in name]:
+        if not known:
+            raise UserError(
+                f"{key}: class {commas[0]} has a comma, and the option list is joined by ', '; "
+                "next: rename the class without one"
+            )
+        warnings.append(f"class names have a comma, and the option list is joined by ', ': {first_of(commas)}")
+    return warnings
+
+
+def first_of(sentences: Iterable[str], shown: int = 10) -> str:
+    """The first of what is to be listed, and how many more there are."""
+    listed = list(sentences)
+    more = [f"and {len(listed) - shown} more"] if len(listed) > shown else []
+    return "; ".join([*listed[:shown], *more])
+
+
+def inside(where: str, name: str) -> PurePosixPath:
+    """A relative path that stays below its root.
+
+    Raises:
+        UserError: it is absolute, or leads upwards.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise UserError(f"{where}: {name!r} leads out of the dataset; legal: a relative path below it")
+    return path
+
+
+def below(where: str, folder: Path, name: str) -> Path:
+    """A file that a dataset which somebody else made names: below its folder, also when links are followed.
+
+    What the hub's cache has in a snapshot are links to the `blobs` beside it.
+
+    Raises:
+        UserError: it is elsewhere, or is no file on disk.
+    """
+    path = folder / name
+    real, root = path.resolve(), folder.resolve()
+    inner = Path(os.path.normpath(path.absolute())).is_relative_to(Path(os.path.normpath(folder.absolute())))
+    cached = folder.parent.name == "snapshots" and real.is_relative_to(root.parent.parent / "blobs")
+    if "://" in name or not (real.is_relative_to(root) or (inner and cached)):
+        raise UserError(f"{where}: {name!r} leads out of the dataset; legal: a path below {folder}")
+    return path
+
+
+def read_file(path: Path, hint: str) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        UserError: it cannot be read; `hint` says what to do.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; next: {hint}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); next: {hint}") from None
+
+
+def _rank(example: Example, seed: int) -> tuple[bytes, str]:
+    """An order by chance that no other image has a part in."""
+    return blake2b(f"{seed}\0{example.name}".encode(), digest_size=16).digest(), example.name
+
+
+def _count(amount: float | None, size: int) -> int:
+    """How many of `size` are meant; a share is rounded down, but is one at least.
+
+    >>> _count(None, 7), _count(3, 7), _count(0.29, 100), _count(0.01, 7)
+    (7, 3, 29, 1)
+    """
+    if amount is None:
+        return size
+    # Rounded first: 0.29 * 100 is 28.999999999999996, and 29 is meant.
+    return max(1, int(round(amount * size, 6))) if amount < 1 else int(amount)
+
+
+def _too_few(key: str, name: str, size: int, taken: int) -> str:
+    if not taken or not size:
+        return f"{key}: class {name!r} has no training image; next: add images to it, or remove the class"
+    return (
+        f"{key}: class {name!r} has {size} images, and test_per_class and validation_per_class leave none of them for "
+        "training; next: lower them, or add images"
+    )

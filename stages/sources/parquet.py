@@ -1,0 +1,129 @@
+"""Source `parquet`: parquet files with a column of images and one of labels."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from stages.runtime.errors import UserError
+from stages.runtime.files import expand
+from stages.sources.columns import Row, image_bytes, list_rows
+from stages.sources.common import Listing, SourceParams, inside, read_file
+
+SplitName = Literal["train", "validation", "test"]
+
+
+class Params(SourceParams):
+    """Parquet files below `path` (a folder, or one file).
+
+    `splits` gives the files of each split as patterns below `path` (`train-*.parquet`); without it all files are
+    training images. Images are bytes, structs of bytes and path, or paths below `path`. Labels are names, or numbers
+    whose names stand in the file's schema (as the `datasets` library writes them) or in `names`.
+    """
+
+    source: Literal["parquet"]
+    path: str
+    splits: dict[SplitName, str] | None = None
+    image_column: str
+    label_column: str
+    names: list[str] | None = Field(default=None, min_length=2)
+
+    def check(self, key: str) -> None:
+        """There is something to learn from."""
+        if self.splits is not None and "train" not in self.splits:
+            raise UserError(f"{key}.splits: train is missing")
+
+
+def list_images(key: str, params: Params) -> Listing:
+    """List the rows of all files.
+
+    Raises:
+        UserError: a file or a column is missing, or a file is no parquet.
+    """
+    root = expand(f"{key}.path", params.path)
+    files = _files(key, root, params)
+    folder = root if root.is_dir() else root.parent
+    found = [_names(path, params) for _, path in files]
+    if any(names != found[0] for names in found):
+        raise UserError(f"{key}: the files under {root} name their classes differently; next: set names")
+
+    def rows() -> Iterator[Row]:
+        for split, path in files:
+            yield from _rows(path, split, folder, params)
+
+    return list_rows(key, rows, found[0])
+
+
+def _files(key: str, root: Path, params: Params) -> list[tuple[str, Path]]:
+    if root.is_file():
+        return [("train", root)]
+    files = []
+    for split, pattern in (params.splits or {"train": "**/*.parquet"}).items():
+        inside(f"{key}.splits.{split}", pattern)
+        paths = sorted(path for path in root.glob(pattern) if path.is_file())
+        if not paths:
+            raise UserError(f"{key}: {root} has no file {pattern} ({split}); next: correct path or splits")
+        files += [(split, path) for path in paths]
+    twice = [path for _, path in files if sum(path == other for _, other in files) > 1]
+    if twice:
+        raise UserError(f"{key}.splits: {twice[0]} is in two splits; legal: each file in one")
+    return files
+
+
+def _rows(path: Path, split: str, folder: Path, params: Params) -> Iterator[Row]:
+    columns = [params.image_column, params.label_column]
+    number = 0
+
+    def read(name: str) -> bytes:
+        return read_file(folder / inside(f"{path}: row {number}", name), "complete the images beside the table")
+
+    for batch in _open(path, params).iter_batches(batch_size=64, columns=columns):
+        pairs = zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+        for value, label in pairs:
+            where = f"{path}: row {number}"
+            yield Row(split, image_bytes(value, where, read), label, where)
+            number += 1
+
+
+def _names(path: Path, params: Params) -> list[str] | None:
+    """Class names: of `params.yaml`, or of the schema; None where labels are names themselves."""
+    import pyarrow as pa
+
+    schema = _open(path, params).schema_arrow
+    kind = schema.field(params.label_column).type
+    if not pa.types.is_integer(kind):
+        return None
+    return params.names or _names_in(schema.metadata or {}, schema.field(params.label_column).metadata or {}, params)
+
+
+def _names_in(schema: dict[bytes, bytes], field: dict[bytes, bytes], params: Params) -> list[str] | None:
+    """The names that a file's metadata tells, as the `datasets` library writes them or under `names`."""
+    found: Any = None
+    try:
+        if b"huggingface" in schema:
+            found = json.loads(schema[b"huggingface"])
+            for key in ("info", "features", params.label_column, "names"):
+                found = found.get(key) if isinstance(found, dict) else None
+        elif (metadata := next((each for each in (field, schema) if b"names" in each), None)) is not None:
+            found = json.loads(metadata[b"names"])
+    except ValueError:
+        return None
+    return [str(name) for name in found] if isinstance(found, list) else None
+
+
+def _open(path: Path, params: Params) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: is no parquet file ({reason}); next: write or download it again") from None
+    for key in ("image_column", "label_column"):
+        if (name := getattr(params, key)) not in file.schema_arrow.names:
+            legal = ", ".join(file.schema_arrow.names)
+            raise UserError(f"{path}: has no column {name!r}; legal for {key}: {legal}")
+    return file

@@ -1,0 +1,1 @@
+"""How a model is trained: supervised and by reinforcement."""

@@ -1,0 +1,292 @@
+"""What supervised and reinforcement training share: their settings, their arguments, and the record they leave."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from stages.modelling.folder import RegularExpression
+from stages.runtime.errors import UserError
+from stages.runtime.params import Section
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# TRL sets the key that transformers renames.
+warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+
+
+class LoraParams(Section):
+    """Low-rank adapters.
+
+    `target` is a regular expression over module names; null: the base model's own, of its language model and, with
+    `vision_tower`, of its vision tower too.
+    """
+
+    rank: int = Field(gt=0)
+    alpha: int = Field(gt=0)
+    dropout: float = Field(ge=0, lt=1)
+    vision_tower: bool
+    target: RegularExpression | None
+
+
+class TrainingParams(Section):
+    """What every trainer is told. Exactly one of `steps` (optimiser steps) and `epochs` is a number.
+
+    `max_prompt_length` is in tokens, those of the image counted; null: any (P1: 1024, for StanfordCars 2048).
+    """
+
+    steps: int | None = Field(gt=0)
+    epochs: float | None = Field(gt=0)
+    prompts_per_step: int = Field(gt=0)
+    prompts_per_pass: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    learning_rate_schedule: Literal["linear", "cosine", "constant"]
+    warmup_steps: int = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    max_gradient_norm: float = Field(gt=0)
+    adaptation: Literal["full", "lora", "qlora"]
+    lora: LoraParams
+    precision: Literal["float32", "bfloat16"]
+    gradient_checkpointing: bool
+    max_prompt_length: int | None = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainingParams:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("exactly one of steps and epochs is a number, the other null")
+        if self.prompts_per_step % self.prompts_per_pass:
+            raise ValueError("prompts_per_pass must divide prompts_per_step")
+        if self.adaptation == "qlora" and self.precision != "bfloat16":
+            raise ValueError("precision is bfloat16 where adaptation is qlora, whose adapters are")
+        return self
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a training leaves beside the model, free of times.
+
+    Attributes:
+        curves: one row per optimiser step: step, loss, and what the trainer adds.
+        cost: steps, samples_seen, prompt_tokens, generated_tokens.
+        weights: by name, on the processor, where they had been split over processes and the model has but a part; else
+            None.
+    """
+
+    curves: list[dict[str, float]]
+    cost: dict[str, int]
+    weights: Mapping[str, Tensor] | None = None
+
+
+def arguments(params: TrainingParams, seed: int, folder: str | Path, rows_per_prompt: int) -> dict[str, Any]:
+    """The keyword arguments that `SFTConfig` and `GRPOConfig` share.
+
+    Args:
+        params: the section of the method.
+        seed: seeds the order of the samples, the adapters' start and what is sampled.
+        folder: where the trainer keeps its checkpoints; nothing there is an output.
+        rows_per_prompt: 1 for SFT; G for GRPO, which counts completions.
+
+    Raises:
+        UserError: the batch cannot be kept over this number of processes.
+    """
+    import torch
+
+    # `launch` says the same; a user's own launcher need not.
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if params.prompts_per_step % (params.prompts_per_pass * processes):
+        raise UserError(
+            f"prompts_per_step: {params.prompts_per_step} is not legal for {processes} processes of "
+            f"{params.prompts_per_pass} prompts a pass; legal: multiples of {processes * params.prompts_per_pass}"
+        )
+    return {
+        "output_dir": str(folder),
+        "max_steps": params.steps or -1,
+        "num_train_epochs": params.epochs or 1,
+        "per_device_train_batch_size": params.prompts_per_pass * rows_per_prompt,
+        "gradient_accumulation_steps": params.prompts_per_step // (params.prompts_per_pass * processes),
+        "learning_rate": params.learning_rate,
+        "lr_scheduler_type": schedule(params),
+        "warmup_steps": params.warmup_steps,
+        "weight_decay": params.weight_decay,
+        "max_grad_norm": params.max_gradient_norm,
+        # Fused: the unfused optimiser takes its square roots through MKL, whose bits differ between processors.
+        "optim": "adamw_torch_fused",
+        "bf16": params.precision == "bfloat16",
+        "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing": params.gradient_checkpointing,
+        # Every weight that is trained takes part in every pass.
+        "ddp_find_unused_parameters": False,
+        "seed": seed,
+        "data_seed": seed,
+        "logging_steps": 1,
+        "save_strategy": "no",  # `stages.training.checkpoints` says when
+        "report_to": "none",
+        "disable_tqdm": False,
+        "dataloader_pin_memory": False,
+    }
+
+
+def schedule(params: TrainingParams) -> str:
+    """transformers' name of a schedule; by its `constant` there would be no warm-up."""
+    rises = params.learning_rate_schedule == "constant" and params.warmup_steps > 0
+    return "constant_with_warmup" if rises else params.learning_rate_schedule
+
+
+def quantisation(params: TrainingParams) -> Any:
+    """The configuration in which QLoRA (arXiv 2305.14314) holds the base model's weights; None for other trainings."""
+    if params.adaptation != "qlora":
+        return None
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def check_prompt_lengths(processor: Any, samples: list[dict[str, Any]], longest: int | None) -> None:
+    """Refuse prompts above `max_prompt_length`: to cut one would cut its image.
+
+    Args:
+        processor: of the model that is taught.
+        samples: each with `prompt` (conversation) and `image` (PIL), all images of one size.
+        longest: in tokens; None: any.
+
+    Raises:
+        UserError: how many are longer, and how long the longest is.
+    """
+    if longest is None:
+        return
+    texts = [
+        processor.apply_chat_template(sample["prompt"], tokenize=False, add_generation_prompt=True)
+        for sample in samples
+    ]
+    lengths = [len(ids) for ids in processor.tokenizer(texts)["input_ids"]]
+    # The text has one token in the image's place; as images are of one size, the first tells how many come of it.
+    first = len(processor(text=texts[:1], images=[samples[0]["image"]])["input_ids"][0])
+    lengths = [length + first - lengths[0] for length in lengths]
+    if above := sum(length > longest for length in lengths):
+        raise UserError(
+            f"max_prompt_length: {longest} is not legal for {above} of {len(samples)} prompts, whose longest has "
+            f"{max(lengths)} tokens; legal: from {max(lengths)} on, or null; or list fewer names (split.options)"
+        )
+
+
+def check_lora_target(model: Any, params: TrainingParams) -> None:
+    """Refuse adapters that would go to no module of the model, or to one that cannot have them.
+
+    Raises:
+        UserError: the key, and what modules are called.
+    """
+    target = params.lora.target
+    # PEFT knows modules of some architectures by itself, and has a word that is no pattern.
+    if params.adaptation == "full" or target is None or target.lower() == "all-linear":
+        return
+    modules = {name: module for name, module in model.named_modules() if name}
+    matched = [name for name in modules if re.fullmatch(target, name)]
+    wrong = [name for name in matched if not _takes_adapters(modules[name])]
+    if matched and not wrong:
+        return
+    trainer = type(params).__module__.rpartition(".")[2]
+    found = f"{wrong[0]}, which cannot have adapters" if wrong else "no module of the model"
+    linear = [name for name, module in modules.items() if _is_linear(module)]
+    endings = dict.fromkeys(name.rpartition(".")[2] for name in linear)
+    endings = [name for name in endings if not name.isdecimal()]
+    raise UserError(
+        f"{trainer}.lora.target (where it is null, models.<name>.lora): {target!r} matches {found}; legal: a regular "
+        f"expression that matches whole names, such as {linear[0]}; they end in {', '.join(endings)}"
+    )
+
+
+def _takes_adapters(module: Any) -> bool:
+    """Whether PEFT has adapters for a module."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    others = (nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention, Conv1D)
+    return _is_linear(module) or isinstance(module, others)
+
+
+def _is_linear(module: Any) -> bool:
+    from torch import nn
+
+    # Packages that quantise have classes of their own, whose names say it.
+    return isinstance(module, nn.Linear) or "Linear" in type(module).__name__
+
+
+def splits_weights(trainer: Any) -> bool:
+    """Whether FSDP or ZeRO-3 leaves each process a part of every weight; ZeRO-2 leaves them whole."""
+    if trainer.is_deepspeed_enabled:
+        return trainer.accelerator.state.deepspeed_plugin.zero_stage == 3
+    return trainer.is_fsdp_enabled
+
+
+def result(trainer: Any, cost: dict[str, int]) -> tuple[Any, Record]:
+    """The model that a trainer has taught, and the record of it. All processes call it: split weights are gathered."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if splits_weights(trainer) else None
+    return model, Record(curves(trainer.state.log_history), cost, weights)
+
+
+def adapters(params: TrainingParams) -> Any:
+    """The PEFT configuration of a training with adapters, None for a full one."""
+    if params.adaptation == "full":
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=params.lora.rank,
+        lora_alpha=params.lora.alpha,
+        lora_dropout=params.lora.dropout,
+        target_modules=params.lora.target,
+        task_type="CAUSAL_LM",
+    )
+
+
+def progress(trainer: Any) -> None:
+    """Leave the progress bar and take away the lines of numbers under it: they are in MLflow and in curves.csv."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    class Bar(ProgressCallback):
+        def on_log(self, *_: Any, **__: Any) -> None:
+            pass
+
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(Bar)
+
+
+def tidy(log: dict[str, float]) -> dict[str, float]:
+    """A trainer's log entry under our names: what is learned from, and nothing that tells the time.
+
+    Of reinforcement: `reward_spread`, the mean over the groups of the rewards' standard deviation within one;
+    `share_without_spread` of groups, which teach nothing; `entropy` of the policy per token, in nats; `share_clipped`
+    of tokens, whose ratio the objective clips; `share_truncated` of completions, that met the longest length.
+
+    >>> tidy({"loss": 0.5, "rewards/format/mean": 1.0, "completions/mean_length": 9.0, "train_runtime": 7.1})
+    {'loss': 0.5, 'reward/format': 1.0, 'completion_length': 9.0}
+    """
+    names = {name: name for name in ("loss", "reward", "kl", "grad_norm", "learning_rate")}
+    names |= {"completions/mean_length": "completion_length"}
+    if "clip_ratio/region_mean" in log:  # of reinforcement
+        names |= {name: name for name in ("reward_spread", "share_without_spread", "entropy")}
+        names |= {"clip_ratio/region_mean": "share_clipped", "completions/clipped_ratio": "share_truncated"}
+    rewards = [name for name in log if name.startswith("rewards/") and name.endswith("/mean")]
+    names |= {name: f"reward/{name.split('/')[1]}" for name in rewards}
+    return {names[name]: value for name, value in log.items() if name in names}
+
+
+def curves(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The trainer's log, one row per optimiser step."""
+    return [{"step": int(entry["step"]), **tidy(entry)} for entry in history if "loss" in entry]

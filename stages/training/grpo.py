@@ -1,0 +1,235 @@
+"""Group-relative policy optimisation, as P1 uses it (section 2 and appendix A), with TRL's `GRPOTrainer` or ours.
+
+Every key that changes the gradient is written out in `params.yaml`: TRL's defaults have moved away from the paper's
+(per-sequence mean, KL penalty 0.04 without bias correction, scaling by the group's standard deviation).
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from stages.runtime.errors import UserError
+from stages.training import vllm
+from stages.training.common import (
+    Record,
+    TrainingParams,
+    adapters,
+    arguments,
+    check_lora_target,
+    check_prompt_lengths,
+    progress,
+    result,
+)
+from stages.training.epochs import GPUS, Epoch, PublishedEpoch, Schedule, schedule
+from stages.training.spread import Spread, complaint
+
+RewardFunction = Callable[[str, str, int], float]
+
+
+class Params(TrainingParams):
+    """Section `grpo` of `params.yaml`.
+
+    `shared_prefix` encodes each prompt once per group instead of once per completion: the same mathematics at a
+    fraction of the work (`stages.training.shared_prefix`); without it the trainer is TRL's own. `vllm` samples by vLLM
+    on the same GPU, which takes TRL's own trainer too; see `stages.training.vllm`. `epoch`: what an epoch is made of,
+    see `stages.training.epochs`.
+    """
+
+    epoch: Epoch
+
+    shared_prefix: bool
+    vllm: bool
+    generations: int = Field(ge=2)
+    max_completion_length: int = Field(gt=0)
+    temperature: float = Field(gt=0)
+    top_p: float = Field(gt=0, le=1)
+    top_k: int = Field(ge=0)
+    beta: float = Field(ge=0)
+    epsilon: float = Field(gt=0)
+    iterations: int = Field(gt=0)
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"]
+    scale_rewards: Literal["group", "batch", "none"]
+    bias_correction_kl: bool
+    mask_truncated_completions: bool
+
+    @model_validator(mode="after")
+    def _sampling(self) -> "Params":
+        if self.beta == 0 and self.bias_correction_kl:
+            raise ValueError("bias_correction_kl: false where beta is 0, since there is no KL term")
+        if self.vllm and self.adaptation == "qlora":
+            raise ValueError("vllm: false where adaptation is qlora, since vLLM would have other weights")
+        if self.epoch == "published":
+            if self.iterations > 1:
+                raise ValueError("iterations: 1 where epoch is published, whose trainer used each completion once")
+            if self.prompts_per_step % GPUS:
+                raise ValueError(f"prompts_per_step is a multiple of {GPUS} where epoch is published")
+            if GPUS % self.prompts_per_pass and self.prompts_per_pass != self.prompts_per_step:
+                raise ValueError(f"prompts_per_pass divides {GPUS}, or is prompts_per_step, where epoch is published")
+        return self
+
+
+def train(
+    model: Any,
+    processor: Any,
+    samples: list[dict[str, Any]],
+    rewards: dict[str, RewardFunction],
+    params: Params,
+    seed: int,
+    folder: str | Path,
+    callbacks: list,
+) -> tuple[Any, Record]:
+    """Fine-tune `model` by the rewards of what it samples.
+
+    Args:
+        model: an image-text-to-text model, loaded from a folder, which is also where its frozen reference comes from.
+        processor: its processor.
+        samples: each with `prompt` (conversation), `image` (PIL), `answer` (text).
+        rewards: by name; each takes a completion, its answer and its number of tokens. They are summed.
+        params: section `grpo`, as the method's recipe resolves it.
+        seed: seeds the order of the samples, the adapters' start and the sampling.
+        folder: of the checkpoints; training goes on from the newest.
+        callbacks: transformers callbacks.
+
+    Raises:
+        UserError: there are fewer samples than a step takes, prompts are too long, or processes too many.
+
+    Returns:
+        The trained model (the adapters' model for LoRA) and its record.
+    """
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    from stages.training.checkpoints import resumable
+    from stages.training.shared_prefix import SharedPrefixGRPOTrainer
+
+    check_lora_target(model, params)
+    check_prompt_lengths(processor, samples, params.max_prompt_length)
+    check_step(len(samples), params.prompts_per_step, params.epoch)
+    check_processes(params, int(os.environ.get("WORLD_SIZE", "1")))
+    plan = schedule(len(samples), params.steps, params.epochs, params.prompts_per_step, params.iterations, params.epoch)
+    if line := dropped(len(samples), params.prompts_per_step, params.epoch):
+        print(line, file=sys.stderr, flush=True)
+    if params.vllm:
+        vllm.check_installed()
+    own = (PublishedEpoch, Spread) if params.epoch == "published" else (Spread,)
+    stock = SharedPrefixGRPOTrainer if params.shared_prefix else GRPOTrainer
+    trainer = resumable(type(stock.__name__, (*own, stock), {"step_prompts": plan.prompts}))(
+        model=model,
+        reward_funcs=[_batched(name, reward) for name, reward in rewards.items()],
+        args=GRPOConfig(
+            **arguments(params, seed, folder, rows_per_prompt=params.generations) | {"max_steps": plan.steps},
+            num_generations=params.generations,
+            max_completion_length=params.max_completion_length,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k,
+            beta=params.beta,
+            epsilon=params.epsilon,
+            num_iterations=params.iterations,
+            loss_type=params.loss_type,
+            scale_rewards=params.scale_rewards,
+            use_bias_correction_kl=params.bias_correction_kl,
+            mask_truncated_completions=params.mask_truncated_completions,
+            use_vllm=params.vllm,
+            **vllm.SETTINGS,
+        ),
+        train_dataset=Dataset.from_list(
+            [{key: sample[key] for key in ("prompt", "image", "answer")} for sample in samples]
+        ),
+        processing_class=processor,
+        peft_config=adapters(params),
+        callbacks=callbacks,
+    )
+    if params.vllm:
+        trainer.vllm_generation = vllm.SamePrompts(trainer.vllm_generation)
+    progress(trainer)
+    trainer.train()
+    history = trainer.state.log_history
+    for line in complaint(history, params, [sample["prompt"] for sample in samples]):
+        print(line, file=sys.stderr, flush=True)
+    return result(trainer, cost(history, trainer.state.global_step, plan, params.generations))
+
+
+def cost(history: list[dict[str, float]], steps: int, plan: Schedule, generations: int) -> dict[str, int]:
+    """What a training has used, in samples and tokens, each counted once when it is sampled.
+
+    With several iterations a completion is trained on again, and counts no further, nor do its tokens and its prompt's.
+
+    Args:
+        history: the trainer's log.
+        steps: optimiser steps that were made.
+        plan: which steps sampled, and how many prompts.
+        generations: completions per prompt.
+
+    Returns:
+        steps, samples_seen (completions), prompt_tokens (each prompt's once per completion), generated_tokens.
+    """
+    tokens = int(max(entry.get("num_tokens", 0) for entry in history))
+    lengths = {int(row["step"]): row["completions/mean_length"] for row in history if "completions/mean_length" in row}
+    generated = sum(round(length * plan.sampled(step) * generations) for step, length in lengths.items())
+    return {
+        "steps": steps,
+        "samples_seen": sum(plan.sampled(step) for step in range(1, steps + 1)) * generations,
+        "prompt_tokens": tokens - generated,
+        "generated_tokens": generated,
+    }
+
+
+def dropped(samples: int, prompts_per_step: int, epoch: Epoch) -> str | None:
+    """The line on samples that fill no step, of which TRL's sampler leaves out others in each epoch; None: none are."""
+    rest = samples % prompts_per_step
+    if epoch == "published" or not rest:
+        return None
+    return (
+        f"grpo.epoch: whole_steps leaves out {rest} of {samples} samples in each epoch, other ones each time, since "
+        f"they fill no step of {prompts_per_step} prompts"
+    )
+
+
+def check_processes(params: Params, processes: int) -> None:
+    """Refuse processes over which the short step of a published epoch cannot be kept.
+
+    Raises:
+        UserError: the key and what is legal.
+    """
+    together = params.prompts_per_pass * processes
+    if params.epoch != "published" or not GPUS % together:
+        return
+    if GPUS % processes or together != params.prompts_per_step:
+        raise UserError(
+            f"grpo.prompts_per_pass: {params.prompts_per_pass} is not legal for {processes} processes where grpo.epoch "
+            f"is published; legal: prompts of a pass of all processes that divide {GPUS}, or are prompts_per_step "
+            f"({params.prompts_per_step}) over at most {GPUS} processes"
+        )
+
+
+def check_step(samples: int, prompts_per_step: int, epoch: Epoch = "whole_steps") -> None:
+    """Refuse fewer samples than a step takes: TRL makes whole steps only, and would end without having taught.
+
+    A published epoch has a short step for them.
+
+    Raises:
+        UserError: how many samples there are.
+    """
+    if epoch == "whole_steps" and samples < prompts_per_step:
+        raise UserError(
+            f"grpo.prompts_per_step: {prompts_per_step} is not legal for {samples} samples, of which no step can be "
+            f"made; legal: up to {samples}, or more images of each class (split.shots)"
+        )
+
+
+def _batched(name: str, reward: RewardFunction) -> Callable[..., list[float]]:
+    """A reward of one completion, as TRL calls it: with the whole batch."""
+
+    def batched(completions: list, completion_ids: list[list[int]], answer: list[str], **_: Any) -> list[float]:
+        return [
+            float(reward(completion[0]["content"], label, len(tokens)))
+            for completion, label, tokens in zip(completions, answer, completion_ids, strict=True)
+        ]
+
+    batched.__name__ = name
+    return batched

@@ -1,0 +1,79 @@
+"""What `dvc repro` will cost on a named GPU: steps, tokens, FLOPs, memory, hours, disk. Reads, and writes nothing.
+
+    python -m tools.plan --gpu a100_80
+
+No stage: nothing imports it, and nothing has to be downloaded first. What is known of a dataset comes from its folder
+under `data/download`, where it is there, else from the paper's statistics (P1 Table 8); then class names are taken to
+have a length. The formulas stand in `tools.planning.costs`, and what they rest on is printed under the tables.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.methods import catalogue
+from stages.runtime.errors import UserError, told
+from stages.runtime.params import read_params
+from tools.planning.costs import GPUS, Speed
+from tools.planning.planner import Assumptions, planner, stages_of_dag
+from tools.planning.tables import report
+
+
+def _positive(option: str, value: float, most: float | None = None) -> float:
+    if value > 0 and (most is None or value <= most):
+        return value
+    legal = "above 0" if most is None else f"above 0, up to {most:g}"
+    raise UserError(f"--{option}: {value:g} is not legal; legal: {legal}")
+
+
+def _completions(expect: list[str]) -> dict[str, int]:
+    stated = {}
+    for item in expect:
+        name, _, tokens = item.partition("=")
+        if name not in catalogue.METHODS or not tokens.isdecimal() or int(tokens) == 0:
+            legal = ", ".join(catalogue.METHODS)
+            raise UserError(f"--expect: {item!r} is not legal; legal: method=tokens, method one of {legal}")
+        stated[name] = int(tokens)
+    return stated
+
+
+def plan(
+    gpu: Annotated[str, typer.Option(help=f"one of {', '.join(GPUS)}")] = "h200",
+    utilisation: Annotated[float, typer.Option(help="share of the peak FLOP/s that training reaches")] = 0.4,
+    bandwidth_share: Annotated[float, typer.Option(help="share of the bandwidth that generation reaches")] = 0.5,
+    launch_milliseconds: Annotated[float, typer.Option(help="least time of a layer's forward pass")] = 1.0,
+    spread: Annotated[float, typer.Option(help="longest completion of a batch over the mean")] = 2.0,
+    reasoning_tokens: Annotated[int, typer.Option(help="of a thought or a reason")] = 100,
+    expect: Annotated[list[str] | None, typer.Option(help="method=tokens, mean length of its completions")] = None,
+    name_characters: Annotated[int, typer.Option(help="of a class name, where a dataset is not there yet")] = 14,
+    characters_per_token: Annotated[float, typer.Option(help="of text, for models of the hub")] = 4.0,
+) -> None:
+    """Print what `dvc repro` costs with the `params.yaml` that is there."""
+    if gpu not in GPUS:
+        raise UserError(f"--gpu: {gpu!r} is not legal; legal: {', '.join(GPUS)}")
+    speed = Speed(
+        GPUS[gpu],
+        _positive("utilisation", utilisation, 1),
+        _positive("bandwidth-share", bandwidth_share, 1),
+        _positive("launch-milliseconds", launch_milliseconds) / 1000,
+        spread,
+    )
+    if spread < 1:
+        raise UserError(f"--spread: {spread:g} is not legal; legal: 1 and above")
+    assumptions = Assumptions(
+        int(_positive("reasoning-tokens", reasoning_tokens)),
+        _completions(expect or []),
+        int(_positive("name-characters", name_characters)),
+        _positive("characters-per-token", characters_per_token),
+    )
+    params = read_params()
+    print(report(planner(params, assumptions, speed), gpu, stages_of_dag(Path("dvc.yaml"), params)))
+
+
+if __name__ == "__main__":
+    # Not by `stages.runtime.errors.main`: a plan may be made while stages run, and takes no lock.
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(plan)
+    with told():
+        app()

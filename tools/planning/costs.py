@@ -1,0 +1,582 @@
+"""What training and testing a Qwen2-VL costs: steps, tokens, FLOPs, bytes, seconds. Pure arithmetic.
+
+Names in the formulas: N weights that multiply, T tokens, P prompt tokens (image included), C completion tokens, G
+completions of a prompt, H width, K width of keys, I inner width, V vocabulary, D width of the vision tower.
+
+- FLOPs count a multiplication and its addition as two. A token's forward pass is 2N + 4H per layer and token that it
+  is compared with; a backward pass is twice that, or once where the weights are frozen and only activations need
+  gradients (LoRA). Attention is counted over all pairs, also those that a causal mask hides, as
+  `torch.utils.flop_counter` does.
+- A step is no faster than its FLOPs at a stated share of the GPU's peak, and no faster than its kernels can be
+  started, which is what bounds small models and generation token by token.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from stages.training import epochs as epochs_of_trainer
+from tools.planning.architecture import BYTES, VISION, Architecture, Precision
+
+Adaptation = Literal["full", "lora", "qlora"]
+Strategy = Literal["single", "ddp", "fsdp", "zero2", "zero3"]
+
+QUANTIZED_BYTES = 0.516
+"""Of a weight in NF4: half a byte, and the scale of 64 weights, itself in eight bits (QLoRA, arXiv 2305.14314)."""
+
+REFERENCE_STORE = 2**30
+"""Bytes at most that `stages.training.shared_prefix` keeps of the reference's keys and values."""
+
+TILE = 32768
+"""Columns of the vocabulary that are projected at once by TRL's chunked log-probabilities."""
+
+CONTEXT = 2**30
+"""Bytes that CUDA, cuBLAS and the allocator's rounding take before anything is computed: a rule of thumb."""
+
+
+@dataclass(frozen=True)
+class GPU:
+    """A graphics card by its data sheet.
+
+    Attributes:
+        bfloat16: dense peak, FLOP/s, in bfloat16 (float16 on those before Ampere, which have no bfloat16).
+        float32: dense peak, FLOP/s, in float32 without TF32.
+        memory: bytes.
+        bandwidth: bytes/s of its memory.
+    """
+
+    bfloat16: float
+    float32: float
+    memory: float
+    bandwidth: float
+
+
+def _gpu(bfloat16: float, float32: float, memory: float, bandwidth: float) -> GPU:
+    """From TFLOP/s, TFLOP/s, GB and GB/s."""
+    return GPU(bfloat16 * 1e12, float32 * 1e12, memory * 1e9, bandwidth * 1e9)
+
+
+GPUS = {
+    "t4": _gpu(65, 8.1, 16, 320),
+    "v100_32": _gpu(125, 15.7, 34, 900),
+    "rtx_3090": _gpu(71, 35.6, 25.8, 936),
+    "rtx_4090": _gpu(165, 82.6, 25.8, 1008),
+    "a10g": _gpu(70, 35, 24, 600),
+    "l4": _gpu(121, 30.3, 24, 300),
+    "l40s": _gpu(362, 91.6, 48, 864),
+    "a100_40": _gpu(312, 19.5, 42.5, 1555),
+    "a100_80": _gpu(312, 19.5, 85, 2039),
+    "h100": _gpu(989, 67, 85, 3350),
+    "h200": _gpu(989, 67, 150, 4800),
+}
+"""By name. Data sheets give the memory in round numbers; here it is what the driver reports."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a sample is made of, on average.
+
+    Attributes:
+        prompt: tokens of the prompt, the image's included.
+        patches: patches of its image, before they are merged.
+        completion: tokens that are written or, in SFT, shown as a target.
+    """
+
+    prompt: float
+    patches: int
+    completion: float
+
+    @property
+    def tokens(self) -> float:
+        """Prompt and completion."""
+        return self.prompt + self.completion
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a cell is trained; the names are those of `params.yaml`.
+
+    Attributes:
+        reinforced: GRPO, and not SFT.
+        rank: of LoRA adapters.
+        targets: regular expression over the names of modules that get adapters; None where that is not said.
+        dtype: in which the base model is published; adapters leave it in this type.
+        samples: how many there are to learn from.
+        prompts: in a step, on average: `prompts_per_step`, or fewer where an epoch ends with an incomplete step.
+        processes: GPUs that train together, each on its share of a step's prompts.
+    """
+
+    reinforced: bool
+    steps: int
+    samples: int
+    prompts: float
+    prompts_per_step: int
+    prompts_per_pass: int
+    adaptation: Adaptation = "full"
+    rank: int = 8
+    targets: str | None = None
+    precision: Precision = "bfloat16"
+    dtype: str = "bfloat16"
+    gradient_checkpointing: bool = False
+    loss_on_prompt: bool = False
+    generations: int = 1
+    max_completion_length: int = 0
+    shared_prefix: bool = False
+    vllm: bool = False
+    beta: float = 0.0
+    iterations: int = 1
+    strategy: Strategy = "single"
+    processes: int = 1
+    dropout: float = 0.0
+    attention: str = "sdpa"
+
+    @property
+    def passes(self) -> int:
+        """Passes of one process in an optimiser step."""
+        return max(self.prompts_per_step // (self.prompts_per_pass * self.processes), 1)
+
+    @property
+    def shares(self) -> bool:
+        """Whether prompts are encoded once per group: not with what `shared_prefix.why_not_shared` names."""
+        dropout = self.adaptation != "full" and self.dropout > 0
+        hindered = self.gradient_checkpointing or self.vllm or self.splits_weights or dropout
+        hindered = hindered or self.attention != "sdpa"
+        return self.reinforced and self.shared_prefix and not hindered
+
+    @property
+    def deepspeed(self) -> bool:
+        """Whether DeepSpeed keeps the float32 weights as part of the optimiser, and computes with bfloat16 ones."""
+        return self.strategy in ("zero2", "zero3")
+
+    @property
+    def splits_weights(self) -> bool:
+        """Whether each GPU holds a part of every weight."""
+        return self.strategy in ("fsdp", "zero3")
+
+    @property
+    def legal(self) -> bool:
+        """Whether `stages.runtime.launch` and the trainers take these settings together."""
+        whole = self.prompts_per_step % (self.prompts_per_pass * self.processes) == 0
+        typed = self.precision == "bfloat16" or not (
+            self.deepspeed or self.splits_weights or self.adaptation == "qlora"
+        )
+        return whole and typed and not (self.adaptation == "qlora" and self.splits_weights)
+
+    @property
+    def weights(self) -> str:
+        """The type in which weights are held: float32 for full training, whose small steps bfloat16 rounds away."""
+        if self.deepspeed:
+            return "bfloat16"
+        return "float32" if self.adaptation == "full" else self.dtype
+
+    def trainable(self, architecture: Architecture) -> int:
+        """Parameters that are trained."""
+        if self.adaptation == "full":
+            return architecture.parameters
+        return architecture.adapters(self.rank, self.targets)
+
+    def trains_vision(self, architecture: Architecture) -> bool:
+        """Whether gradients reach the vision tower."""
+        if self.adaptation == "full":
+            return True
+        return any(name.startswith(VISION) for name in architecture.adapted(self.targets))
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of one optimiser step, of all processes together.
+
+    Attributes:
+        sampling: of encoding the prompts for generation and of generating.
+        reference: of the frozen reference.
+        training: forward and backward.
+    """
+
+    sampling: float
+    reference: float
+    training: float
+
+    @property
+    def total(self) -> float:
+        """Their sum."""
+        return self.sampling + self.reference + self.training
+
+
+def schedule(
+    samples: int,
+    steps: int | None,
+    epochs: float | None,
+    prompts_per_step: int,
+    prompts_per_pass: int,
+    processes: int,
+    reinforced: bool,
+    iterations: int,
+    epoch: epochs_of_trainer.Epoch = "whole_steps",
+) -> tuple[int, float]:
+    """How many optimiser steps the trainers make, and how many prompts a step has on average.
+
+    As transformers 5.23 and TRL 1.16 do it. SFT: the last step of an epoch takes what is left. GRPO: what the trainer
+    itself asks, `stages.training.epochs`.
+    """
+    if reinforced:
+        found = epochs_of_trainer.schedule(samples, steps, epochs, prompts_per_step, iterations, epoch)
+        return found.steps, found.mean
+    batches = math.ceil(math.ceil(samples / prompts_per_pass) / processes)
+    per_epoch = math.ceil(batches / (prompts_per_step // (prompts_per_pass * processes)))
+    prompts = samples / per_epoch
+    return steps if steps is not None else math.ceil((epochs or 1) * max(per_epoch, 1)), prompts
+
+
+def step_work(architecture: Architecture, training: Training, sample: Sample) -> Work:
+    """FLOPs of an average optimiser step.
+
+    Per prompt, F a forward pass of tower and language model, S the projection of the scored tokens onto the vocabulary,
+    and b what training multiplies F by: 3, with frozen weights 2 (adapters and attention 3), and 1 more where
+    activations are computed again. TRL computes S again in its backward pass: it counts 4 times, or 3 where frozen.
+
+    - SFT: b F(P + C) + 4 S.
+    - GRPO with shared prompts: F(P), again for training where a step has several passes or iterations; G C tokens
+      sampled; the reference F(P) once a run for each sample, and G C tokens; training b F(P + G C) + 4 G S.
+    - TRL's own GRPO: G times F(P) and C tokens sampled, F(P + C) + S by the reference, and b F(P + C) + 4 S.
+    """
+    again = int(training.gradient_checkpointing)
+    full = training.adaptation == "full"
+    times = (3 if full else 2) + again
+    vision_times = times if training.trains_vision(architecture) else 1
+    adapters = 0 if full else training.trainable(architecture)
+    image = architecture.vision_flops(sample.patches)
+
+    def forward(tokens: float, pairs: float) -> float:
+        return architecture.language_flops(tokens, pairs) + 2 * adapters * tokens
+
+    def taught(tokens: float, pairs: float, scored: float) -> float:
+        passes = times * architecture.language_flops(tokens, 0)
+        # Adapters are trained, and attention, which has no weights, is passed through on its way to them.
+        passes += (3 + again) * (architecture.language_flops(0, pairs) + 2 * adapters * tokens)
+        return passes + (4 if full else 3) * architecture.head_flops(scored)
+
+    prompts, group = training.prompts, training.generations
+    if not training.reinforced:
+        scored = sample.tokens if training.loss_on_prompt else sample.completion
+        return Work(0, 0, prompts * (vision_times * image + taught(sample.tokens, sample.tokens**2, scored)))
+    fresh = prompts / training.iterations
+    encoded = image + forward(sample.prompt, sample.prompt**2)
+    scored = group * sample.completion
+    head = architecture.head_flops(scored)
+    # The last token is written, and never read.
+    inputs = group * (sample.completion - 1)
+    sampled = forward(inputs, inputs * sample.tokens) + head
+    if training.shares:
+        pairs = sample.prompt**2 + inputs * (sample.prompt + inputs)
+        training_flops = vision_times * image + taught(sample.prompt + inputs, pairs, scored)
+        kept = training.passes == 1 and training.iterations == 1
+        sampling = encoded + sampled
+        # Frozen weights: without the adapters, that are switched off.
+        first = training.samples / max(training.samples, training.steps * fresh)
+        prompt = architecture.language_flops(sample.prompt, sample.prompt**2)
+        reference = first * (image + prompt) + architecture.language_flops(inputs, pairs - sample.prompt**2) + head
+        training_flops -= encoded * kept
+    else:
+        sampling = group * encoded + sampled
+        whole = architecture.language_flops(group * sample.tokens, group * sample.tokens**2)
+        reference = group * image + whole + head
+        training_flops = group * vision_times * image
+        training_flops += taught(group * sample.tokens, group * sample.tokens**2, scored)
+    return Work(fresh * sampling, fresh * reference * (training.beta > 0), prompts * training_flops)
+
+
+def activation_bytes(architecture: Architecture, training: Training, tokens: float, patches: float) -> float:
+    """What a pass keeps for its backward pass, in bytes; `tokens` and `patches` of the whole pass.
+
+    Per token and language layer 32 H + 8 K + 16 I in float32; with bfloat16 autocast (30 H + 4 K + 8 I), since norms
+    and the residual stay in float32; with adapters 24 H in place of 32 H or 30 H, and 28 r float32 for the adapters of
+    seven projections, r the rank. Per patch and vision block 92 D, half of that with autocast. Counted by
+    `torch.autograd.graph.saved_tensors_hooks` on transformers 5.23, as the tests do again. With checkpointing a layer
+    keeps its input, and one layer at a time the rest.
+    """
+    number = BYTES[training.precision]
+    adapted = training.adaptation != "full"
+    width = (24 if adapted else 32 if training.precision == "float32" else 30) * architecture.hidden
+    layer = width + number * (2 * architecture.keys + 4 * architecture.intermediate)
+    layer += 7 * training.rank * number * adapted
+    block = 23 * number * architecture.vision_hidden * training.trains_vision(architecture)
+    if not training.gradient_checkpointing:
+        return tokens * architecture.layers * layer + patches * architecture.vision_layers * block
+    held = BYTES["float32" if training.adaptation == "full" else training.dtype]
+    kept = tokens * architecture.layers * held * architecture.hidden
+    kept += (
+        patches * architecture.vision_layers * held * architecture.vision_hidden * training.trains_vision(architecture)
+    )
+    return kept + max(tokens * layer, patches * block)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each GPU at the peak of a training, by what they hold.
+
+    Attributes:
+        copies: copies of float32 weights that bfloat16 autocast makes, and layers that are gathered from other GPUs.
+        store: keys and values of the reference that are kept for the run.
+        working: the larger of what training and generation take: activations and the head's gradient, or keys,
+            values and gathered weights.
+        context: CUDA's own.
+    """
+
+    weights: float
+    gradients: float
+    optimiser: float
+    reference: float
+    copies: float
+    store: float
+    working: float
+    context: float = CONTEXT
+
+    @property
+    def total(self) -> float:
+        """Their sum."""
+        return sum(asdict(self).values())
+
+
+def held_weights(architecture: Architecture, training: Training) -> float:
+    """Bytes of a whole model as it is held in training; QLoRA quantises the weights of layers, blocks and merger."""
+    number = BYTES[training.weights]
+    if training.adaptation == "qlora":
+        quantized = architecture.layers * architecture.layer_weights + architecture.merger_weights
+        quantized += architecture.vision_layers * architecture.vision_layer_weights
+        return QUANTIZED_BYTES * quantized + number * (architecture.parameters - quantized)
+    return number * architecture.parameters
+
+
+def training_memory(architecture: Architecture, training: Training, sample: Sample) -> Memory:
+    """Bytes on each GPU at the peak of training.
+
+    Weights in their type; of what is trained 4 bytes of gradient and 8 of Adam's moments; a reference as large as the
+    weights where beta > 0 (adapters are switched off instead). FSDP shares all of it out over the processes, and so
+    does ZeRO-3, ZeRO-2 gradients and moments; both ZeROs hold weights and gradients in bfloat16, and the float32
+    weights with the moments. Split weights are gathered whole to generate. DDP holds gradients twice: in its buckets.
+    `sample.completion` is taken at its most.
+    """
+    trained = training.trainable(architecture)
+    adapters = 0 if training.adaptation == "full" else trained
+    adapter_bytes, gradient_bytes, state_bytes = (2, 2, 12) if training.deepspeed else (4, 4, 8)
+    weights = held_weights(architecture, training)
+    shards = training.processes if training.splits_weights else 1
+    state_shards = training.processes if training.splits_weights or training.deepspeed else 1
+    group, rows = training.generations, training.prompts_per_pass
+    fresh_rows = rows * training.passes
+    if training.shares:
+        tokens, images = sample.prompt + group * sample.completion, 1
+    else:
+        tokens, images = group * sample.tokens, group
+    # TRL sums the gradient of the output projection in float32, over all of the vocabulary.
+    head = BYTES["float32"] * architecture.embedding * (training.adaptation == "full")
+    tile = BYTES[training.precision] * min(4096, rows * tokens) * min(TILE, architecture.vocabulary)
+    taught = activation_bytes(architecture, training, rows * tokens, rows * images * sample.patches) + head + tile
+    drawn = 0.0
+    if training.reinforced:
+        drawn = architecture.cache_bytes(fresh_rows * tokens, training.precision)
+        drawn += BYTES["float32"] * fresh_rows * group * architecture.vocabulary
+        drawn += weights * training.splits_weights
+    has_reference = training.reinforced and training.beta > 0
+    kept = architecture.cache_bytes(training.samples / training.processes * sample.prompt, training.precision)
+    return Memory(
+        weights=(weights + adapter_bytes * adapters) / shards,
+        gradients=gradient_bytes * trained / state_shards * (2 if training.strategy == "ddp" else 1),
+        optimiser=state_bytes * trained / state_shards,
+        reference=weights / shards * (has_reference and training.adaptation == "full"),
+        copies=copied_weights(architecture, training),
+        store=min(REFERENCE_STORE, kept) * (has_reference and training.shares),
+        working=max(taught, drawn),
+    )
+
+
+def copied_weights(architecture: Architecture, training: Training) -> float:
+    """Bytes of weights that a pass makes for itself.
+
+    Autocast keeps a bfloat16 copy of each float32 weight that multiplies until the pass ends. Of split weights two
+    parts are gathered at a time, at most as large as the embedding.
+    """
+    if training.splits_weights:
+        return 2 * BYTES["bfloat16"] * max(architecture.layer_weights, architecture.embedding)
+    if training.adaptation == "full" and training.precision == "bfloat16" and not training.deepspeed:
+        multiplied = architecture.layers * architecture.layer_weights + architecture.embedding
+        return BYTES["bfloat16"] * (multiplied + architecture.vision_parameters)
+    return 0.0
+
+
+def decoding_bytes(architecture: Architecture, training: Training) -> float:
+    """Bytes of weights that move for each token that is generated in training.
+
+    Under autocast TRL's own generation casts float32 weights anew for each token (4 bytes read, 2 written, 2 read); the
+    shared one keeps the copies.
+    """
+    if training.weights == "float32" and training.precision == "bfloat16":
+        return (2 if training.shares else 8) * architecture.parameters
+    return held_weights(architecture, training)
+
+
+def remedies(architecture: Architecture, training: Training, sample: Sample, available: float) -> list[str]:
+    """The smallest changes of settings that make a training fit, each as `key: value`; cheapest first, [] if none."""
+    passes = [size for size in range(training.prompts_per_pass - 1, 0, -1) if training.prompts_per_pass % size == 0]
+    smaller = [{"prompts_per_pass": size} for size in passes]
+    checkpointed = {"gradient_checkpointing": True}
+    split = [{"strategy": "zero3", "processes": count} for count in (2, 4, 8) if count > training.processes]
+    adapted = [] if training.targets is None else [{"adaptation": way} for way in ("lora", "qlora")]
+    singles = [*smaller, checkpointed, *split, *adapted]
+    one = {"prompts_per_pass": 1}
+    doubles = [one | checkpointed, *(way | other for way in (*split, *adapted) for other in (one, checkpointed))]
+    triples = [way | one | checkpointed for way in (*split, *adapted)]
+    for ways in (singles, doubles, triples):
+        changed = [replace(training, **way) for way in ways]
+        fitting = [
+            way
+            for way in changed
+            if way != training and way.legal and training_memory(architecture, way, sample).total <= available
+        ]
+        if fitting:
+            # Of several values of the same settings the first.
+            changes = [_difference(training, way) for way in fitting]
+            return [_said(change) for change in {tuple(change): change for change in reversed(changes)}.values()][::-1]
+    return []
+
+
+def _difference(before: Training, after: Training) -> dict[str, Any]:
+    old, new = asdict(before), asdict(after)
+    return {name: new[name] for name in new if new[name] != old[name]}
+
+
+def _said(change: dict[str, Any]) -> str:
+    keys = {"strategy": "launch.strategy", "processes": "launch.processes"}
+    return ", ".join(f"{keys.get(name, name)}: {str(value).lower()}" for name, value in change.items())
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What time is reckoned with. None of it is measured here: all are assumptions to be replaced by one's own.
+
+    Attributes:
+        gpu: peaks and bandwidth.
+        utilisation: share of the peak FLOP/s that training and the encoding of prompts reach.
+        bandwidth_share: share of the peak bandwidth that generation reaches.
+        launch: seconds that a layer's forward pass takes at least, since its kernels are started one by one.
+        spread: the longest completion of a batch in terms of the mean, since a batch is written until its last ends.
+    """
+
+    gpu: GPU
+    utilisation: float
+    bandwidth_share: float
+    launch: float
+    spread: float
+
+    def forward_seconds(self, architecture: Architecture, flops: float, precision: Precision, times: int = 1) -> float:
+        """A pass through tower and language model of `flops` in all, the layers started `times` times."""
+        layers = architecture.layers + architecture.vision_layers
+        peak = self.gpu.float32 if precision == "float32" else self.gpu.bfloat16
+        return max(flops / (peak * self.utilisation), times * layers * self.launch)
+
+    def longest(self, mean: float, most: int) -> float:
+        """Tokens until the last completion of a batch has ended."""
+        return min(most, math.ceil(self.spread * mean))
+
+    def decoding_seconds(self, architecture: Architecture, weights: float, cached: float, tokens: float) -> float:
+        """Generation of `tokens` tokens in each row: each reads all `weights` and `cached` bytes of keys and values."""
+        read = (weights + cached) / (self.gpu.bandwidth * self.bandwidth_share)
+        return tokens * max(read, architecture.layers * self.launch)
+
+
+def training_seconds(
+    architecture: Architecture, training: Training, sample: Sample, speed: Speed, length: float
+) -> float:
+    """Seconds of all optimiser steps; each batch is generated until `length` tokens are written.
+
+    The processes work side by side, and their communication is not counted.
+    """
+    work = step_work(architecture, training, sample)
+    share = 1 / training.processes
+    times = 3 + training.gradient_checkpointing
+
+    def seconds(flops: float, starts: int) -> float:
+        return speed.forward_seconds(architecture, flops * share, training.precision, starts)
+
+    step = seconds(work.training, times * training.passes)
+    if training.reinforced:
+        rows = training.prompts_per_pass * training.passes
+        tokens = sample.prompt + training.generations * length if training.shares else 0
+        tokens = tokens or training.generations * (sample.prompt + length)
+        fresh = seconds(work.sampling, 1) + seconds(work.reference, training.passes) * (work.reference > 0)
+        weights = decoding_bytes(architecture, training)
+        cached = architecture.cache_bytes(rows * tokens, training.precision)
+        # vLLM starts a token's kernels all at once.
+        generating = replace(speed, launch=0) if training.vllm else speed
+        fresh += generating.decoding_seconds(architecture, weights, cached, length)
+        step += fresh / training.iterations
+    # AdamW reads and writes weights and moments and reads gradients: 28 bytes for each trained parameter.
+    step += 28 * training.trainable(architecture) / speed.gpu.bandwidth
+    return training.steps * step
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Testing on one dataset.
+
+    Attributes:
+        images: test images.
+        most: tokens at most of an output.
+        dtype: of the weights.
+    """
+
+    images: int
+    batch_size: int
+    most: int
+    dtype: str
+
+    @property
+    def precision(self) -> Precision:
+        """In which it is computed."""
+        return "float32" if self.dtype == "float32" else "bfloat16"
+
+
+def evaluation_flops(architecture: Architecture, evaluation: Evaluation, sample: Sample) -> float:
+    """Each image once, each prompt once, then token by token."""
+    prompt = architecture.vision_flops(sample.patches) + architecture.language_flops(sample.prompt, sample.prompt**2)
+    written = architecture.language_flops(sample.completion, sample.completion * sample.tokens)
+    return evaluation.images * (prompt + written + architecture.head_flops(sample.completion))
+
+
+def evaluation_seconds(
+    architecture: Architecture, evaluation: Evaluation, sample: Sample, speed: Speed, length: float
+) -> float:
+    """Seconds on one GPU, each batch being written until `length` tokens; reading images is not counted."""
+    batches = math.ceil(evaluation.images / evaluation.batch_size)
+    prompt = architecture.vision_flops(sample.patches) + architecture.language_flops(sample.prompt, sample.prompt**2)
+    batch = evaluation.batch_size * prompt
+    cached = architecture.cache_bytes(evaluation.batch_size * (sample.prompt + length), evaluation.precision)
+    weights = BYTES[evaluation.dtype] * architecture.parameters
+    reading = speed.forward_seconds(architecture, batch, evaluation.precision)
+    writing = speed.decoding_seconds(architecture, weights, cached, length)
+    return batches * (reading + writing)
+
+
+def evaluation_memory(architecture: Architecture, evaluation: Evaluation, sample: Sample) -> float:
+    """Bytes: the weights, keys and values of a batch, a prompt's passing activations, the logits, CUDA's own."""
+    number = BYTES[evaluation.dtype]
+    rows = evaluation.batch_size
+    cache = architecture.cache_bytes(rows * (sample.prompt + evaluation.most), evaluation.precision)
+    passing = rows * sample.prompt * number * (4 * architecture.hidden + 3 * architecture.intermediate)
+    passing = max(passing, rows * sample.patches * number * (6 * architecture.vision_hidden))
+    logits = rows * architecture.vocabulary * (number + BYTES["float32"])
+    return number * architecture.parameters + cache + passing + logits + CONTEXT
+
+
+def saved_bytes(architecture: Architecture, training: Training) -> float:
+    """What a trained model takes on disk: its weights in the published type, or its adapters in float32."""
+    if training.adaptation == "full":
+        return BYTES[training.dtype] * architecture.parameters
+    return BYTES["float32"] * training.trainable(architecture)
+
+
+def checkpoint_bytes(architecture: Architecture, training: Training) -> float:
+    """What a checkpoint takes on disk while a training runs: the trained weights and Adam's moments, in float32."""
+    return 12 * training.trainable(architecture)

@@ -1,0 +1,399 @@
+"""What the grid of `params.yaml` asks for: each training and test with its sizes, and what it costs, as rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from ruamel.yaml import YAML
+
+from stages import configure, sources
+from stages.methods.answers import in_tags
+from stages.methods.method import Method
+from stages.methods.method import load as load_method
+from stages.modelling import catalogue as models
+from stages.modelling.folder import HubModelParams
+from stages.report.records import FEW_SHOT
+from stages.runtime.errors import UserError
+from stages.runtime.files import expand, read_json, read_parquet, reading
+from stages.runtime.params import validate
+from stages.sources import facts
+from stages.tasks import questions
+from stages.tasks.classes import SETTINGS, BaseToNewParams, parts
+from stages.training import grpo
+from tools.planning import costs
+from tools.planning.architecture import Architecture
+from tools.planning.costs import Evaluation, Sample, Speed, Training
+
+TEMPLATE_TOKENS = 21
+"""Of Qwen2-VL's chat template around one image and one text, its own system turn included."""
+
+CLOSING_TOKENS = 2
+"""With which the template ends an answer that is shown as a target: the end of the turn, and a new line."""
+
+PUBLISHED_PIXELS = (56 * 56, 28 * 28 * 16384)
+"""Limits on an image's pixels in the published preprocessor files."""
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What nobody knows before the run.
+
+    Attributes:
+        reasoning: tokens of a thought or a reason, where a method asks for one.
+        completions: tokens of a completion by method, in place of what follows from `reasoning`.
+        name_characters: of a class name, where a dataset is not there yet.
+        characters_per_token: of English text, where the model's tokenizer is not there.
+    """
+
+    reasoning: int
+    completions: dict[str, int]
+    name_characters: int
+    characters_per_token: float
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model that is taught.
+
+    Attributes:
+        dtype: in which it is published.
+        attention: the implementation that computes it.
+        patches: of an image as it is resized.
+        text_tokens: how many a text has.
+        prompt_tokens: how many a conversation has, its image included.
+    """
+
+    architecture: Architecture
+    dtype: str
+    attention: str
+    patches: int
+    text_tokens: Callable[[str], float]
+    prompt_tokens: Callable[[list[dict[str, Any]]], float]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is known of a dataset: images by split, and whether names and numbers are its own, or assumed."""
+
+    question: str
+    classes: list[str]
+    images: dict[str, int]
+    known: bool
+
+
+def embedded_model() -> BaseModel:
+    """The embedded model with its own tokenizer; it resizes all images to one size."""
+    from stages.embedded import curriculum
+    from stages.embedded.model import IMAGE_SIZE, build_config, build_processor, build_tokenizer
+
+    tokenizer = build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES)
+    processor = build_processor(tokenizer)
+    architecture = Architecture.of(build_config(tokenizer))
+    patches = (IMAGE_SIZE // architecture.patch) ** 2
+
+    def text_tokens(text: str) -> float:
+        return len(tokenizer(text)["input_ids"])
+
+    def prompt_tokens(conversation: list[dict[str, Any]]) -> float:
+        text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        return text_tokens(text) - 1 + patches // architecture.merge**2
+
+    return BaseModel(architecture, "float32", "sdpa", patches, text_tokens, prompt_tokens)
+
+
+def hub_model(key: str, params: HubModelParams, image_size: int, assumptions: Assumptions) -> BaseModel:
+    """A model of the hub by its published shapes, or one on disk by its own `config.json`.
+
+    Raises:
+        UserError: the shapes are not known.
+    """
+    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    from tools.planning.published import PUBLISHED
+
+    if params.path is not None:
+        folder = expand(f"{key}.path", params.path)
+        if (kind := read_json(folder / "config.json").get("model_type")) != "qwen2_vl":
+            raise UserError(f"{key}.path: the cost of a model of type {kind!r} is not known; legal: 'qwen2_vl'")
+        with reading(folder / "config.json", "the configuration of a model"):
+            architecture = Architecture.of(Qwen2VLConfig.from_pretrained(str(folder), local_files_only=True))
+    elif params.repository not in PUBLISHED:
+        known = ", ".join(PUBLISHED)
+        raise UserError(f"{key}.repository: the shapes of {params.repository!r} are not known; legal: {known}, or path")
+    else:
+        architecture = Architecture.of(PUBLISHED[params.repository])
+    factor = architecture.patch * architecture.merge
+    least, most = params.minimum_pixels or PUBLISHED_PIXELS[0], params.maximum_pixels or PUBLISHED_PIXELS[1]
+    height, width = smart_resize(image_size, image_size, factor, least, most)
+    patches = height // architecture.patch * (width // architecture.patch)
+
+    def text_tokens(text: str) -> float:
+        return len(text) / assumptions.characters_per_token
+
+    def prompt_tokens(conversation: list[dict[str, Any]]) -> float:
+        texts = [part.get("text", "") for turn in conversation for part in turn["content"]]
+        return TEMPLATE_TOKENS + sum(map(text_tokens, texts)) + patches // architecture.merge**2
+
+    return BaseModel(architecture, params.dtype, params.attention, patches, text_tokens, prompt_tokens)
+
+
+def describe(name: str, section: dict[str, Any], assumptions: Assumptions) -> Dataset | None:
+    """What is known of the dataset `name`, or None where nothing is before it is downloaded."""
+    params = sources.parse(f"download.{name}", section)
+    folder = Path("data/download") / name
+    if (folder / "dataset.json").is_file():
+        card = read_json(folder / "dataset.json")
+        splits = read_parquet(folder / "images.parquet", columns=["split"])["split"]
+        return Dataset(card["question"], card["classes"], splits.value_counts().to_dict(), known=True)
+    if isinstance(params, sources.embedded.Params):
+        from stages.embedded.datasets import CLASSES
+
+        names, whole = list(CLASSES[name]), math.inf
+    else:
+        if params.known is None:
+            return None
+        # The paper's validation images are not counted in `facts`: as many as test images at most.
+        names = [f"{i:0{assumptions.name_characters}}" for i in range(facts.FACTS[params.known].classes)]
+        whole = facts.FACTS[params.known].test
+    images = {
+        split: bounded(whole, getattr(params, f"{split}_per_class"), len(names)) for split in ("test", "validation")
+    }
+    return Dataset(params.question, names, images, known=isinstance(params, sources.embedded.Params))
+
+
+def bounded(whole: float, per_class: float | None, classes: int) -> int:
+    """How many of `whole` images are kept where a class keeps `per_class`: a number, below 1 a share, None for all."""
+    if per_class is None:
+        return int(whole)
+    return int(min(whole, per_class * classes) if per_class >= 1 else round(whole * per_class))
+
+
+def completion(method: Method, name: str, answers: Sequence[str], base: BaseModel, assumptions: Assumptions) -> float:
+    """Tokens that a method is expected to write, its end included, on average over `answers`."""
+    if name in assumptions.completions:
+        return assumptions.completions[name]
+    form = method.target or (in_tags if "<answer>" in method.prompt else str)
+    label = sum(base.text_tokens(form(answer)) for answer in answers) / len(answers) + 1
+    return label + assumptions.reasoning * (method.target is None and writes_reason(method))
+
+
+def writes_reason(method: Method) -> bool:
+    """Whether a prompt asks for a thought or a reason."""
+    return any(tag in method.prompt for tag in ("<think>", "<reason>"))
+
+
+def prompt(method: Method, question: str, names: list[str], rule: Any, part: str | None, base: BaseModel) -> float:
+    """Tokens of a prompt with a list of options as long as it will be, drawn evenly from `names`."""
+    count = questions.option_count(len(names), rule)
+    options = [names[i * len(names) // count] for i in range(count)]
+    return base.prompt_tokens(method.conversation(questions.render(question, options), part))
+
+
+def stages_of_dag(dag: Path, params: dict[str, Any]) -> int:
+    """How many stages `dvc.yaml` has, its matrices multiplied out."""
+    count = 0
+    for stage in YAML(typ="safe").load(dag)["stages"].values():
+        axes = [axis.strip("${}") for axis in stage.get("matrix", {}).values()]
+        count += math.prod(len(params[axis]) for axis in axes)
+    return count
+
+
+@dataclass(frozen=True)
+class Planner:
+    """All that a plan is computed from: checked parameters, the model, the datasets that are known."""
+
+    params: configure.Params
+    base: BaseModel
+    datasets: dict[str, Dataset]
+    assumptions: Assumptions
+    speed: Speed
+
+    def taught(self, setting: str, dataset: str) -> tuple[Sequence[str], Any]:
+        """The names of the classes that are taught, and the rule of their option lists."""
+        (_, names, rule), *_ = self.parts(setting, dataset)
+        return names, rule
+
+    def parts(self, setting: str, dataset: str) -> list[tuple[str, list[str], Any]]:
+        """The parts of a setting: their names, class names and the rule of their option lists."""
+        section = validate(f"partition.{setting}", self.params.partition[setting], SETTINGS[setting])
+        rule = section.options if isinstance(section, BaseToNewParams) else self.params.split.options
+        classes = self.datasets[dataset].classes
+        labels = parts(len(classes), section).items()
+        return [(part, [classes[label] for label in some], rule) for part, some in labels]
+
+    def training(self, setting: str, name: str, dataset: str) -> tuple[Training, Sample]:
+        """How a cell is trained, and an average sample of it.
+
+        Raises:
+            UserError: there are fewer samples than a step takes.
+        """
+        recipe = configure.recipe(name, dataset, self.params)
+        settings, method = recipe["settings"], load_method(name)
+        reinforced = recipe["trainer"] == "grpo"
+        names, rule = self.taught(setting, dataset)
+        samples = self.params.split.shots * len(names)
+        if reinforced:
+            grpo.check_step(samples, settings["prompts_per_step"], settings["epoch"])
+        steps, prompts = costs.schedule(
+            samples=samples,
+            steps=settings["steps"],
+            epochs=settings["epochs"],
+            prompts_per_step=settings["prompts_per_step"],
+            prompts_per_pass=settings["prompts_per_pass"],
+            processes=self.params.launch.processes,
+            reinforced=reinforced,
+            iterations=settings.get("iterations", 1),
+            epoch=settings.get("epoch", "whole_steps"),
+        )
+        training = Training(
+            reinforced=reinforced,
+            steps=steps,
+            samples=samples,
+            prompts=prompts,
+            rank=settings["lora"]["rank"],
+            targets=configure.lora_target(settings["lora"], self.params),
+            dtype=self.base.dtype,
+            dropout=settings["lora"]["dropout"],
+            attention=self.base.attention,
+            strategy=self.params.launch.strategy,
+            processes=self.params.launch.processes,
+            **{name: settings[name] for name in _SHARED_SETTINGS if name in settings},
+        )
+        written = completion(method, name, names, self.base, self.assumptions)
+        if reinforced:
+            written = min(written, training.max_completion_length)
+        else:
+            written += CLOSING_TOKENS - 1
+        asked = prompt(method, self.datasets[dataset].question, list(names), rule, None, self.base)
+        return training, Sample(asked, self.base.patches, written)
+
+    def evaluation(self, setting: str, name: str, dataset: str, split: str) -> tuple[Evaluation, Sample]:
+        """How a dataset's `split`, test or validation, is asked about in a method's words, and an average sample."""
+        params, method, facts_of = self.params.evaluate, load_method(name), self.datasets[dataset]
+        of_parts = self.parts(setting, dataset)
+        limits = {"test": self.params.split.test_per_class, "validation": self.params.split.validation_shots}
+        images = facts_of.images.get(split, 0)
+        if (limit := limits[split]) is not None:
+            images = min(images, limit * len(facts_of.classes))
+        asked = written = 0.0
+        for part, names, rule in of_parts:
+            share = len(names) / len(facts_of.classes)
+            words = part if params.prompts == "published" else None
+            asked += share * prompt(method, facts_of.question, names, rule, words, self.base)
+            written += share * completion(method, name, names, self.base, self.assumptions)
+        generation = params.generation
+        evaluation = Evaluation(images, generation.batch_size, generation.max_new_tokens, self.base.dtype)
+        return evaluation, Sample(asked, self.base.patches, min(written, generation.max_new_tokens))
+
+    def training_rows(self) -> pd.DataFrame:
+        """A row per training, seeds multiplied in: its numbers, and what it is (`training`, `sample`)."""
+        rows = []
+        grid, architecture = self.params, self.base.architecture
+        for name, setting, dataset in product(grid.methods, grid.settings, self.datasets):
+            training, sample = self.training(setting, name, dataset)
+            rows_per_step = training.prompts * training.generations
+            prompts = training.steps * rows_per_step * (sample.prompt if training.reinforced else sample.tokens)
+            most = replace(sample, completion=training.max_completion_length) if training.reinforced else sample
+            hours = [
+                costs.training_seconds(architecture, training, each, self.speed, length) / 3600
+                for each, length in (
+                    (sample, self.speed.longest(sample.completion, most.completion)),
+                    (most, most.completion),
+                )
+            ]
+            seeds = len(grid.seeds)
+            rows.append(
+                {"method": name, "setting": setting, "dataset": dataset, "cells": seeds}
+                | {"steps": seeds * training.steps, "prompt_tokens": seeds * prompts}
+                | {
+                    f"generated_{which}": seeds * training.steps * rows_per_step * each.completion * training.reinforced
+                    for which, each in (("expected", sample), ("most", most))
+                }
+                | {"flops": seeds * training.steps * costs.step_work(architecture, training, sample).total}
+                | {"hours": seeds * hours[0], "hours_most": seeds * hours[1]}
+                | {"disk": seeds * costs.saved_bytes(architecture, training)}
+                | {"checkpoint": costs.checkpoint_bytes(architecture, training)}
+                | {"memory": costs.training_memory(architecture, training, most)}
+                | {"training": training, "sample": most}
+            )
+        return pd.DataFrame(rows)
+
+    def evaluation_rows(self) -> pd.DataFrame:
+        """A row per stage that tests, setting, method and dataset that is tested; seeds and sources multiplied in."""
+        grid = self.params
+        others = len(self.datasets) - 1
+        tests = [
+            *(("zero_shot", setting, grid.evaluate.zero_shot_method, 1) for setting in grid.settings),
+            *(("evaluate", *pair, 1) for pair in product(grid.settings, grid.methods)),
+            *(("cross_eval", *pair, others) for pair in product(grid.transfer, grid.methods)),
+            *(("validate", FEW_SHOT, method, 1) for method in grid.methods),
+        ]
+        rows = []
+        for (stage, setting, name, times), dataset in product(tests, self.datasets):
+            if stage == "validate" and dataset not in grid.best:
+                continue
+            split = "validation" if stage == "validate" else "test"
+            evaluation, sample = self.evaluation(setting, name, dataset, split)
+            count = times * len(grid.seeds)
+            most = replace(sample, completion=evaluation.most)
+            hours = [
+                costs.evaluation_seconds(self.base.architecture, evaluation, each, self.speed, length) / 3600
+                for each, length in (
+                    (sample, self.speed.longest(sample.completion, evaluation.most)),
+                    (most, evaluation.most),
+                )
+            ]
+            rows.append(
+                {"stage": stage, "setting": setting, "method": name, "images": count * evaluation.images}
+                | {"generated_expected": count * evaluation.images * sample.completion}
+                | {"flops": count * costs.evaluation_flops(self.base.architecture, evaluation, sample)}
+                | {"hours": count * hours[0], "hours_most": count * hours[1]}
+                | {"memory": costs.evaluation_memory(self.base.architecture, evaluation, most)}
+            )
+        return pd.DataFrame(rows)
+
+
+_SHARED_SETTINGS = (
+    "prompts_per_step",
+    "prompts_per_pass",
+    "adaptation",
+    "precision",
+    "gradient_checkpointing",
+    "loss_on_prompt",
+    "generations",
+    "max_completion_length",
+    "shared_prefix",
+    "vllm",
+    "beta",
+    "iterations",
+)
+"""Settings of a recipe that `Training` has under the same name."""
+
+
+def planner(params: dict[str, Any], assumptions: Assumptions, speed: Speed) -> Planner:
+    """Check the parameters and look at what is there.
+
+    Raises:
+        UserError: a parameter is not legal, the model's shapes are not known, or nothing is known of any dataset.
+    """
+    checked = configure.check(params)
+    key = f"models.{checked.model}"
+    model = models.parse(key, checked.models[checked.model])
+    if isinstance(model, HubModelParams):
+        base = hub_model(key, model, checked.images.size, assumptions)
+    else:
+        base = embedded_model()
+    described = {name: describe(name, checked.download[name], assumptions) for name in checked.datasets}
+    datasets = {name: dataset for name, dataset in described.items() if dataset is not None}
+    if not datasets:
+        raise UserError(
+            "datasets: nothing is known of any before it is downloaded; next: `dvc repro --glob 'download@*'`"
+        )
+    return Planner(checked, base, datasets, assumptions, speed)
