@@ -53,7 +53,7 @@ lock: setup ## Write the versions in .venv to requirements.lock
 	python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' > requirements.lock
 
 .venv/.complete: requirements.lock
-	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("error: PYTHON: %d.%d is not legal; legal: 3.11 or newer, for instance make PYTHON=python3.11" % v[:2])'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("error: PYTHON: %d.%d is invalid; valid: 3.11 or newer, for instance make PYTHON=python3.11" % v[:2])'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	touch $@

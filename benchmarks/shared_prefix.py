@@ -385,7 +385,7 @@ def run(size: str, device: str, per_step: int, repeats: int) -> dict[str, Any]:
             "processor": processor_name(),
             "threads": torch.get_num_threads(),
             "precision": str(precision).removeprefix("torch."),
-            "prompts_per_step": per_step,
+            "global_batch_size": per_step,
             "prompt_tokens": prompt_tokens,
             "torch": torch.__version__,
         },
@@ -407,7 +407,7 @@ def table(report: dict[str, Any]) -> str:
     seconds, setting, floors = report["seconds"], report["setting"], report["floor_seconds"]
     lines = [
         f"{setting['size']} parameters, {setting['prompt_tokens']} prompt tokens (196 visual), "
-        f"{setting['prompts_per_step']} prompts a step, {setting['precision']}, {setting['device']}, "
+        f"{setting['global_batch_size']} prompts a step, {setting['precision']}, {setting['device']}, "
         f"{setting['processor']}, {setting['threads']} thread(s), "
         f"{report['matmul_gflops']} GFLOP/s in matrix products.",
         "",

@@ -1,4 +1,4 @@
-"""Stage `best`: a dataset's few-shot model of highest strict accuracy on validation images, and its card."""
+"""Stage `best`: a dataset's few-shot model of highest exact accuracy on validation images, and its card."""
 
 import re
 import shutil

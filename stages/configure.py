@@ -103,7 +103,7 @@ def check(params: dict[str, Any]) -> Params:
     """Validate all of `params.yaml`, names and axes included.
 
     Raises:
-        UserError: names the first offending key, its value, and what is legal.
+        UserError: names the first offending key, its value, and what is valid.
     """
     checked = validate("", params, Params)
     for dataset, section in checked.download.items():
@@ -111,24 +111,24 @@ def check(params: dict[str, Any]) -> Params:
     _check_names("model", [checked.model], checked.models)
     for model, section in checked.models.items():
         models.parse(f"models.{model}", section)
-    for axis, legal in {"datasets": checked.download, "methods": catalogue.METHODS, "settings": SETTINGS}.items():
-        _check_names(axis, getattr(checked, axis), legal)
+    for axis, valid in {"datasets": checked.download, "methods": catalogue.METHODS, "settings": SETTINGS}.items():
+        _check_names(axis, getattr(checked, axis), valid)
     _check_names("transfer", checked.transfer, checked.settings)
     _check_names("best", checked.best, checked.datasets)
     if checked.best and FEW_SHOT not in checked.settings:
-        raise UserError(f"best: {checked.best} is not legal without {FEW_SHOT} in settings; legal: []")
+        raise UserError(f"best: {checked.best} is invalid without {FEW_SHOT} in settings; valid: []")
     if checked.best and checked.split.validation_shots == 0:
-        raise UserError("split.validation_shots: 0 is not legal where best names datasets; legal: from 1 on, or null")
+        raise UserError("split.validation_shots: 0 is invalid where best names datasets; valid: from 1 on, or null")
     for dataset in checked.best:
         if not sources.may_have_validation(sources.parse(f"download.{dataset}", checked.download[dataset])):
             raise UserError(
-                f"download.{dataset}.validation_per_class: None is not legal where best names {dataset}, whose source "
-                "has no validation images; legal: a number, or a share of the training images"
+                f"download.{dataset}.validation_per_class: None is invalid where best names {dataset}, whose source "
+                "has no validation images; valid: a number, or a share of the training images"
             )
     _check_unique("seeds", checked.seeds)
     for seed in checked.seeds:
         if seed < 0:
-            raise UserError(f"seeds: {seed} is not legal; legal: whole numbers from 0 on")
+            raise UserError(f"seeds: {seed} is invalid; valid: whole numbers from 0 on")
     _check_names("partition", list(checked.partition), SETTINGS)
     for setting in checked.settings:
         if setting not in checked.partition:
@@ -151,7 +151,7 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
     The trainer's section is overridden by the dataset's, and both by the method's.
 
     Raises:
-        UserError: a setting is not legal, or no trainer has it.
+        UserError: a setting is invalid, or no trainer has it.
     """
     way = load(method)
     model = TRAINERS[way.trainer]
@@ -235,29 +235,29 @@ def _names(reward: str | list[str] | None) -> list[str]:
     return [] if reward is None else [reward] if isinstance(reward, str) else reward
 
 
-def _check_names(key: str, names: list[str], legal: Any) -> None:
-    """Each name is legal, stands once, and has no character that DVC's stage names give a meaning."""
+def _check_names(key: str, names: list[str], valid: Any) -> None:
+    """Each name is valid, stands once, and has no character that DVC's stage names give a meaning."""
     for name in names:
-        if name not in legal:
+        if name not in valid:
             dash = " (and no dash: it joins the parts of a stage's name)" if "-" in name else ""
-            raise UserError(f"{key}: {name!r} is not legal; legal: {', '.join(legal)}{dash}")
+            raise UserError(f"{key}: {name!r} is invalid; valid: {', '.join(valid)}{dash}")
         if not re.fullmatch(r"[A-Za-z0-9_]+", name):
-            raise UserError(f"{key}: {name!r} is not legal; legal: letters, digits and underscores, no dash")
+            raise UserError(f"{key}: {name!r} is invalid; valid: letters, digits and underscores, no dash")
     _check_unique(key, names)
 
 
 def _check_keys(key: str, section: dict[str, Any], *sections: type[Section]) -> None:
     """Each key of a section of overrides is one of those that it overrides."""
-    legal = dict.fromkeys(name for each in sections for name in each.model_fields)
+    valid = dict.fromkeys(name for each in sections for name in each.model_fields)
     for name in section:
-        if name not in legal:
-            raise UserError(f"{key}.{name}: unknown key; legal: {', '.join(legal)}")
+        if name not in valid:
+            raise UserError(f"{key}.{name}: unknown key; valid: {', '.join(valid)}")
 
 
 def _check_unique(key: str, values: list) -> None:
     for value in values:
         if values.count(value) > 1:
-            raise UserError(f"{key}: {value!r} stands twice; legal: each value once")
+            raise UserError(f"{key}: {value!r} stands twice; valid: each value once")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def write_table(chosen: Chosen, path: Path) -> int:
     from datasets import ClassLabel, Features, Image, Value
     from datasets.arrow_writer import ArrowWriter
 
-    # Names that stand twice (ImageNet has such) are no legal names there; `dataset.json` has them.
+    # Names that stand twice (ImageNet has such) are no valid names there; `dataset.json` has them.
     unique = len(set(chosen.classes)) == len(chosen.classes)
     label = ClassLabel(names=chosen.classes) if unique else ClassLabel(num_classes=len(chosen.classes))
     features = Features({"image": Image(), "label": label, "split": Value("string"), "digest": Value("string")})

@@ -102,12 +102,12 @@ def read_task(model: Path) -> Saved:
     """
     path = model / "task.json"
     if not model.is_dir():
-        raise UserError(f"--model: {model} is missing; legal: a folder that stage `best` wrote; `{maker(model)}`")
+        raise UserError(f"--model: {model} is missing; valid: a folder that stage `best` wrote; `{maker(model)}`")
     if not path.is_file():
-        raise UserError(f"--model: {model} has no task.json; legal: a folder that stage `best` wrote")
+        raise UserError(f"--model: {model} has no task.json; valid: a folder that stage `best` wrote")
     task = validate(str(path), read_json(path), Saved)
     if task.method not in catalogue.METHODS:
-        raise UserError(f"{path}: method: {task.method!r} is not legal; legal: {', '.join(catalogue.METHODS)}")
+        raise UserError(f"{path}: method: {task.method!r} is invalid; valid: {', '.join(catalogue.METHODS)}")
     return task
 
 

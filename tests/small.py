@@ -17,7 +17,7 @@ def settings(method: str, **changes: Any) -> dict[str, Any]:
     # What else is resolved depends on these.
     params["train"][method] |= {key: value for key, value in changes.items() if key in ("adaptation", "precision")}
     found = recipe(method, "digits", check(params))["settings"]
-    found |= {"steps": 2, "prompts_per_step": 2, "prompts_per_pass": 2, "learning_rate": 1e-3}
+    found |= {"steps": 2, "global_batch_size": 2, "per_device_batch_size": 2, "learning_rate": 1e-3}
     if method != "sft":
         found |= {"generations": 2, "max_completion_length": 6}
     return found | changes

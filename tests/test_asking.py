@@ -81,7 +81,7 @@ def sampled(folder: Path, scratch: Path, **changes: object) -> list[tuple[str, s
         seen.append(completion)
         return 0.0
 
-    settings = {"steps": 1, "prompts_per_step": 3, "prompts_per_pass": 3} | changes
+    settings = {"steps": 1, "global_batch_size": 3, "per_device_batch_size": 3} | changes
     params = grpo.Params.model_validate(small.settings("no_thinking", **settings))
     model, processor = load_model(folder), load_processor(folder)
     grpo.train(model, processor, small.samples("no_thinking", CLASSES), {"watch": watch}, params, 1, scratch, [])
@@ -220,7 +220,7 @@ def test_a_turned_image_is_turned_but_for_the_published_way():
 def test_an_image_that_the_published_way_does_not_take():
     content = encoded(Image.new("RGB", (402, 2)), "PNG")
     with pytest.raises(
-        UserError, match=r"^x: has 402 x 2 pixels; legal where images\.evaluation is published: at most 200"
+        UserError, match=r"^x: has 402 x 2 pixels; valid where images\.evaluation is published: at most 200"
     ):
         samples.decode(content, "x", 32, "published")
     samples.decode(content, "x", 32)

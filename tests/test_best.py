@@ -35,9 +35,9 @@ RECORDS = "metrics/records/validate/digits"
 SAVED = "models/best/digits"
 
 
-def record(method: str = "sft", seed: int = 1, correct: int = 5, strict: int = 5, tokens: int = 40) -> dict:
+def record(method: str = "sft", seed: int = 1, correct: int = 5, exact: int = 5, tokens: int = 40) -> dict:
     """What stage `validate` writes."""
-    part = {"samples": 10, "correct": correct, "strict_correct": strict, "answer_rate": 100, "generated_tokens": tokens}
+    part = {"samples": 10, "correct": correct, "exact_correct": exact, "valid_rate": 100, "completion_tokens": tokens}
     cell = {"setting": "few_shot", "method": method, "trained_on": "digits", "evaluated_on": "digits", "seed": seed}
     return {"stage": f"validate@{method}-digits-{seed}", **cell} | {
         "model_md5": "0" * 32 + ".dir",
@@ -53,7 +53,7 @@ def record(method: str = "sft", seed: int = 1, correct: int = 5, strict: int = 5
             "generation": {"batch_size": 4, "max_new_tokens": 6, "temperature": 0.0},
             "seed": seed,
         },
-        "test": {"all": part | {"correct": 7, "strict_correct": 6}},
+        "test": {"all": part | {"correct": 7, "exact_correct": 6}},
         "parts": {"all": part},
     }
 
@@ -65,13 +65,13 @@ def candidate(*args, **kwargs) -> Candidate:
 @pytest.mark.parametrize(
     ("better", "worse"),
     [
-        ({"strict": 6, "correct": 6, "tokens": 90, "method": "no_thinking", "seed": 2}, {"correct": 10}),
+        ({"exact": 6, "correct": 6, "tokens": 90, "method": "no_thinking", "seed": 2}, {"correct": 10}),
         ({"correct": 6, "tokens": 90, "method": "no_thinking", "seed": 2}, {}),
         ({"tokens": 39, "method": "no_thinking", "seed": 2}, {}),
         ({"method": "sft", "seed": 2}, {"method": "no_thinking"}),
         ({"seed": 2}, {"seed": 10}),
     ],
-    ids=["strict accuracy", "lenient accuracy", "tokens", "order of methods", "seed"],
+    ids=["exact accuracy", "substring accuracy", "tokens", "order of methods", "seed"],
 )
 def test_order_of_candidates(better, worse):
     first, second = candidate(**better), candidate(**worse)
@@ -81,7 +81,7 @@ def test_order_of_candidates(better, worse):
 
 def test_test_images_choose_nothing():
     first, second = record(correct=6), record("no_thinking", correct=5)
-    second["test"]["all"] |= {"correct": 10, "strict_correct": 10}
+    second["test"]["all"] |= {"correct": 10, "exact_correct": 10}
     assert ranked([Candidate.model_validate(second), Candidate.model_validate(first)], METHODS)[0].method == "sft"
 
 
@@ -117,15 +117,15 @@ def model(**changes) -> Model:
 
 
 def test_card_tells_what_is_known():
-    card = model_card(model(), [candidate(correct=6), candidate("no_thinking", strict=4)])
+    card = model_card(model(), [candidate(correct=6), candidate("no_thinking", exact=4)])
     for told in (
         "dvc repro best@digits",
         "python -m stages.predict --model models/best/digits",
         "`validate@sft-digits-1`",
-        "| validation images   | lenient   | strict   | tokens per answer   |",
+        "| validation images   | substring   | exact   | tokens per answer   |",
         "`validate@no_thinking-digits-1`",
-        "the accuracy of the saved model is 70.00 lenient, 60.00 strict.",
-        "by strict accuracy on validation images",
+        "the accuracy of the saved model is 70.00 substring, 60.00 exact.",
+        "by exact accuracy on validation images",
         "rewards: equality",
         '"steps": 25',
         "md5 of model.safetensors: `" + "3" * 32,
@@ -138,7 +138,7 @@ def test_card_tells_what_is_known():
     assert (data.pipeline_tag, data.library_name, data.metrics) == ("image-text-to-text", "transformers", ["accuracy"])
     assert (data.base_model, data.datasets, data.license) == (None, None, None)
     results = {result.metric_name: result.metric_value for result in data.eval_results}
-    assert results == {"lenient accuracy": 70.0, "strict accuracy": 60.0}
+    assert results == {"substring accuracy": 70.0, "exact accuracy": 60.0}
     assert {result.dataset_split for result in data.eval_results} == {"test"}
 
 
@@ -222,7 +222,7 @@ def test_saved_model(validated, server):
     """The weights as they were trained, the task, and a card; the same bytes twice; nothing of this machine in it."""
     file = validated.root / RECORDS / "no_thinking-1.json"
     told = read_json(file)
-    told["parts"]["all"] |= {"correct": 10, "strict_correct": 10}
+    told["parts"]["all"] |= {"correct": 10, "exact_correct": 10}
     write_json(file, told)
     saved, trained = validated.root / SAVED, validated.root / "models/train/few_shot-no_thinking-digits-1"
     assert stage(validated, server, "best", "digits") == (0, "models/best/digits: no_thinking, seed 1\n")
@@ -383,11 +383,11 @@ def test_adapters_name_their_base_model_on_the_hub(validated, in_directory, tmp_
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"best": ["flowers"]}, "best: 'flowers' is not legal; legal: digits, letters, shapes, textures"),
-        ({"best": ["digits", "digits"]}, "best: 'digits' stands twice; legal: each value once"),
+        ({"best": ["flowers"]}, "best: 'flowers' is invalid; valid: digits, letters, shapes, textures"),
+        ({"best": ["digits", "digits"]}, "best: 'digits' stands twice; valid: each value once"),
         (
             {"settings": ["base_to_new"], "transfer": []},
-            "best: ['digits'] is not legal without few_shot in settings; legal: []",
+            "best: ['digits'] is invalid without few_shot in settings; valid: []",
         ),
     ],
 )
@@ -400,13 +400,13 @@ def test_mistakes_in_best(changes, said):
 def test_no_validation_shots_is_told_before_any_work():
     params = read_params(ROOT / "params.yaml")
     params["split"]["validation_shots"] = 0
-    with pytest.raises(UserError, match=r"split\.validation_shots: 0 is not legal where best names datasets"):
+    with pytest.raises(UserError, match=r"split\.validation_shots: 0 is invalid where best names datasets"):
         configure.check(params)
     configure.check(params | {"best": []})
 
 
 @pytest.mark.parametrize(
-    ("section", "legal"),
+    ("section", "valid"),
     [
         ({"source": "coop", "dataset": "imagenet"}, False),
         ({"source": "coop", "dataset": "imagenet", "validation_per_class": 4}, True),
@@ -415,14 +415,14 @@ def test_no_validation_shots_is_told_before_any_work():
         ({"source": "parquet", "path": "t", "image_column": "image", "label_column": "label"}, False),
     ],
 )
-def test_a_dataset_without_validation_images_is_told_before_any_work(section, legal):
+def test_a_dataset_without_validation_images_is_told_before_any_work(section, valid):
     """Where its section tells, not after its trainings."""
     params = read_params(ROOT / "params.yaml")
     common = {"question": "What is it?", "train_per_class": 16, "test_per_class": 4, "seed": 0}
     params["download"]["mine"] = common | section
     params |= {"datasets": ["mine", "digits"], "best": ["mine"]}
-    if legal:
+    if valid:
         configure.check(params)
     else:
-        with pytest.raises(UserError, match=r"mine\.validation_per_class: None is not legal where best names"):
+        with pytest.raises(UserError, match=r"mine\.validation_per_class: None is invalid where best names"):
             configure.check(params)

@@ -89,13 +89,13 @@ def kept(scratch: Path) -> list[str]:
 CASES = {
     "sft": ("sft", {}),
     "sft-lora": ("sft", {"adaptation": "lora"}),
-    "sft-accumulated": ("sft", {"prompts_per_pass": 1}),
+    "sft-accumulated": ("sft", {"per_device_batch_size": 1}),
     "shared": ("no_thinking", {}),
     "shared-lora": ("no_thinking", {"adaptation": "lora"}),
-    "shared-accumulated": ("no_thinking", {"prompts_per_pass": 1}),
+    "shared-accumulated": ("no_thinking", {"per_device_batch_size": 1}),
     "stock": ("no_thinking", {"shared_prefix": False}),
     "stock-lora": ("no_thinking", {"shared_prefix": False, "adaptation": "lora"}),
-    "stock-accumulated": ("no_thinking", {"shared_prefix": False, "prompts_per_pass": 1, "beta": 0.0}),
+    "stock-accumulated": ("no_thinking", {"shared_prefix": False, "per_device_batch_size": 1, "beta": 0.0}),
 }
 
 SLOW = ("stock-lora", "stock-accumulated")
@@ -120,7 +120,7 @@ def test_killed_and_started_again_ends_with_the_same_bits(base, tmp_path, monkey
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "stock"])
 def test_no_checkpoint_while_completions_are_trained_on_again(base, tmp_path, shared):
-    changes = {"iterations": 2, "shared_prefix": shared, "prompts_per_pass": 1}
+    changes = {"iterations": 2, "shared_prefix": shared, "per_device_batch_size": 1}
     with pytest.raises(Killed):
         train(base, tmp_path / "killed", "no_thinking", kill_after=3, **changes)
     assert kept(tmp_path / "killed") == ["checkpoint-2"]
@@ -146,7 +146,7 @@ def test_a_published_epoch_goes_on_within_it_and_behind_its_short_step(base, tmp
     """20 samples, 16 in a step: an epoch is a step of 16 and one of 8, of which 4 samples come again."""
     names = [f"name {i}" for i in range(20)]
     changes = {"epoch": "published", "shared_prefix": shared, "steps": 4, "names": names}
-    changes |= {"prompts_per_step": 16, "prompts_per_pass": in_pass, "max_completion_length": 2}
+    changes |= {"global_batch_size": 16, "per_device_batch_size": in_pass, "max_completion_length": 2}
     for step in (1, 2):
         with pytest.raises(Killed):
             train(base, tmp_path / "killed", "no_thinking", kill_after=step, **changes)
@@ -326,7 +326,7 @@ def test_the_clock(tmp_path, monkeypatch):
 @pytest.mark.parametrize("seconds", ["often", "-1", "nan"])
 def test_a_mistaken_interval_is_told(tmp_path, monkeypatch, seconds):
     monkeypatch.setenv("CHECKPOINT_SECONDS", seconds)
-    with pytest.raises(UserError, match=r"CHECKPOINT_SECONDS: .* is not legal; legal: "):
+    with pytest.raises(UserError, match=r"CHECKPOINT_SECONDS: .* is invalid; valid: "):
         Checkpoints(tmp_path)
 
 

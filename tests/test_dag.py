@@ -112,7 +112,7 @@ STALE = {
     "evaluate.zero_shot_method": ["zero_shot@*"],
     "evaluate.*": ["zero_shot@*", "evaluate@*", "cross_eval@*", "validate@*"],
 }
-# Keys with few legal values, and one of those.
+# Keys with few valid values, and one of those.
 OTHER = {
     "reward": "accuracy",
     "rule": "published",
@@ -132,15 +132,15 @@ OTHER = {
     "attention": "eager",
     "revision": "0" * 40,
     "strategy": "ddp",
-    "processes": None,  # one alone is legal in single
+    "processes": None,  # one alone is valid in single
     "evaluation": "published",
     "max_prompt_length": 1024,
     "dropout": 0.1,
-    "prompts_per_step": 16,
-    "prompts_per_pass": 4,
+    "global_batch_size": 16,
+    "per_device_batch_size": 4,
     "test_per_class": 3,
     "epochs": None,  # together with steps
-    "source": None,  # one legal value
+    "source": None,  # one valid value
     "fraction": 0.5,
     "top_p": 0.5,
     "think_flaws": 0.5,
@@ -155,7 +155,7 @@ def leaves(value: object, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 
 def other(path: tuple[str, ...], value: object) -> object:
-    """Another legal value of a key, None where there is no other."""
+    """Another valid value of a key, None where there is no other."""
     if path[-1] in OTHER:
         return OTHER[path[-1]]
     if isinstance(value, bool):

@@ -87,7 +87,7 @@ def train_alone(project: Project, method: str, monkeypatch: pytest.MonkeyPatch, 
             for sample in samples.read("few_shot", 1, "digits", "train", 32)
         ],
         {name: rewards.load(name, parameters) for name, parameters in recipe["rewards"].items()},
-        trainer.Params.model_validate(recipe["settings"] | {"prompts_per_pass": 8}),
+        trainer.Params.model_validate(recipe["settings"] | {"per_device_batch_size": 8}),
         1,
         tmp_path,
         [],
@@ -125,7 +125,7 @@ def test_two_processes_reinforce_as_many_samples_as_one(project, monkeypatch, tm
     _, curves_alone, cost_alone = train_alone(project, "no_thinking", monkeypatch, tmp_path)
     for name in ("steps", "samples_seen", "prompt_tokens"):
         assert cost[name] == cost_alone[name], name
-    assert cost["generated_tokens"] == pytest.approx(cost_alone["generated_tokens"], rel=0.05)
+    assert cost["completion_tokens"] == pytest.approx(cost_alone["completion_tokens"], rel=0.05)
     assert list(curves["step"]) == list(curves_alone["step"])
     assert list(curves["learning_rate"]) == pytest.approx(list(curves_alone["learning_rate"]))
     base = load_file(project.root / "models/base_model/model.safetensors")

@@ -79,20 +79,20 @@ def test_record_of_supervised_training(folder, tmp_path):
     assert record.curves[0]["loss"] > 0
     assert record.cost["steps"] == 2
     assert record.cost["samples_seen"] == 4
-    assert record.cost["generated_tokens"] == 0
+    assert record.cost["completion_tokens"] == 0
 
 
 def test_the_last_step_of_an_epoch_takes_what_is_left(folder, tmp_path):
     """Four samples, three in a step: an epoch is a step of three and a step of one."""
-    settings = {"steps": None, "epochs": 2, "prompts_per_step": 3, "prompts_per_pass": 1}
+    settings = {"steps": None, "epochs": 2, "global_batch_size": 3, "per_device_batch_size": 1}
     _, record = train(folder, "sft", tmp_path, **settings)
     assert (record.cost["steps"], record.cost["samples_seen"]) == (4, 8)
 
 
 def test_fewer_samples_than_a_step_of_reinforcement_takes_are_refused(folder, tmp_path):
     """TRL would end at once and leave an untaught model."""
-    with pytest.raises(UserError, match=r"grpo\.prompts_per_step: 5 is not legal for 4 samples, .*legal: up to 4"):
-        train(folder, "no_thinking", tmp_path, prompts_per_step=5, prompts_per_pass=1)
+    with pytest.raises(UserError, match=r"grpo\.global_batch_size: 5 is invalid for 4 samples, .*valid: up to 4"):
+        train(folder, "no_thinking", tmp_path, global_batch_size=5, per_device_batch_size=1)
 
 
 def test_record_of_reinforcement(folder, tmp_path):
@@ -107,7 +107,7 @@ def test_record_of_reinforcement(folder, tmp_path):
     assert {"loss", "reward", "reward/tokens", "reward/none", "completion_length", "kl"} <= set(record.curves[0])
     assert record.curves[0]["reward"] == pytest.approx(record.curves[0]["reward/tokens"])
     assert record.curves[0]["completion_length"] == pytest.approx(sum(seen[:4]) / 4)
-    assert record.cost["generated_tokens"] == sum(seen)
+    assert record.cost["completion_tokens"] == sum(seen)
     assert record.cost["samples_seen"] == len(seen) == 8
     assert record.cost["prompt_tokens"] > 8 * 16  # each prompt has 16 visual tokens and its words
 
@@ -124,11 +124,11 @@ def test_samples_and_tokens_are_counted_once_however_often_they_are_trained_on(f
     _, record = train(folder, "no_thinking", tmp_path, functions={"r": reward}, steps=4, iterations=iterations)
     assert record.cost["steps"] == 4
     assert record.cost["samples_seen"] == len(seen) == 4 * batches
-    assert record.cost["generated_tokens"] == sum(seen)
+    assert record.cost["completion_tokens"] == sum(seen)
     history = [{"step": 1, "num_tokens": 100, "completions/mean_length": 5.0}]
     history += [{"step": 3, "num_tokens": 240, "completions/mean_length": 10.0}, {"step": 4}]
     counted = grpo.cost(history, 4, Schedule(4, (2,), 2), 2)
-    assert counted == {"steps": 4, "samples_seen": 8, "generated_tokens": 60, "prompt_tokens": 180}
+    assert counted == {"steps": 4, "samples_seen": 8, "completion_tokens": 60, "prompt_tokens": 180}
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "stock"])
@@ -140,7 +140,7 @@ def test_a_published_epoch_ends_with_a_short_step_of_its_own_prompts(folder, tmp
         seen.append(answer)
         return float(tokens)
 
-    settings = {"steps": None, "epochs": 2, "prompts_per_step": 16, "prompts_per_pass": 4, "epoch": "published"}
+    settings = {"steps": None, "epochs": 2, "global_batch_size": 16, "per_device_batch_size": 4, "epoch": "published"}
     _, record = train(
         folder,
         "no_thinking",
@@ -166,8 +166,8 @@ def test_a_short_step_is_the_mean_over_its_own_prompts_in_any_passes(folder, tmp
             tmp_path / str(in_pass),
             shared_prefix=shared,
             epoch="published",
-            prompts_per_step=16,
-            prompts_per_pass=in_pass,
+            global_batch_size=16,
+            per_device_batch_size=in_pass,
             steps=1,
         )[1].curves[0]
         for in_pass in (16, 2)
@@ -180,9 +180,9 @@ def test_a_short_step_is_the_mean_over_its_own_prompts_in_any_passes(folder, tmp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"iterations": 2, "prompts_per_step": 8}, "iterations: 1 where epoch is published"),
-        ({"prompts_per_step": 12}, "prompts_per_step is a multiple of 8"),
-        ({"prompts_per_step": 48, "prompts_per_pass": 6}, "prompts_per_pass divides 8"),
+        ({"iterations": 2, "global_batch_size": 8}, "iterations: 1 where epoch is published"),
+        ({"global_batch_size": 12}, "global_batch_size is a multiple of 8"),
+        ({"global_batch_size": 48, "per_device_batch_size": 6}, "per_device_batch_size divides 8"),
     ],
 )
 def test_what_makes_no_published_epoch_is_refused(changes, message):
@@ -191,7 +191,7 @@ def test_what_makes_no_published_epoch_is_refused(changes, message):
 
 
 def test_what_an_epoch_of_whole_steps_leaves_out_is_said(folder, tmp_path, capsys):
-    train(folder, "no_thinking", tmp_path, steps=1, prompts_per_step=3, prompts_per_pass=1)
+    train(folder, "no_thinking", tmp_path, steps=1, global_batch_size=3, per_device_batch_size=1)
     assert "grpo.epoch: whole_steps leaves out 1 of 4 samples in each epoch" in capsys.readouterr().err
     assert grpo.dropped(40, 16, "whole_steps").startswith("grpo.epoch: whole_steps leaves out 8 of 40 samples")
     assert grpo.dropped(48, 16, "whole_steps") is grpo.dropped(40, 16, "published") is None
@@ -275,7 +275,9 @@ def test_loss_on_the_prompt_is_that_of_the_released_code(folder):
 
 def test_loss_on_the_prompt_is_what_the_trainer_takes(folder, tmp_path):
     """The loss of the first step is the mean cross entropy over those labels."""
-    _, record = train(folder, "sft", tmp_path, steps=1, prompts_per_step=4, prompts_per_pass=4, loss_on_prompt=True)
+    _, record = train(
+        folder, "sft", tmp_path, steps=1, global_batch_size=4, per_device_batch_size=4, loss_on_prompt=True
+    )
     rows = [
         {
             "prompt": sample["prompt"],
@@ -326,8 +328,8 @@ def test_lora_trains_adapters_only_and_loads_again(folder, tmp_path, method):
 
 
 def test_gradient_accumulation_keeps_the_batch(folder, tmp_path):
-    _, whole = train(folder, "sft", tmp_path, steps=1, prompts_per_step=4, prompts_per_pass=4)
-    _, halves = train(folder, "sft", tmp_path, steps=1, prompts_per_step=4, prompts_per_pass=2)
+    _, whole = train(folder, "sft", tmp_path, steps=1, global_batch_size=4, per_device_batch_size=4)
+    _, halves = train(folder, "sft", tmp_path, steps=1, global_batch_size=4, per_device_batch_size=2)
     assert whole.curves[0]["loss"] == pytest.approx(halves.curves[0]["loss"], rel=1e-4)
     assert whole.curves[0]["grad_norm"] == pytest.approx(halves.curves[0]["grad_norm"], rel=1e-3)
 

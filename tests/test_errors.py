@@ -26,7 +26,7 @@ def test_a_best_model_is_made_by_a_stage_of_the_grid_or_by_none(tmp_path, monkey
     assert maker(f"models/best/{dataset}") == command
     with pytest.raises(UserError) as error:
         read_task(Path(f"models/best/{dataset}"))
-    said = f"--model: models/best/{dataset} is missing; legal: a folder that stage `best` wrote; `{command}`"
+    said = f"--model: models/best/{dataset} is missing; valid: a folder that stage `best` wrote; `{command}`"
     assert str(error.value) == said
 
 

@@ -241,7 +241,7 @@ def model_faults() -> dict[str, tuple]:
             lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
             "cannot be read as a model (Error no file named model.safetensors found",
         ),
-        "another_model": (another, "its model_type is 'llama'; legal: 'qwen2_vl'"),
+        "another_model": (another, "its model_type is 'llama'; valid: 'qwen2_vl'"),
         "larger_than_its_weights": (
             larger,
             "cannot be read as a model (12 weights are missing or unknown, the first model.language_model.layers.4.",
@@ -417,7 +417,7 @@ class Met:
     def fault_of_the_gpu() -> None:
         import torch
 
-        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        raise torch.AcceleratorError("CUDA error: an invalid memory access was encountered")
 
 
 @pytest.mark.parametrize(

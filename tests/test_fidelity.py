@@ -81,7 +81,7 @@ def test_steps_are_those_of_the_released_trainers_arithmetic():
     assert set(table) == set(FACTS)
     for name, written in table.items():
         settings = configure.recipe("cls_rl", name, params)["settings"]
-        epochs, step = int(settings["epochs"]), settings["prompts_per_step"]
+        epochs, step = int(settings["epochs"]), settings["global_batch_size"]
         sizes = [params.split.shots * classes for classes in (FACTS[name].classes, FACTS[name].classes // 2)]
         published = [epochs * (-(-size // 8) // 2) for size in sizes]
         whole = [epochs * (size // step) for size in sizes]

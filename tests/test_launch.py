@@ -27,7 +27,7 @@ from tests.conftest import ROOT, Project, write_random_model
 
 STRATEGIES = ("ddp", "fsdp", "zero2", "zero3")
 NAMES = ["one", "two", "three", "four"]
-SETTINGS = {"prompts_per_step": 16, "prompts_per_pass": 2, "precision": "bfloat16", "adaptation": "full"}
+SETTINGS = {"global_batch_size": 16, "per_device_batch_size": 2, "precision": "bfloat16", "adaptation": "full"}
 
 
 def launch(strategy: str, processes: int) -> LaunchParams:
@@ -40,9 +40,9 @@ def launch(strategy: str, processes: int) -> LaunchParams:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        ({"strategy": "dpp", "processes": 2}, r"launch\.strategy: 'dpp' is not legal; legal: 'single', 'ddp'"),
-        ({"strategy": "ddp", "processes": 0}, r"launch\.processes: 0 is not legal"),
-        ({"strategy": "single", "processes": 2}, r"launch: .*legal: processes is 1 where strategy is single"),
+        ({"strategy": "dpp", "processes": 2}, r"launch\.strategy: 'dpp' is invalid; valid: 'single', 'ddp'"),
+        ({"strategy": "ddp", "processes": 0}, r"launch\.processes: 0 is invalid"),
+        ({"strategy": "single", "processes": 2}, r"launch: .*valid: processes is 1 where strategy is single"),
         ({"strategy": "ddp"}, r"launch\.processes: missing"),
     ],
 )
@@ -59,10 +59,15 @@ def test_the_batch_of_a_step_is_kept_over_processes(processes):
 @pytest.mark.parametrize(
     ("strategy", "processes", "changes", "told"),
     [
-        ("ddp", 16, {}, "launch.processes: 16 times grpo.prompts_per_pass of 2 .* legal: prompts_per_pass of 1 "),
-        ("ddp", 3, {}, "launch.processes: 3 times .* legal: what divides 16"),
-        ("fsdp", 2, {"precision": "float32"}, "launch.strategy: 'fsdp' .* legal: precision bfloat16, or single, ddp"),
-        ("zero3", 2, {"adaptation": "qlora"}, "launch.strategy: 'zero3' .* legal: single, ddp, zero2"),
+        (
+            "ddp",
+            16,
+            {},
+            "launch.processes: 16 times grpo.per_device_batch_size of 2 .* valid: per_device_batch_size of 1 ",
+        ),
+        ("ddp", 3, {}, "launch.processes: 3 times .* valid: what divides 16"),
+        ("fsdp", 2, {"precision": "float32"}, "launch.strategy: 'fsdp' .* valid: precision bfloat16, or single, ddp"),
+        ("zero3", 2, {"adaptation": "qlora"}, "launch.strategy: 'zero3' .* valid: single, ddp, zero2"),
     ],
 )
 def test_settings_that_processes_cannot_keep_are_told(strategy, processes, changes, told):
@@ -75,7 +80,7 @@ def test_configure_tells_it_before_any_work(module_project: Project):
     project.change(launch__strategy="ddp", launch__processes=2)
     done = project.run("python", "-m", "stages.configure", check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: launch.processes: 2 times sft.prompts_per_pass of 8")
+    assert done.stderr.startswith("error: launch.processes: 2 times sft.per_device_batch_size of 8")
     assert len(done.stderr.splitlines()) == 1
     project.change(sft__prompts_per_pass=4, grpo__prompts_per_pass=4)
     project.run("python", "-m", "stages.configure")
@@ -87,10 +92,10 @@ def test_configure_tells_it_before_any_work(module_project: Project):
         ("ddp", 2, 0, 1, False, None),  # on processors
         ("ddp", 8, 4, 2, False, None),
         ("zero3", 8, 8, 1, True, None),
-        ("fsdp", 2, 0, 1, False, "launch.strategy: 'fsdp' is not legal without a GPU; legal: single, ddp"),
-        ("zero2", 2, 0, 1, True, "launch.strategy: 'zero2' is not legal without a GPU"),
+        ("fsdp", 2, 0, 1, False, "launch.strategy: 'fsdp' is invalid without a GPU; valid: single, ddp"),
+        ("zero2", 2, 0, 1, True, "launch.strategy: 'zero2' is invalid without a GPU"),
         ("zero3", 2, 2, 1, False, "needs the package deepspeed; next: pip install deepspeed"),
-        ("ddp", 3, 2, 1, False, "launch.processes: 3 is not legal with 2 GPUs in each of 1 machines; legal: up to 2"),
+        ("ddp", 3, 2, 1, False, "launch.processes: 3 is invalid with 2 GPUs in each of 1 machines; valid: up to 2"),
     ],
 )
 def test_what_a_machine_cannot_do_is_told(strategy, processes, gpus, machines, deepspeed, told):
@@ -106,7 +111,7 @@ def test_without_a_gpu_the_stage_refuses_in_one_line(module_project: Project):
     module_project.change(launch__strategy="zero3", launch__processes=2)
     done = module_project.run("python", "-m", "stages.train", "few_shot", "sft", "digits", "1", check=False)
     assert done.returncode == 2
-    assert done.stderr == "error: launch.strategy: 'zero3' is not legal without a GPU; legal: single, ddp\n"
+    assert done.stderr == "error: launch.strategy: 'zero3' is invalid without a GPU; valid: single, ddp\n"
 
 
 # The configurations ---------------------------------------------------------------------------------------------------
@@ -217,7 +222,7 @@ def test_qlora_in_float32_is_told():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="told where there is no GPU")
 def test_qlora_without_a_gpu_is_told(folder):
     config = quantisation(settings("sft", adaptation="qlora", precision="bfloat16"))
-    with pytest.raises(UserError, match=r"adaptation: 'qlora' is not legal without a GPU; legal: full, lora"):
+    with pytest.raises(UserError, match=r"adaptation: 'qlora' is invalid without a GPU; valid: full, lora"):
         load_model(folder, quantisation=config)
 
 
@@ -276,7 +281,7 @@ def test_prompts_above_the_limit_are_refused_before_training(folder, tmp_path, m
     assert lengths == sorted(set(lengths)), "each one name longer than the one before"
     _, record = train(folder, tmp_path, method, max_prompt_length=lengths[-1], steps=1)
     assert record.cost["steps"] == 1
-    told = f"max_prompt_length: {lengths[1]} is not legal for 2 of 4 prompts, whose longest has {lengths[-1]} tokens"
+    told = f"max_prompt_length: {lengths[1]} is invalid for 2 of 4 prompts, whose longest has {lengths[-1]} tokens"
     with pytest.raises(UserError, match=told):
         train(folder, tmp_path, method, max_prompt_length=lengths[1])
 

@@ -62,7 +62,7 @@ def test_what_is_no_pattern_is_told_by_configure(key, pattern, reason, adaptatio
         checked = configure.check(params)
         for method in params["methods"]:
             configure.recipe(method, "digits", checked)
-    assert str(caught.value) == f"{key}: {pattern!r} is not legal; legal: a regular expression ({reason})"
+    assert str(caught.value) == f"{key}: {pattern!r} is invalid; valid: a regular expression ({reason})"
 
 
 def test_patterns_that_cannot_be_joined_are_told_by_configure():
@@ -70,7 +70,7 @@ def test_patterns_that_cannot_be_joined_are_told_by_configure():
     params = read_params(ROOT / "params.yaml")
     params["models"]["embedded"]["lora"]["vision"] = "(?i).*qkv"
     message = (
-        r"^models\.embedded\.lora: .* is not legal; legal: for \(language\)\|\(vision\) together a regular expression"
+        r"^models\.embedded\.lora: .* is invalid; valid: for \(language\)\|\(vision\) together a regular expression"
     )
     with pytest.raises(UserError, match=message) as caught:
         configure.check(params)
@@ -90,7 +90,7 @@ def told(trainer: str, pattern: str, found: str) -> str:
     """The message, as a pattern of its own."""
     endings = "qkv, proj, fc1, fc2, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head"
     return "^" + re.escape(
-        f"{trainer}.lora.target (where it is null, models.<name>.lora): {pattern!r} matches {found}; legal: a regular "
+        f"{trainer}.lora.target (where it is null, models.<name>.lora): {pattern!r} matches {found}; valid: a regular "
         f"expression that matches whole names, such as model.visual.blocks.0.attn.qkv; they end in {endings}"
     )
 

@@ -253,7 +253,7 @@ def test_a_base_model_that_cannot_be_had(hub, tmp_path, section, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("config.json", "has no config.json; legal: a model as transformers saves it"),
+        ("config.json", "has no config.json; valid: a model as transformers saves it"),
         ("tokenizer_config.json", "has no tokenizer_config.json"),
         ("preprocessor_config.json", "has no processor_config.json"),
         ("*.safetensors*", r"has no model\.safetensors"),
@@ -399,21 +399,21 @@ def cut(file: Path) -> None:
         ),
         (SHARD, cut, f"{SHARD} of .* is cut short, or no safetensors"),
         (SHARD, lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\n"), f"{SHARD} of .* is cut"),
-        (loading.INDEX, lambda file: file.write_text("{"), "index.json of .* names no files; legal: a model as transf"),
+        (loading.INDEX, lambda file: file.write_text("{"), "index.json of .* names no files; valid: a model as transf"),
         (loading.INDEX, lambda file: file.write_text('{"weight_map": {}}'), "index.json of .* names no files"),
         (loading.INDEX, lambda file: file.write_text('{"weight_map": {"a": 1}}'), "index.json of .* names no files"),
         (loading.INDEX, Path.unlink, "has no model.safetensors"),
         (
             "config.json",
             lambda file: file.write_text("{"),
-            "config.json of .* is broken; legal: a model as transformers",
+            "config.json of .* is broken; valid: a model as transformers",
         ),
         ("config.json", lambda file: file.write_text("[]"), "config.json of .* is broken"),
-        ("config.json", lambda file: write_json(file, {}), "the model_type of .* is None; legal: 'qwen2_vl'"),
+        ("config.json", lambda file: write_json(file, {}), "the model_type of .* is None; valid: 'qwen2_vl'"),
         (
             "config.json",
             lambda file: write_json(file, {"model_type": "bert"}),
-            "the model_type of .* is 'bert'; legal: ",
+            "the model_type of .* is 'bert'; valid: ",
         ),
     ],
 )
@@ -460,7 +460,7 @@ def test_part_of_a_repository_in_the_cache_is_told_offline(hub, tmp_path, monkey
     loading.write(tmp_path / "base", loading.Loading(repository="o/m", revision=COMMIT))
     fetch_file("models.mine", "o/m", "config.json", COMMIT)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"/base: the cached part of o/m has no tokenizer_config.json; legal: a"):
+    with pytest.raises(UserError, match=r"/base: the cached part of o/m has no tokenizer_config.json; valid: a"):
         load_processor(tmp_path / "base")
 
 
@@ -611,7 +611,7 @@ def test_another_architecture_is_taught_and_tested_by_the_same_code(llava, tmp_p
     path = pointer(tmp_path / "base", llava)
     recipe = configure.recipe(method, "digits", configure.check(read_params(ROOT / "params.yaml")))
     trainer, way = import_module(f"stages.training.{recipe['trainer']}"), load_method(method)
-    settings = recipe["settings"] | {"steps": 2, "prompts_per_step": 4, "prompts_per_pass": 4}
+    settings = recipe["settings"] | {"steps": 2, "global_batch_size": 4, "per_device_batch_size": 4}
     samples = [
         {"prompt": way.conversation("What digit is in the photo?"), "answer": "nine", "target": "nine"}
         | {"image": Image.new("RGB", (32, 32), (30 * i, 0, 0))}

@@ -92,7 +92,7 @@ def test_every_row_of_every_table_carries_a_stage_that_exists(tiny):
         named = {stage for cell in table["stage"].dropna() for stage in re.split(r"[,; ]+", cell) if "*" not in stage}
         assert named
         assert named <= stages
-    assert json.loads((tiny.root / "metrics/summary.json").read_text())["cls_rl"]["few_shot"]["strict"] >= 0
+    assert json.loads((tiny.root / "metrics/summary.json").read_text())["cls_rl"]["few_shot"]["exact"] >= 0
 
 
 def test_every_number_stands_on_a_record_per_sample(tiny):
@@ -100,7 +100,7 @@ def test_every_number_stands_on_a_record_per_sample(tiny):
     rows = pd.read_parquet(tiny.root / "metrics/predictions/evaluate/few_shot-cls_rl-digits-1.parquet")
     assert record["parts"]["all"]["samples"] == len(rows) == 20
     assert record["parts"]["all"]["correct"] == rows["correct"].sum()
-    assert record["parts"]["all"]["generated_tokens"] == rows["generated_tokens"].sum()
+    assert record["parts"]["all"]["completion_tokens"] == rows["completion_tokens"].sum()
 
 
 def test_mlflow_has_one_finished_run_per_stage_that_computes(tiny):
@@ -204,12 +204,12 @@ def test_one_cell_needs_its_own_stages_only(project, in_directory):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"datasets": ["digits", "unknown"]}, "error: datasets: 'unknown' is not legal; legal: digits, "),
-        ({"methods": ["no-thinking"]}, "error: methods: 'no-thinking' is not legal; legal: sft, "),
-        ({"settings": ["zero_shot"]}, "error: settings: 'zero_shot' is not legal; legal: few_shot, base_to_new"),
-        ({"reward": "equalty"}, "error: reward: 'equalty' is not legal; legal: accuracy, "),
-        ({"split__shots": 0}, "error: split.shots: 0 is not legal; legal: greater than 0"),
-        ({"split__shot": 4}, "error: split.shot: unknown key; legal: shots, "),
+        ({"datasets": ["digits", "unknown"]}, "error: datasets: 'unknown' is invalid; valid: digits, "),
+        ({"methods": ["no-thinking"]}, "error: methods: 'no-thinking' is invalid; valid: sft, "),
+        ({"settings": ["zero_shot"]}, "error: settings: 'zero_shot' is invalid; valid: few_shot, base_to_new"),
+        ({"reward": "equalty"}, "error: reward: 'equalty' is invalid; valid: accuracy, "),
+        ({"split__shots": 0}, "error: split.shots: 0 is invalid; valid: greater than 0"),
+        ({"split__shot": 4}, "error: split.shot: unknown key; valid: shots, "),
     ],
 )
 def test_mistake_stops_repro_before_any_work(project, changes, message):
@@ -228,7 +228,7 @@ def test_too_many_shots(tiny):
     tiny.run("git", "checkout", "-q", "params.yaml")
     assert done.returncode == 2
     assert re.fullmatch(
-        r"error: split\.shots: 1000 is not legal: class 'zero' has \d+ images; legal: at most \d+\n", done.stderr
+        r"error: split\.shots: 1000 is invalid: class 'zero' has \d+ images; valid: at most \d+\n", done.stderr
     )
     assert (tiny.root / "data/split/digits-1/train.parquet").exists()
 

@@ -37,8 +37,8 @@ SPEED = Speed(GPUS["a100_80"], utilisation=0.4, bandwidth_share=0.5, launch=0.00
 
 def grpo(**changes) -> Training:
     """P1's reinforcement: 4 completions of each of 16 prompts, one prompt a pass."""
-    settings = {"reinforced": True, "steps": 100, "samples": 400, "prompts": 16, "prompts_per_step": 16}
-    settings |= {"prompts_per_pass": 1, "generations": 4, "max_completion_length": 1024, "beta": 0.04}
+    settings = {"reinforced": True, "steps": 100, "samples": 400, "prompts": 16, "global_batch_size": 16}
+    settings |= {"per_device_batch_size": 1, "generations": 4, "max_completion_length": 1024, "beta": 0.04}
     return Training(**settings | changes)
 
 
@@ -158,8 +158,8 @@ def test_a_trainers_step_takes_the_flops_of_the_formula(deep_model, kind, adapta
         steps=1,
         samples=prompts,
         prompts=prompts,
-        prompts_per_step=prompts,
-        prompts_per_pass=prompts,
+        global_batch_size=prompts,
+        per_device_batch_size=prompts,
         adaptation=adaptation,
         rank=8,
         targets="" if peft is None else LANGUAGE,
@@ -390,7 +390,7 @@ def test_full_fine_tuning_of_the_7b_fits_on_no_single_gpu_and_the_paper_did_it_o
 
 def test_remedies_do_what_they_promise():
     available = tables.USABLE * GPUS["a100_80"].memory
-    training = grpo(prompts_per_pass=8, targets=LANGUAGE)
+    training = grpo(per_device_batch_size=8, targets=LANGUAGE)
     assert costs.training_memory(SMALL, training, PAPER).total > available
     ways = costs.remedies(SMALL, training, PAPER, available)
     assert ways
@@ -401,10 +401,10 @@ def test_remedies_do_what_they_promise():
 
 
 def test_remedies_are_legal():
-    split = grpo(strategy="zero3", processes=2, prompts_per_pass=8, targets=LANGUAGE)
+    split = grpo(strategy="zero3", processes=2, per_device_batch_size=8, targets=LANGUAGE)
     ways = costs.remedies(LARGE, split, PAPER, available=100e9)
     assert ways and not any("qlora" in way for way in ways), "4-bit weights are not split"
-    single_precision = grpo(prompts_per_pass=8, precision="float32", targets=LANGUAGE)
+    single_precision = grpo(per_device_batch_size=8, precision="float32", targets=LANGUAGE)
     ways = costs.remedies(LARGE, single_precision, PAPER, available=190e9)
     assert ways and not any("zero3" in way or "qlora" in way for way in ways), "they need bfloat16"
 
@@ -455,7 +455,7 @@ def test_plan_of_the_default_grid_is_what_its_run_recorded(monkeypatch):
     assert len(both) == 32
     assert (both["steps"] == both["steps_recorded"]).all()
     assert np.allclose(both["prompt_tokens"], both["prompt_tokens_recorded"], rtol=0.01)
-    assert (both["generated_tokens"] <= both["generated_most"]).all()
+    assert (both["completion_tokens"] <= both["generated_most"]).all()
 
 
 @pytest.fixture
@@ -545,10 +545,10 @@ def test_stages_are_counted_as_dvc_counts_them():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--gpu", "abacus"], "--gpu: 'abacus' is not legal; legal: t4, "),
-        (["--utilisation", "40"], "--utilisation: 40 is not legal; legal: above 0, up to 1"),
-        (["--spread", "0.5"], "--spread: 0.5 is not legal; legal: 1 and above"),
-        (["--expect", "cls_rl"], "--expect: 'cls_rl' is not legal; legal: method=tokens"),
+        (["--gpu", "abacus"], "--gpu: 'abacus' is invalid; valid: t4, "),
+        (["--utilisation", "40"], "--utilisation: 40 is invalid; valid: above 0, up to 1"),
+        (["--spread", "0.5"], "--spread: 0.5 is invalid; valid: 1 and above"),
+        (["--expect", "cls_rl"], "--expect: 'cls_rl' is invalid; valid: method=tokens"),
     ],
 )
 def test_a_wrong_option_ends_in_one_line(bare, arguments, told):
@@ -562,7 +562,7 @@ def test_a_model_of_unknown_shapes_is_told_with_what_is_legal(bare, monkeypatch)
     models = YAML().load(bare / "params.yaml")["models"]
     models["qwen2_vl_2b"]["repository"] = "someone/else"
     with pytest.raises(
-        UserError, match=r"models\.qwen2_vl_2b\.repository: .* 'someone/else' .*; legal: Qwen/Qwen2-VL-2B"
+        UserError, match=r"models\.qwen2_vl_2b\.repository: .* 'someone/else' .*; valid: Qwen/Qwen2-VL-2B"
     ):
         planner_of(change(bare, model="qwen2_vl_2b", models=models))
 
@@ -585,7 +585,7 @@ def test_where_nothing_says_where_adapters_go_none_are_proposed(bare, monkeypatc
 def test_fewer_samples_than_a_step_takes_are_refused_before_they_are_trained_on(bare, monkeypatch):
     monkeypatch.chdir(bare)
     split = YAML().load(bare / "params.yaml")["split"] | {"shots": 1}
-    with pytest.raises(UserError, match=r"grpo\.prompts_per_step: 8 is not legal for 5 samples, .*legal: up to 5, "):
+    with pytest.raises(UserError, match=r"grpo\.global_batch_size: 8 is invalid for 5 samples, .*valid: up to 5, "):
         planner_of(change(bare, split=split)).training_rows()
 
 

@@ -147,18 +147,18 @@ def test_what_is_no_image_is_told_and_the_others_go_on(tmp_path, capsys):
     assert told == [f"error: {problem}" for problem in problems]
     missing, unreadable, truncated, nothing = told
     assert missing == f"error: {tmp_path / 'missing.png'}: no such file or directory"
-    assert unreadable == f"error: {broken}: cannot be read as an image; legal: any format that Pillow reads"
+    assert unreadable == f"error: {broken}: cannot be read as an image; valid: any format that Pillow reads"
     assert truncated.startswith(f"error: {cut}: cannot be read as an image (")
     assert nothing == f"error: {empty}: has no image in it"
 
 
 def test_no_model(model, tmp_path):
-    with pytest.raises(UserError, match=r"models/best/x is missing; legal: a folder that .*; `dvc stage list`"):
+    with pytest.raises(UserError, match=r"models/best/x is missing; valid: a folder that .*; `dvc stage list`"):
         read_task(Path("models/best/x"))
-    with pytest.raises(UserError, match=r"--model: .* has no task\.json; legal: a folder that stage `best` wrote"):
+    with pytest.raises(UserError, match=r"--model: .* has no task\.json; valid: a folder that stage `best` wrote"):
         read_task(tmp_path)
     write_json(tmp_path / "task.json", read_json(model / "task.json") | {"method": "magic"})
-    with pytest.raises(UserError, match=r"task\.json: method: 'magic' is not legal; legal: sft, "):
+    with pytest.raises(UserError, match=r"task\.json: method: 'magic' is invalid; valid: sft, "):
         read_task(tmp_path)
     write_json(tmp_path / "task.json", {"classes": []})
     with pytest.raises(UserError, match=r"task\.json\.method: missing"):

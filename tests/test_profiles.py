@@ -1,4 +1,4 @@
-"""The shipped profiles: whole params files, each legal, each what it says it is."""
+"""The shipped profiles: whole params files, each valid, each what it says it is."""
 
 from itertools import product
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_the_papers_reinforcement(method, dataset, epochs, prompt):
 
 PUBLISHED = {
     "epoch": "published",
-    "prompts_per_step": 16,
+    "global_batch_size": 16,
     "generations": 4,
     "max_completion_length": 1024,
     "learning_rate": 1e-6,

@@ -36,17 +36,17 @@ SMALL = Grid(
 )
 
 
-def part(correct: int, samples: int = 100, strict: int | None = None, tokens: int = 5) -> dict:
-    strict = correct if strict is None else strict
+def part(correct: int, samples: int = 100, exact: int | None = None, tokens: int = 5) -> dict:
+    exact = correct if exact is None else exact
     return {
         "samples": samples,
         "correct": correct,
-        "strict_correct": strict,
+        "exact_correct": exact,
         "accuracy": round(100 * correct / samples, 2),
-        "strict_accuracy": round(100 * strict / samples, 2),
-        "answer_rate": 99.0,
-        "generated_tokens": tokens * samples,
-        "mean_generated_tokens": float(tokens),
+        "exact_accuracy": round(100 * exact / samples, 2),
+        "valid_rate": 99.0,
+        "completion_tokens": tokens * samples,
+        "mean_completion_tokens": float(tokens),
     }
 
 
@@ -61,7 +61,7 @@ def write_training(metrics: Path, key: str, curves: dict[str, list[float]] | Non
     folder = metrics / "records" / "train" / key
     folder.mkdir(parents=True, exist_ok=True)
     names = {"setting": setting, "method": method, "dataset": dataset, "seed": int(seed)}
-    defaults = {"steps": 10, "prompt_tokens": 3000, "generated_tokens": 500, "samples_seen": 80}
+    defaults = {"steps": 10, "prompt_tokens": 3000, "completion_tokens": 500, "samples_seen": 80}
     (folder / "cost.json").write_text(json.dumps({"stage": f"train@{key}", **names, **defaults, **cost}))
     if curves is None:
         steps = list(range(1, 11))
@@ -86,7 +86,7 @@ def write_cells(metrics: Path, grid: Grid, correct=None, shuffle: int | None = N
         parts = {}
         for name in names:
             right = correct(setting, method, source, target, seed, name)
-            parts[name] = part(right, strict=right // 2, tokens=20 if method == "cls_rl" else 5)
+            parts[name] = part(right, exact=right // 2, tokens=20 if method == "cls_rl" else 5)
         record = {"setting": setting, "method": method, "trained_on": source, "evaluated_on": target}
         jobs.append(lambda: write_evaluation(metrics, path, stage, **record, seed=seed, parts=parts))
 
@@ -126,18 +126,18 @@ def test_base_to_new_by_hand(tmp_path):
     table = tables.base_to_new(records.evaluations, SMALL)
     digits = row(table, dataset="digits", method="cls_rl")
     assert digits["stage"] == "evaluate@base_to_new-cls_rl-digits-1"
-    assert digits[["lenient_base", "lenient_new", "strict_base", "strict_new"]].tolist() == [80, 40, 40, 20]
-    assert digits["lenient_H"] == pytest.approx(2 * 80 * 40 / 120)
-    assert digits["strict_H"] == pytest.approx(2 * 40 * 20 / 60)
+    assert digits[["substring_base", "substring_new", "exact_base", "exact_new"]].tolist() == [80, 40, 40, 20]
+    assert digits["substring_H"] == pytest.approx(2 * 80 * 40 / 120)
+    assert digits["exact_H"] == pytest.approx(2 * 40 * 20 / 60)
     mean = row(table, dataset="mean", method="cls_rl")
     # H of the means (70, 50), as in the paper, not the mean of 53.33 and 60.
-    assert mean["lenient_H"] == pytest.approx(2 * 70 * 50 / 120)
+    assert mean["substring_H"] == pytest.approx(2 * 70 * 50 / 120)
     assert mean["stage"] == "evaluate@base_to_new-cls_rl-*-1"
     assert row(table, dataset="digits", method="zero_shot")["stage"] == "zero_shot@base_to_new-digits-1"
     assert table["dataset"].tolist() == ["mean"] * 2 + ["digits"] * 2 + ["letters"] * 2
     text = report(tmp_path, SMALL)["tables/base_to_new.md"].decode()
     assert (
-        "| method    | lenient base   | lenient new   | lenient H   | strict base   | strict new   | strict H   |"
+        "| method    | substring base   | substring new   | substring H   | exact base   | exact new   | exact H   |"
         in text
     )
     assert (
@@ -158,21 +158,21 @@ def test_few_shot_by_hand(tmp_path):
     table = tables.few_shot(read_records(SMALL, tmp_path / "records").evaluations, SMALL)
     digits = row(table, dataset="digits", method="cls_rl")
     assert digits["stage"] == "evaluate@few_shot-cls_rl-digits-1"
-    assert (digits["samples"], digits["lenient_correct"], digits["lenient"], digits["strict"]) == (100, 70, 70, 35)
+    assert (digits["samples"], digits["substring_correct"], digits["substring"], digits["exact"]) == (100, 70, 70, 35)
     # p = 0.7, n = 100, z = 1.96: centre 0.6926, half-width 0.0883
-    assert (digits["lenient_low"], digits["lenient_high"]) == pytest.approx((60.42, 78.11), abs=0.01)
-    assert (digits["strict_low"], digits["strict_high"]) == pytest.approx((26.36, 44.75), abs=0.01)
-    assert row(table, dataset="mean", method="cls_rl")["lenient"] == 57.5
+    assert (digits["substring_low"], digits["substring_high"]) == pytest.approx((60.42, 78.11), abs=0.01)
+    assert (digits["exact_low"], digits["exact_high"]) == pytest.approx((26.36, 44.75), abs=0.01)
+    assert row(table, dataset="mean", method="cls_rl")["substring"] == 57.5
     assert pd.isna(row(table, dataset="mean", method="cls_rl")["samples"])
     files = report(tmp_path, SMALL)
     text = files["tables/few_shot.md"].decode()
-    lenient, strict = text.partition("## Stages")[0].split("\n## ")[1:]
-    assert lenient.startswith("Lenient: substring match, the published rule\n")
-    assert "| zero_shot | 40.00     | **50.00** | 45.00     |" in lenient
-    assert "| cls_rl    | **70.00** | 45.00     | **57.50** |" in lenient
-    assert strict.startswith("Strict: exact match\n")
-    assert "| zero_shot | 20.00     | **25.00** | 22.50     |" in strict
-    assert "| cls_rl    | **35.00** | 22.00     | **28.50** |" in strict
+    substring, exact = text.partition("## Stages")[0].split("\n## ")[1:]
+    assert substring.startswith("Substring match, the published rule\n")
+    assert "| zero_shot | 40.00     | **50.00** | 45.00     |" in substring
+    assert "| cls_rl    | **70.00** | 45.00     | **57.50** |" in substring
+    assert exact.startswith("Exact match\n")
+    assert "| zero_shot | 20.00     | **25.00** | 22.50     |" in exact
+    assert "| cls_rl    | **35.00** | 22.00     | **28.50** |" in exact
     assert "`evaluate@few_shot-cls_rl-letters-1`" in text
     assert "seeds 1" in text and "digits 100, letters 100" in text
     assert (
@@ -192,7 +192,7 @@ def test_transfer_by_hand(tmp_path):
     }
     write_cells(tmp_path, SMALL, lambda setting, method, source, target, seed, name: right.get((source, target)))
     table = tables.transfer(read_records(SMALL, tmp_path / "records").evaluations, SMALL)
-    gains = table.pivot(index="source", columns="target", values="lenient_gain")
+    gains = table.pivot(index="source", columns="target", values="substring_gain")
     names = ["digits", "letters", "mean"]
     assert gains.loc[names, names].to_numpy().tolist() == [[30, -6, 12], [6, 10, 8], [18, 2, 10]]
     stages = table.set_index(["source", "target"])["stage"]
@@ -201,14 +201,14 @@ def test_transfer_by_hand(tmp_path):
     assert stages["digits", "mean"] == "cross_eval@few_shot-cls_rl-digits-1 evaluate@few_shot-cls_rl-digits-1"
     files = report(tmp_path, SMALL)
     summary = json.loads(files["summary.json"])
-    assert summary["cls_rl"]["transfer"] == {"lenient": 10.0, "strict": 5.0}
-    lenient, strict = files["tables/transfer.md"].decode().split("\n### ")[1:]
-    assert lenient.startswith("Lenient: substring match, the published rule\n")
-    assert "| digits       | +30.00   | -6.00     | +12.00 |" in lenient
-    assert "\nMean without the diagonal: +0.00.\n" in lenient
-    assert strict.startswith("Strict: exact match\n")
-    assert "| digits       | +15.00   | -3.00     | +6.00  |" in strict
-    assert "| cls_rl   | mean         | `cross_eval@few_shot-cls_rl-*-1`, `evaluate@few_shot-cls_rl-*-1` " in strict
+    assert summary["cls_rl"]["transfer"] == {"substring": 10.0, "exact": 5.0}
+    substring, exact = files["tables/transfer.md"].decode().split("\n### ")[1:]
+    assert substring.startswith("Substring match, the published rule\n")
+    assert "| digits       | +30.00   | -6.00     | +12.00 |" in substring
+    assert "\nMean without the diagonal: +0.00.\n" in substring
+    assert exact.startswith("Exact match\n")
+    assert "| digits       | +15.00   | -3.00     | +6.00  |" in exact
+    assert "| cls_rl   | mean         | `cross_eval@few_shot-cls_rl-*-1`, `evaluate@few_shot-cls_rl-*-1` " in exact
 
 
 def test_seeds_are_averaged_with_sample_deviation(tmp_path):
@@ -220,12 +220,12 @@ def test_seeds_are_averaged_with_sample_deviation(tmp_path):
     write_cells(tmp_path, grid, right)
     evaluations = read_records(grid, tmp_path / "records").evaluations
     mean = row(tables.few_shot(evaluations, grid), dataset="digits", method="cls_rl", seed="mean")
-    assert mean["lenient"] == 62 and mean["lenient_sd"] == pytest.approx(8**0.5)
+    assert mean["substring"] == 62 and mean["substring_sd"] == pytest.approx(8**0.5)
     assert mean["stage"] == "evaluate@few_shot-cls_rl-digits-*"
     halves = row(tables.base_to_new(evaluations, grid), dataset="mean", method="cls_rl", seed="mean")
-    assert halves["lenient_H"] == pytest.approx(62) and halves["lenient_H_sd"] == pytest.approx(8**0.5)
+    assert halves["substring_H"] == pytest.approx(62) and halves["substring_H_sd"] == pytest.approx(8**0.5)
     gain = row(tables.transfer(evaluations, grid), source="digits", target="letters", seed="mean")
-    assert gain["lenient_gain"] == 12 and gain["lenient_gain_sd"] == pytest.approx(8**0.5)
+    assert gain["substring_gain"] == 12 and gain["substring_gain_sd"] == pytest.approx(8**0.5)
     assert gain["zero_shot_stage"] == "zero_shot@few_shot-letters-*"
     text = report(tmp_path, grid)["tables/few_shot.md"].decode()
     assert "**62.00 ± 2.83**" in text and "**31.00 ± 1.41**" in text
@@ -239,18 +239,18 @@ def test_each_rule_has_what_the_other_has(tmp_path, seeds):
     files = report(tmp_path, grid)
     for name in ("few_shot", "base_to_new", "transfer"):
         columns = files[f"tables/{name}.csv"].decode().splitlines()[0].split(",")
-        lenient, strict = ([column for column in columns if rule in column] for rule in ("lenient", "strict"))
-        assert lenient and [column.replace("lenient", "strict") for column in lenient] == strict
+        substring, exact = ([column for column in columns if rule in column] for rule in ("substring", "exact"))
+        assert substring and [column.replace("substring", "exact") for column in substring] == exact
         assert not {column for column in columns if "accuracy" in column or column in ("correct", "gain", "H")}
         text = files[f"tables/{name}.md"].decode()
         assert not re.search(r"\d\**\s*\(", text)  # no number in brackets
     for numbers in json.loads(files["summary.json"]).values():
         for table in set(numbers) - {"tokens"}:
-            assert list(numbers[table]) == ["lenient", "strict"]
+            assert list(numbers[table]) == ["substring", "exact"]
 
 
 def test_best_is_bold_by_either_rule(tmp_path):
-    """By the lenient rule sft, by the strict one cls_rl: in every table both are bold, each in its own place."""
+    """By the substring rule sft, by the exact one cls_rl: in every table both are bold, each in its own place."""
     grid = SMALL.model_copy(update={"methods": ["sft", "cls_rl"]})
     write_cells(
         tmp_path, grid, lambda setting, method, source, target, seed, name: {None: 10, "sft": 80}.get(method, 60)
@@ -259,13 +259,13 @@ def test_best_is_bold_by_either_rule(tmp_path):
         record = json.loads(path.read_text())
         for numbers in record.get("parts", {}).values():
             right = {"zero_shot": (30, 20), "sft": (80, 40), "cls_rl": (60, 60)}[record["method"]]
-            numbers["correct"], numbers["strict_correct"] = right
+            numbers["correct"], numbers["exact_correct"] = right
         path.write_text(json.dumps(record))
     files = {name: content.decode() for name, content in report(tmp_path, grid).items() if name.endswith(".md")}
-    lenient, strict = files["tables/few_shot.md"].partition("## Stages")[0].split("\n## ")[1:]
-    assert "| sft       | **80.00** | **80.00** | **80.00** |" in lenient
-    assert "| cls_rl    | **60.00** | **60.00** | **60.00** |" in strict
-    assert lenient.count("**") == strict.count("**") == 6
+    substring, exact = files["tables/few_shot.md"].partition("## Stages")[0].split("\n## ")[1:]
+    assert "| sft       | **80.00** | **80.00** | **80.00** |" in substring
+    assert "| cls_rl    | **60.00** | **60.00** | **60.00** |" in exact
+    assert substring.count("**") == exact.count("**") == 6
     text = files["tables/base_to_new.md"]
     assert (
         "| sft       | **80.00**      | **80.00**     | **80.00**   | 40.00         | 40.00        | 40.00      |"
@@ -287,9 +287,9 @@ def test_every_cell_has_its_intervals(tmp_path, seeds):
     write_cells(tmp_path, grid)
     evaluations = read_records(grid, tmp_path / "records").evaluations
     shares = {
-        "few_shot": (tables.few_shot, ["lenient", "strict"]),
-        "base_to_new": (tables.base_to_new, ["lenient_base", "lenient_new", "strict_base", "strict_new"]),
-        "transfer": (tables.transfer, ["lenient", "strict", "zero_shot_lenient", "zero_shot_strict"]),
+        "few_shot": (tables.few_shot, ["substring", "exact"]),
+        "base_to_new": (tables.base_to_new, ["substring_base", "substring_new", "exact_base", "exact_new"]),
+        "transfer": (tables.transfer, ["substring", "exact", "zero_shot_substring", "zero_shot_exact"]),
     }
     for make, names in shares.values():
         table = make(evaluations, grid)
@@ -305,8 +305,8 @@ def test_every_cell_has_its_intervals(tmp_path, seeds):
 
 
 def test_footnotes_stand_under_every_table_of_accuracies(tmp_path, in_directory):
-    """As `download` writes them: a class name that holds another cannot be told from it by the lenient rule."""
-    note = "the lenient rule cannot tell 1 pair of class names apart: 'not ok' counts as 'ok'"
+    """As `download` writes them: a class name that holds another cannot be told from it by the substring rule."""
+    note = "the substring rule cannot tell 1 pair of class names apart: 'not ok' counts as 'ok'"
     write_cells(tmp_path / "metrics", SMALL)
     (tmp_path / "params.yaml").write_text(json.dumps(SMALL.model_dump() | {"model": "embedded"}))
     (tmp_path / "data/download/digits").mkdir(parents=True)
@@ -359,15 +359,15 @@ def test_summary_is_one_screen(tmp_path):
     assert max(map(len, leaves)) < 50
     table = pd.read_csv(pd.io.common.BytesIO(files["tables/few_shot.csv"]))
     mean = row(table, dataset="mean", method="sft", seed="mean")
-    assert summary["sft"]["few_shot"] == {"lenient": mean["lenient"], "strict": mean["strict"]}
+    assert summary["sft"]["few_shot"] == {"substring": mean["substring"], "exact": mean["exact"]}
     table = pd.read_csv(pd.io.common.BytesIO(files["tables/base_to_new.csv"]))
     mean = row(table, dataset="mean", method="sft", seed="mean")
     assert summary["sft"]["base_to_new"] == {
-        rule: {part: mean[f"{rule}_{part}"] for part in ("base", "new", "H")} for rule in ("lenient", "strict")
+        rule: {part: mean[f"{rule}_{part}"] for part in ("base", "new", "H")} for rule in ("substring", "exact")
     }
     table = pd.read_csv(pd.io.common.BytesIO(files["tables/transfer.csv"]))
     mean = row(table, source="mean", target="mean", method="sft", seed="mean")
-    assert summary["sft"]["transfer"] == {"lenient": mean["lenient_gain"], "strict": mean["strict_gain"]}
+    assert summary["sft"]["transfer"] == {"substring": mean["substring_gain"], "exact": mean["exact_gain"]}
     assert summary["cls_rl"]["tokens"] == 20.0
 
 
@@ -392,7 +392,7 @@ def test_partial_grids(tmp_path, change, absent):
         assert absent not in numbers
         assert not any(np.isnan(value) for value in pd.json_normalize(numbers).iloc[0])
         if len(grid.datasets) > 1 and absent not in ("few_shot", "transfer") and method != "zero_shot":
-            assert set(numbers["transfer"]) == {"lenient", "strict"}
+            assert set(numbers["transfer"]) == {"substring", "exact"}
     for name, content in files.items():
         if name.endswith(".csv"):
             assert content.count(b"\n") >= 1
@@ -488,8 +488,8 @@ def test_heat_map_says_by_which_rule(tmp_path, monkeypatch):
     table = tables.transfer(read_records(SMALL, tmp_path / "records").evaluations, SMALL)
     plots.transfer_heatmap(table, SMALL)
     panels = {axis.get_title(): axis for axis in shown[0].axes if axis.get_title()}
-    assert list(panels) == ["cls_rl\nlenient", "cls_rl\nstrict"]
-    for rule in ("lenient", "strict"):
+    assert list(panels) == ["cls_rl\nsubstring", "cls_rl\nstrict"]
+    for rule in ("substring", "exact"):
         gain = row(table, source="digits", target="digits")[f"{rule}_gain"]
         assert panels[f"cls_rl\n{rule}"].texts[0].get_text() == f"{gain:.1f}"
 
@@ -502,7 +502,7 @@ def test_heat_map_of_the_papers_grid_is_fit_for_git():
     keys = list(product(methods, [*names, "mean"], [*names, "mean"]))
     table = pd.DataFrame(keys, columns=["method", "source", "target"]).assign(seed="1")
     gains = np.random.default_rng(1).normal(0, 15, (2, len(table)))
-    content = plots.transfer_heatmap(table.assign(lenient_gain=gains[0], strict_gain=gains[1]), grid)
+    content = plots.transfer_heatmap(table.assign(substring_gain=gains[0], exact_gain=gains[1]), grid)
     assert len(content) < 1_000_000
 
 

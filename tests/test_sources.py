@@ -190,7 +190,7 @@ def test_underscores_become_spaces_where_asked(fetch, tmp_path):
     assert (kept, spaces) == (["fern", "moss", "palm_tree"], ["fern", "moss", "palm tree"])
     flat(root, 4, ("palm tree",))
     with pytest.raises(
-        UserError, match=r"underscores: with 'spaces' two classes are called 'palm tree'; legal: 'keep'"
+        UserError, match=r"underscores: with 'spaces' two classes are called 'palm tree'; valid: 'keep'"
     ):
         fetch(**section, underscores="spaces")
 
@@ -282,7 +282,7 @@ def test_a_large_image_is_read_without_a_word_and_a_larger_one_is_refused_with_t
         fetch(source="folder", path=str(root), test_per_class=1)
     path, said = str(error.value).split(": ", 1)
     assert Path(path).parent.parent == root
-    assert said == "has more pixels than Pillow reads; legal: at most 22"
+    assert said == "has more pixels than Pillow reads; valid: at most 22"
 
 
 def test_all_training_images_are_kept_where_no_bound_is_set(fetch, tmp_path):
@@ -487,7 +487,7 @@ COOP_MISTAKES = [
     ),
     (
         lambda root: change_index(root, lambda split: {k: [r for r in v if r[1] < 1] for k, v in split.items()}),
-        r"1 class \('kind_0'\); legal: two or more",
+        r"1 class \('kind_0'\); valid: two or more",
     ),
     (
         lambda root: change_index(root, lambda split: split | {"train": split["train"][5:]}),
@@ -591,9 +591,9 @@ def test_same_bytes_whatever_the_order_of_rows_and_files(fetch, tmp_path):
 
 TWO = [picture(0), picture(1)]
 PARQUET_MISTAKES = [
-    ({"image_column": "image"}, TWO, ["a", "b"], r"has no column 'image'; legal for image_column: photo, kind, other"),
+    ({"image_column": "image"}, TWO, ["a", "b"], r"has no column 'image'; valid for image_column: photo, kind, other"),
     ({}, TWO, [0, 1], r"labels are numbers without names \(.*row 0: 0\); next: set names"),
-    ({"names": ["a", "b"]}, TWO, [0, 2], "row 1: label 2 is not legal; legal: 0 to 1"),
+    ({"names": ["a", "b"]}, TWO, [0, 2], "row 1: label 2 is invalid; valid: 0 to 1"),
     ({}, TWO, ["a", None], "row 1: has no label"),
     ({}, [picture(0), None], ["a", "b"], "row 1: has no image"),
     ({}, ["../x.png", "y.png"], ["a", "b"], r"row 0: '\.\./x\.png' leads out of the dataset"),
@@ -673,15 +673,15 @@ def test_a_hub_copy_that_is_not_coops_is_noted(fetch, tmp_path):
 
 
 HUB_MISTAKES = [
-    ({"splits": {"train": "train", "test": "eval"}}, r"splits: 'eval' is not legal; legal: train, test"),
-    ({"label_column": "class"}, r"label_column: 'class' is not legal; legal: image, label, id"),
+    ({"splits": {"train": "train", "test": "eval"}}, r"splits: 'eval' is invalid; valid: train, test"),
+    ({"label_column": "class"}, r"label_column: 'class' is invalid; valid: image, label, id"),
     ({"splits": {"test": "test"}}, r"splits: train is missing"),
     ({"splits": {"train": "train", "test": "train"}}, r"splits: 'train' stands twice"),
     ({"splits": {"training": "train"}}, r"splits\.training.*'train', 'validation' or 'test'"),
-    ({"repository": "o/r", "revision": COMMIT}, "of path and repository both are set; legal: one of them"),
+    ({"repository": "o/r", "revision": COMMIT}, "of path and repository both are set; valid: one of them"),
     ({"path": None}, "of path and repository neither is set"),
-    ({"path": None, "repository": "o/r"}, r"revision: None is not legal; legal: a commit hash"),
-    ({"path": None, "repository": "o/r", "revision": "main"}, r"revision: 'main' is not legal; legal: a commit hash"),
+    ({"path": None, "repository": "o/r"}, r"revision: None is invalid; valid: a commit hash"),
+    ({"path": None, "repository": "o/r", "revision": "main"}, r"revision: 'main' is invalid; valid: a commit hash"),
     ({"configuration": "large"}, "is no dataset that can be read .*large"),
     ({"label_column": "id"}, "labels are numbers without names"),
 ]
@@ -772,7 +772,7 @@ def test_a_hub_dataset_reads_no_file_outside_of_its_folder(fetch, tmp_path, lead
     secret = put(tmp_path / "outside/secret.png", picture(7))
     lead(tmp_path / "outside/copy", secret)
     with pytest.raises(
-        UserError, match=r"leads out of the dataset; legal: a path below |must be a relative path"
+        UserError, match=r"leads out of the dataset; valid: a path below |must be a relative path"
     ) as error:
         fetch(**HUB, path=str(tmp_path / "outside/copy"), splits={"train": "train", "test": "test"})
     assert "\n" not in str(error.value)
@@ -839,7 +839,7 @@ REFUSALS = [
         True,
         "o/r is not in the cache and the hub cannot be reached; next: go online once without HF_HUB",
     ),
-    ("o/r/x", COMMIT, False, "'o/r/x' is no repository; legal: owner/name"),
+    ("o/r/x", COMMIT, False, "'o/r/x' is no repository; valid: owner/name"),
 ]
 
 
@@ -858,7 +858,7 @@ def test_an_archive_that_is_not_there(fetch, hub):
         UserError, match=r"o/archives has no sun397\.zip at a{40}; next: correct repository and revision"
     ):
         fetch(source="coop", dataset="sun397", repository="o/archives", revision=COMMIT)
-    with pytest.raises(UserError, match=r"repository: none has imagenet in this layout; legal: path"):
+    with pytest.raises(UserError, match=r"repository: none has imagenet in this layout; valid: path"):
         fetch(source="coop", dataset="imagenet", repository="o/archives", revision=COMMIT)
 
 
@@ -866,25 +866,25 @@ def test_an_archive_that_is_not_there(fetch, hub):
 
 FOLDER = {"source": "folder", "path": "."}
 SECTION_MISTAKES = [
-    ({}, r"download\.mine\.source: missing; legal: coop, embedded, folder, hub, parquet"),
-    ({"source": "web"}, r"download\.mine\.source: 'web' is not legal; legal: coop, embedded, folder, hub, parquet"),
-    (FOLDER | {"image_column": "image"}, r"download\.mine\.image_column: unknown key; legal: .*path"),
+    ({}, r"download\.mine\.source: missing; valid: coop, embedded, folder, hub, parquet"),
+    ({"source": "web"}, r"download\.mine\.source: 'web' is invalid; valid: coop, embedded, folder, hub, parquet"),
+    (FOLDER | {"image_column": "image"}, r"download\.mine\.image_column: unknown key; valid: .*path"),
     ({"source": "embedded", "path": "."}, r"download\.mine\.\w+: (missing|unknown key)"),
-    ({"source": "coop", "dataset": "mnist"}, r"download\.mine\.dataset: 'mnist' is not legal; legal: 'caltech101', "),
+    ({"source": "coop", "dataset": "mnist"}, r"download\.mine\.dataset: 'mnist' is invalid; valid: 'caltech101', "),
     ({"source": "coop"}, r"download\.mine\.dataset: missing"),
     (
         {"source": "coop", "dataset": "dtd", "path": ".", "repository": "o/r", "revision": COMMIT},
         "path and repository are both set",
     ),
-    (FOLDER | {"train_per_class": 0}, r"train_per_class: 0 is not legal; legal: greater than 0"),
+    (FOLDER | {"train_per_class": 0}, r"train_per_class: 0 is invalid; valid: greater than 0"),
     (
         {"source": "embedded", "validation_per_class": 2, "test_per_class": 2, "train_per_class": None},
-        r"train_per_class: None is not legal",
+        r"train_per_class: None is invalid",
     ),
-    (FOLDER | {"test_per_class": 1.5}, r"test_per_class: 1\.5 is not legal; legal: a whole number, or a share below 1"),
-    (FOLDER | {"test_per_class": -1}, r"test_per_class: -1 is not legal; legal: greater than 0"),
-    (FOLDER | {"question": ""}, r"question: '' is not legal"),
-    (FOLDER | {"underscores": "drop"}, r"underscores: 'drop' is not legal; legal: 'keep' or 'spaces'"),
+    (FOLDER | {"test_per_class": 1.5}, r"test_per_class: 1\.5 is invalid; valid: a whole number, or a share below 1"),
+    (FOLDER | {"test_per_class": -1}, r"test_per_class: -1 is invalid; valid: greater than 0"),
+    (FOLDER | {"question": ""}, r"question: '' is invalid"),
+    (FOLDER | {"underscores": "drop"}, r"underscores: 'drop' is invalid; valid: 'keep' or 'spaces'"),
 ]
 
 
@@ -924,7 +924,7 @@ def test_a_folder_without_a_test_split_asks_for_one(fetch, tmp_path):
 
 def test_embedded_datasets_have_their_names_and_no_more_images_than_they_have(fetch):
     embedded = {"source": "embedded", "validation_per_class": 2, "test_per_class": 2}
-    with pytest.raises(UserError, match="'embedded' is not legal for 'mine'; legal for digits, letters, shapes"):
+    with pytest.raises(UserError, match="'embedded' is invalid for 'mine'; valid for digits, letters, shapes"):
         fetch(**embedded)
     with pytest.raises(UserError, match=r"digits has \d+ images of class \d, 1004 are asked for; next: lower"):
         fetch("digits", **embedded, train_per_class=1000)
@@ -1078,7 +1078,7 @@ def test_names_that_the_papers_own_sets_have_are_legal_with_a_warning(fetch, tmp
 def test_a_name_of_underscores_alone_has_to_keep_them(fetch, tmp_path):
     section = labelled(tmp_path / "a", "_", "moss")
     assert classes_of(fetch(**section)) == ["_", "moss"]
-    with pytest.raises(UserError, match=r"underscores: with 'spaces' class '_' has no name; legal: 'keep'"):
+    with pytest.raises(UserError, match=r"underscores: with 'spaces' class '_' has no name; valid: 'keep'"):
         fetch(**section, underscores="spaces")
 
 
@@ -1101,10 +1101,10 @@ def test_labels_that_the_published_reward_takes_for_each_other_are_noted(fetch, 
     assert read_notes(read_grid_of(["mine"]), folder.parent) == {"mine": [note]}
 
 
-def test_names_that_the_lenient_rule_takes_for_each_other_are_noted(fetch, tmp_path, capsys):
+def test_names_that_the_substring_rule_takes_for_each_other_are_noted(fetch, tmp_path, capsys):
     folder = fetch(**labelled(tmp_path / "a", "not OK", "ok", "1", "10", "palm_tree", "old palm tree"))
     note = (
-        "the lenient rule cannot tell 3 pairs of class names apart: "
+        "the substring rule cannot tell 3 pairs of class names apart: "
         "'not OK' counts as 'ok'; '10' counts as '1'; 'old palm tree' counts as 'palm_tree'"
     )
     assert json.loads((folder / "notes.json").read_text()) == [note]

@@ -354,7 +354,9 @@ def make_records(stage=None):
     """Write the metrics files of four stages, or of one."""
     cell = {"setting": "few_shot", "method": "sft", "trained_on": "digits", "evaluated_on": "digits", "seed": 1}
     records = {
-        "train/few_shot-no_thinking-digits-1/cost.json": {"stage": STAGE} | TAGS | {"steps": 2, "generated_tokens": 31},
+        "train/few_shot-no_thinking-digits-1/cost.json": {"stage": STAGE}
+        | TAGS
+        | {"steps": 2, "completion_tokens": 31},
         "evaluate/few_shot-sft-digits-1.json": {"stage": EVALUATE} | cell | {"parts": {"all": {"accuracy": 52.5}}},
         "zero_shot/few_shot-digits-1.json": {"stage": ZERO_SHOT}
         | cell
@@ -397,7 +399,7 @@ def test_publish_writes_what_is_missing_once(project, capfd):
     assert {name: trained.data.tags[name] for name in TAGS} == {name: str(value) for name, value in TAGS.items()}
     assert trained.data.tags["published"] == "later"
     assert trained.data.tags["md5.records"] == content_md5(tracking.records_of(STAGE))
-    assert trained.data.metrics == {"steps": 2, "generated_tokens": 31, "loss": 0.25, "kl": 0.001}
+    assert trained.data.metrics == {"steps": 2, "completion_tokens": 31, "loss": 0.25, "kl": 0.001}
     history = client(project).get_metric_history(trained.info.run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.25)]
     crossed = by_stage[CROSS_EVAL].data

@@ -167,13 +167,13 @@ def test_lock_of_other_parameters_cannot_be_compared(tiny, temporary):
 def test_mistakes_end_in_one_line(tiny, temporary):
     done = make_verify(tiny, "partition@few_shot-digit-1")
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: CELL: 'partition@few_shot-digit-1' is not legal; legal: {CELL}")
+    assert done.stderr.startswith(f"error: CELL: 'partition@few_shot-digit-1' is invalid; valid: {CELL}")
     assert done.stderr.count("\n") == 1
     tiny.run("git", "rm", "-q", "dvc.lock")
     tiny.commit("no lock")
     done = make_verify(tiny, CELL)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: dvc.lock: not committed; legal: a commit with the results of `dvc repro`\n"
+    assert done.stderr == "error: dvc.lock: not committed; valid: a commit with the results of `dvc repro`\n"
     assert not list(temporary.glob("verify-*"))
 
 

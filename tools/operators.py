@@ -287,7 +287,13 @@ VARIANTS: tuple[dict[str, Any], ...] = (
     {},
     {"sft.adaptation": "lora", "grpo.adaptation": "lora", "evaluate.generation.temperature": 1.0},
     {"grpo.shared_prefix": False, "sft.loss_on_prompt": True},
-    {"grpo.iterations": 2, "grpo.prompts_per_pass": 4, "grpo.top_k": 5, "grpo.top_p": 0.9, "grpo.loss_type": "dapo"},
+    {
+        "grpo.iterations": 2,
+        "grpo.per_device_batch_size": 4,
+        "grpo.top_k": 5,
+        "grpo.top_p": 0.9,
+        "grpo.loss_type": "dapo",
+    },
 )
 """What changes kernels: adapters, sampling, TRL's own trainer, several passes."""
 

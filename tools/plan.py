@@ -23,8 +23,8 @@ from tools.planning.tables import report
 def _positive(option: str, value: float, most: float | None = None) -> float:
     if value > 0 and (most is None or value <= most):
         return value
-    legal = "above 0" if most is None else f"above 0, up to {most:g}"
-    raise UserError(f"--{option}: {value:g} is not legal; legal: {legal}")
+    valid = "above 0" if most is None else f"above 0, up to {most:g}"
+    raise UserError(f"--{option}: {value:g} is invalid; valid: {valid}")
 
 
 def _completions(expect: list[str]) -> dict[str, int]:
@@ -32,8 +32,8 @@ def _completions(expect: list[str]) -> dict[str, int]:
     for item in expect:
         name, _, tokens = item.partition("=")
         if name not in catalogue.METHODS or not tokens.isdecimal() or int(tokens) == 0:
-            legal = ", ".join(catalogue.METHODS)
-            raise UserError(f"--expect: {item!r} is not legal; legal: method=tokens, method one of {legal}")
+            valid = ", ".join(catalogue.METHODS)
+            raise UserError(f"--expect: {item!r} is invalid; valid: method=tokens, method one of {valid}")
         stated[name] = int(tokens)
     return stated
 
@@ -51,7 +51,7 @@ def plan(
 ) -> None:
     """Print what `dvc repro` costs with the `params.yaml` that is there."""
     if gpu not in GPUS:
-        raise UserError(f"--gpu: {gpu!r} is not legal; legal: {', '.join(GPUS)}")
+        raise UserError(f"--gpu: {gpu!r} is invalid; valid: {', '.join(GPUS)}")
     speed = Speed(
         GPUS[gpu],
         _positive("utilisation", utilisation, 1),
@@ -60,7 +60,7 @@ def plan(
         spread,
     )
     if spread < 1:
-        raise UserError(f"--spread: {spread:g} is not legal; legal: 1 and above")
+        raise UserError(f"--spread: {spread:g} is invalid; valid: 1 and above")
     assumptions = Assumptions(
         int(_positive("reasoning-tokens", reasoning_tokens)),
         _completions(expect or []),

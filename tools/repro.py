@@ -55,7 +55,7 @@ def _look(targets: list[str]) -> tuple[networkx.DiGraph, set[str]]:
     with Repo(_wait_for_lock=True) as repo, repo.lock:
         stages = {stage.name: stage for stage in repo.index.stages}
         if unknown := [target for target in targets if target not in stages]:
-            raise UserError(f"stage {unknown[0]!r} is not in dvc.yaml; legal: the names in `dvc stage list`")
+            raise UserError(f"stage {unknown[0]!r} is not in dvc.yaml; valid: the names in `dvc stage list`")
         graph = networkx.relabel_nodes(repo.index.graph, {stage: stage.name for stage in repo.index.graph}).reverse()
         if targets:
             needed = set(targets).union(*(networkx.ancestors(graph, target) for target in targets))

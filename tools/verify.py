@@ -91,7 +91,7 @@ def read_lock(clone: Path) -> dict[str, Any]:
     try:
         return YAML(typ="safe").load(clone / "dvc.lock")["stages"]
     except FileNotFoundError:
-        raise UserError("dvc.lock: not committed; legal: a commit with the results of `dvc repro`") from None
+        raise UserError("dvc.lock: not committed; valid: a commit with the results of `dvc repro`") from None
     except Exception as error:
         raise UserError(f"dvc.lock: cannot be read: {type(error).__name__}") from None
 
@@ -122,7 +122,7 @@ def needed(graph: networkx.DiGraph, cells: Iterable[str]) -> list[str]:
     for cell in cells:
         if cell not in graph:
             near = difflib.get_close_matches(cell, sorted(graph), 3) or ["see `dvc stage list --name-only`"]
-            raise UserError(f"CELL: {cell!r} is not legal; legal: {', '.join(near)}")
+            raise UserError(f"CELL: {cell!r} is invalid; valid: {', '.join(near)}")
         wanted |= {cell} | networkx.ancestors(graph, cell)
     return [stage for stage in networkx.lexicographical_topological_sort(graph) if stage in wanted or not wanted]
 

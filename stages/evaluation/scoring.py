@@ -19,8 +19,8 @@ def score(
         parse: the method's parser.
 
     Returns:
-        One row per sample: row, part, answer, output, parsed, correct (published rule), strict_correct (equality after
-        the parser), answered (the parser found one of the options), generated_tokens.
+        One row per sample: row, part, answer, output, parsed, correct (published rule), exact_correct (equality after
+        the parser), answered (the parser found one of the options), completion_tokens.
     """
     rows = []
     for sample, (output, tokens) in zip(samples, outputs, strict=True):
@@ -33,9 +33,9 @@ def score(
                 "output": output,
                 "parsed": parsed,
                 "correct": matching.published(output, sample["answer"]),
-                "strict_correct": matching.strict(parsed, sample["answer"]),
+                "exact_correct": matching.exact(parsed, sample["answer"]),
                 "answered": parsed in sample["options"],
-                "generated_tokens": tokens,
+                "completion_tokens": tokens,
             }
         )
     return pd.DataFrame(rows).astype({"parsed": "string"})
@@ -54,12 +54,12 @@ def summarize(predictions: pd.DataFrame) -> dict[str, dict[str, float]]:
         summary[part] = {
             "samples": len(rows),
             "correct": int(rows["correct"].sum()),
-            "strict_correct": int(rows["strict_correct"].sum()),
+            "exact_correct": int(rows["exact_correct"].sum()),
             "accuracy": _percent(rows["correct"]),
-            "strict_accuracy": _percent(rows["strict_correct"]),
-            "answer_rate": _percent(rows["answered"]),
-            "generated_tokens": int(rows["generated_tokens"].sum()),
-            "mean_generated_tokens": round(float(rows["generated_tokens"].mean()), 2),
+            "exact_accuracy": _percent(rows["exact_correct"]),
+            "valid_rate": _percent(rows["answered"]),
+            "completion_tokens": int(rows["completion_tokens"].sum()),
+            "mean_completion_tokens": round(float(rows["completion_tokens"].mean()), 2),
         }
     return summary
 

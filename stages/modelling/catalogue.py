@@ -12,10 +12,10 @@ SOURCES = {"embedded": EmbeddedModelParams, "hub": HubModelParams}
 
 
 def parse(key: str, section: Any) -> Model:
-    """Check a model's section of `params.yaml`, found under `key`; its `source` says which other keys are legal.
+    """Check a model's section of `params.yaml`, found under `key`; its `source` says which other keys are valid.
 
     Raises:
-        UserError: names the first offending key, its value, and what is legal.
+        UserError: names the first offending key, its value, and what is valid.
     """
     params: Model = validate_by_source(key, section, SOURCES)
     if isinstance(params, HubModelParams):

@@ -89,10 +89,10 @@ class HubModelParams(Section):
         """
         if (self.path is None) == (self.repository is None):
             found = "neither is" if self.path is None else "both are"
-            raise UserError(f"{key}: of path and repository {found} set; legal: one of them")
+            raise UserError(f"{key}: of path and repository {found} set; valid: one of them")
         hub.check_revision(key, self.repository, self.revision)
         if None not in (self.minimum_pixels, self.maximum_pixels) and self.minimum_pixels > self.maximum_pixels:
-            raise UserError(f"{key}.minimum_pixels: {self.minimum_pixels} is not legal; legal: up to maximum_pixels")
+            raise UserError(f"{key}.minimum_pixels: {self.minimum_pixels} is invalid; valid: up to maximum_pixels")
 
 
 @dataclass(frozen=True)
@@ -204,10 +204,10 @@ def _check_whole(key: str, where: str, folder: Path) -> None:
     """Refuse a folder without all files of a model, or with weights cut short, of which only the headers are read."""
     from safetensors import SafetensorError, safe_open
 
-    legal = "legal: a model as transformers saves it"
+    valid = "valid: a model as transformers saves it"
     for names in (("config.json",), ("tokenizer_config.json",), PROCESSOR_FILES, (WHOLE, INDEX)):
         if not any((folder / name).is_file() for name in names):
-            raise UserError(f"{key}: {where} has no {names[0]}; {legal}")
+            raise UserError(f"{key}: {where} has no {names[0]}; {valid}")
     shards = [WHOLE]
     if not (folder / WHOLE).is_file():
         try:
@@ -216,7 +216,7 @@ def _check_whole(key: str, where: str, folder: Path) -> None:
         except (ValueError, LookupError, AttributeError, TypeError):
             shards = []
         if not shards:
-            raise UserError(f"{key}: {INDEX} of {where} names no files; {legal}")
+            raise UserError(f"{key}: {INDEX} of {where} names no files; {valid}")
         if missing:
             raise UserError(
                 f"{key}: {where} lacks {len(missing)} of {len(shards)} files that {INDEX} names, the first "
@@ -234,15 +234,15 @@ def _check_whole(key: str, where: str, folder: Path) -> None:
 
 def _check_architecture(key: str, where: str, config: Path) -> None:
     """Refuse a model whose config tells of none that answers about images in text."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as LEGAL
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as VALID
 
     try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError):
-        raise UserError(f"{key}: config.json of {where} is broken; legal: a model as transformers saves it") from None
-    if not isinstance(kind, str) or kind not in LEGAL:
-        legal = "'qwen2_vl', or another that transformers has as an image-text-to-text model"
-        raise UserError(f"{key}: the model_type of {where} is {kind!r}; legal: {legal}")
+        raise UserError(f"{key}: config.json of {where} is broken; valid: a model as transformers saves it") from None
+    if not isinstance(kind, str) or kind not in VALID:
+        valid = "'qwen2_vl', or another that transformers has as an image-text-to-text model"
+        raise UserError(f"{key}: the model_type of {where} is {kind!r}; valid: {valid}")
 
 
 def _md5(file: Path) -> str:

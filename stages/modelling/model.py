@@ -162,8 +162,8 @@ def load_model(
         raise UserError(f"{path}: no model is there; `{maker(path)}` makes it")
     kind = read_json(folder / "config.json").get("model_type")
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        legal = "'qwen2_vl', or another that transformers has as an image-text-to-text model"
-        raise UserError(f"{path}: its model_type is {kind!r}; legal: {legal}")
+        valid = "'qwen2_vl', or another that transformers has as an image-text-to-text model"
+        raise UserError(f"{path}: its model_type is {kind!r}; valid: {valid}")
     check_attention(f"{path}: attention", attention or loading.attention)
     with reading(path, "a model"):
         model_class = Qwen2VLForConditionalGeneration if kind == "qwen2_vl" else AutoModelForImageTextToText
@@ -208,7 +208,7 @@ def _quantised(quantisation: BitsAndBytesConfig) -> dict[str, Any]:
         UserError: there is no GPU, or bitsandbytes is not installed.
     """
     if not torch.cuda.is_available():
-        raise UserError("adaptation: 'qlora' is not legal without a GPU; legal: full, lora")
+        raise UserError("adaptation: 'qlora' is invalid without a GPU; valid: full, lora")
     if not is_bitsandbytes_available():
         raise UserError("adaptation: 'qlora' needs the package bitsandbytes; next: pip install bitsandbytes")
     return {"quantization_config": quantisation, "device_map": {"": int(os.environ.get("LOCAL_RANK", "0"))}}

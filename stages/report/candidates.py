@@ -67,16 +67,16 @@ def read_candidates(folder: Path, methods: Sequence[str], seeds: Sequence[int]) 
 def ranked(candidates: Sequence[Candidate], methods: Sequence[str]) -> list[Candidate]:
     """Put candidates in order, the best first.
 
-    By accuracy on validation images under the strict rule, then under the lenient one; where both are equal, who
+    By accuracy on validation images under the exact rule, then under the substring one; where both are equal, who
     generates fewer tokens, then who stands first in `methods`, then the smaller seed.
     """
 
     def key(candidate: Candidate) -> tuple:
         part = candidate.parts[ALL]
         return (
-            -Fraction(part.strict_correct, part.samples),
+            -Fraction(part.exact_correct, part.samples),
             -Fraction(part.correct, part.samples),
-            Fraction(part.generated_tokens, part.samples),
+            Fraction(part.completion_tokens, part.samples),
             methods.index(candidate.method),
             candidate.seed,
         )

@@ -12,8 +12,8 @@ from stages.report.statistics import two_decimals
 from stages.report.tables import HALVES, MEAN, headline, rows_of
 from stages.runtime.params import Grid
 
-_RULES = {"lenient": "Lenient: substring match, the published rule", "strict": "Strict: exact match"}
-_BOTH = "lenient: substring match, the published rule; strict: exact match."
+_RULES = {"substring": "Substring match, the published rule", "exact": "Exact match"}
+_BOTH = "substring: substring match, the published rule; exact: exact match."
 _REBUILD = "A stage is rebuilt by `dvc repro <stage>`, a pattern of several by `dvc repro --glob '<pattern>'`."
 
 
@@ -88,7 +88,7 @@ def transfer(table: pd.DataFrame, grid: Grid, model: str) -> str:
 def training_cost(table: pd.DataFrame, grid: Grid, model: str) -> str:
     """Rows methods: the means over their cells."""
     shown = table[table["dataset"] == MEAN].drop(columns=["setting", "dataset", "seed"])
-    for name in ("steps", "samples_seen", "prompt_tokens", "generated_tokens"):
+    for name in ("steps", "samples_seen", "prompt_tokens", "completion_tokens"):
         shown[name] = [f"{value:,.0f}" for value in shown[name]]
     shown["stage"] = _code(shown["stage"])
     shown = shown[[*(name for name in shown if name != "stage"), "stage"]]

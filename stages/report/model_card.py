@@ -11,7 +11,7 @@ from stages.modelling.generation import batch_seed
 from stages.report.candidates import ALL, Candidate
 from stages.report.records import Part
 
-COUNTS = {"lenient": "correct", "strict": "strict_correct"}
+COUNTS = {"substring": "correct", "exact": "exact_correct"}
 """The rules by which an answer is right, and the counts behind them."""
 
 WAYS = {
@@ -83,12 +83,12 @@ def model_card(model: Model, candidates: Sequence[Candidate]) -> str:
         f"# {model.dataset}: {best.method}",
         "",
         f"Names what is in an image: one of the {len(model.classes)} classes of the dataset {model.dataset}. The best "
-        f"by strict accuracy on validation images of the few-shot models below ({len(candidates)}).",
+        f"by exact accuracy on validation images of the few-shot models below ({len(candidates)}).",
         "",
         "## Accuracy",
         "",
-        "Percent by two rules; lenient: substring match, the published rule; strict: exact match. The choice was made "
-        "on validation images alone, by the strict rule; ties go to the lenient one, then to fewer tokens.",
+        "Percent by two rules; substring: substring match, the published rule; exact: exact match. The choice was made "
+        "on validation images alone, by the exact rule; ties go to the substring one, then to fewer tokens.",
         "",
         _accuracies(candidates),
         "",
@@ -166,7 +166,7 @@ def _accuracies(candidates: Sequence[Candidate]) -> str:
             "seed": [candidate.seed for candidate in candidates],
             "validation images": [part.samples for part in parts],
             **{rule: [f"{_percent(part, count):.2f}" for part in parts] for rule, count in COUNTS.items()},
-            "tokens per answer": [f"{part.generated_tokens / part.samples:.1f}" for part in parts],
+            "tokens per answer": [f"{part.completion_tokens / part.samples:.1f}" for part in parts],
             "stage": [f"`{candidate.stage}`" for candidate in candidates],
         }
     )
@@ -264,7 +264,7 @@ def _percent(part: Part, count: str) -> float:
 def _both(part: Part) -> str:
     """Accuracy by both rules.
 
-    >>> _both(Part(samples=4, correct=3, strict_correct=2, answer_rate=100, generated_tokens=8))
-    '75.00 lenient, 50.00 strict'
+    >>> _both(Part(samples=4, correct=3, exact_correct=2, valid_rate=100, completion_tokens=8))
+    '75.00 substring, 50.00 exact'
     """
     return ", ".join(f"{_percent(part, count):.2f} {rule}" for rule, count in COUNTS.items())

@@ -17,7 +17,7 @@ from stages.runtime.errors import UserError
 from stages.runtime.params import Grid
 from stages.tasks.classes import BASE_TO_NEW, FEW_SHOT
 
-RULES = ("lenient", "strict")
+RULES = ("substring", "exact")
 """When an answer is right: by the published substring match, and by exact match; see `stages.tasks.matching`."""
 
 PARTS = {FEW_SHOT: ("all",), BASE_TO_NEW: ("base", "new")}
@@ -29,13 +29,13 @@ class Part(BaseModel):
 
     samples: PositiveInt
     correct: NonNegativeInt
-    strict_correct: NonNegativeInt
-    answer_rate: float = Field(ge=0, le=100)
-    generated_tokens: NonNegativeInt
+    exact_correct: NonNegativeInt
+    valid_rate: float = Field(ge=0, le=100)
+    completion_tokens: NonNegativeInt
 
     @model_validator(mode="after")
     def _counts(self) -> "Part":
-        if max(self.correct, self.strict_correct) > self.samples:
+        if max(self.correct, self.exact_correct) > self.samples:
             raise ValueError("more correct answers than samples")
         return self
 
@@ -63,7 +63,7 @@ class Cost(BaseModel):
     steps: PositiveInt
     samples_seen: NonNegativeInt
     prompt_tokens: NonNegativeInt
-    generated_tokens: NonNegativeInt
+    completion_tokens: NonNegativeInt
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class Records:
 
     Attributes:
         evaluations: one row per record and part: kind (the stage's group), stage, setting, method, trained_on,
-            evaluated_on, seed, part, samples, lenient_correct, strict_correct, lenient, strict (accuracies by the two
-            rules in percent), answer_rate (percent), mean_generated_tokens. Rates come from the counts, so nothing is
+            evaluated_on, seed, part, samples, substring_correct, exact_correct, substring, exact (accuracies by the two
+            rules in percent), valid_rate (percent), mean_completion_tokens. Rates come from the counts, so nothing is
             rounded twice.
         costs: one row per trained cell: stage, setting, method, dataset, seed, steps, samples_seen, prompt_tokens,
-            generated_tokens.
+            completion_tokens.
         curves: one row per optimiser step of the cells whose method has rewards: stage, method, step, reward,
             completion_length (tokens).
     """
@@ -150,12 +150,12 @@ def _evaluation(
                 **expected,
                 "part": name,
                 "samples": part.samples,
-                "lenient_correct": part.correct,
-                "strict_correct": part.strict_correct,
-                "lenient": 100 * part.correct / part.samples,
-                "strict": 100 * part.strict_correct / part.samples,
-                "answer_rate": part.answer_rate,
-                "mean_generated_tokens": part.generated_tokens / part.samples,
+                "substring_correct": part.correct,
+                "exact_correct": part.exact_correct,
+                "substring": 100 * part.correct / part.samples,
+                "exact": 100 * part.exact_correct / part.samples,
+                "valid_rate": part.valid_rate,
+                "mean_completion_tokens": part.completion_tokens / part.samples,
             }
         )
     return rows

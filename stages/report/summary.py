@@ -23,7 +23,7 @@ def summarise(
     over zero-shot over all sources and targets as in the paper, the trained-on one included. `tokens` is the mean over
     the cells and their parts of tokens per answer. What the grid does not have is left out.
     """
-    lengths = evaluations[evaluations["kind"] != "cross_eval"].groupby("method")["mean_generated_tokens"].mean()
+    lengths = evaluations[evaluations["kind"] != "cross_eval"].groupby("method")["mean_completion_tokens"].mean()
     summary: dict[str, dict[str, Any]] = {}
     for method in rows_of(grid):
         numbers: dict[str, Any] = {}

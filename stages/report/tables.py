@@ -1,7 +1,7 @@
 """The tables of the paper as tidy frames: one row per cell, and rows of means.
 
-Accuracies are in percent, by two rules side by side: columns `lenient` follow the published one (substring match),
-columns `strict` want exact match. Of a single cell each accuracy, a share of images, has its 95% Wilson interval in
+Accuracies are in percent, by two rules side by side: columns `substring` follow the published one (substring match),
+columns `exact` want exact match. Of a single cell each accuracy, a share of images, has its 95% Wilson interval in
 `_low` and `_high`; means, H and gains have none. In a row of means the axis that was averaged holds `mean`. Where the
 grid has several seeds, rows of means over seeds carry sample standard deviations over the seeds (`_sd`). The column
 `stage` names what makes the row: one stage, or a pattern for `dvc repro --glob` where several do.
@@ -16,7 +16,7 @@ from stages.runtime.params import Grid
 MEAN = "mean"
 HALVES = ("base", "new")
 _COUNTS = ["samples", *(f"{rule}_correct" for rule in RULES)]
-_COSTS = ["steps", "samples_seen", "prompt_tokens", "generated_tokens"]
+_COSTS = ["steps", "samples_seen", "prompt_tokens", "completion_tokens"]
 
 
 def base_to_new(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
@@ -27,9 +27,9 @@ def base_to_new(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     82.52; the same holds for its other three methods.
 
     Returns:
-        dataset, method, seed, stage, base_samples, base_lenient_correct, base_strict_correct, the same for new; then
-        for both rules as for lenient: lenient_base, lenient_base_low, lenient_base_high, the same for new, lenient_H;
-        with several seeds also `_sd` of base, new and H.
+        dataset, method, seed, stage, base_samples, base_substring_correct, base_exact_correct, the same for new; then
+        for both rules as for substring: substring_base, substring_base_low, substring_base_high, the same for new,
+        substring_H; with several seeds also `_sd` of base, new and H.
     """
     cells = _with_intervals(_in_domain(evaluations, BASE_TO_NEW))
     halves = []
@@ -57,10 +57,11 @@ def few_shot(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     """Accuracy on the test set of the dataset that was trained on (P1 Table 5).
 
     Returns:
-        dataset, method, seed, stage, samples, lenient_correct, strict_correct, lenient, lenient_low, lenient_high, the
-        same three of strict, answer_rate, mean_generated_tokens; with several seeds also `_sd` of the rates.
+        dataset, method, seed, stage, samples, substring_correct, exact_correct, substring, substring_low,
+        substring_high, the same three of exact, valid_rate, mean_completion_tokens; with several seeds also `_sd` of
+        the rates.
     """
-    values = [*RULES, "answer_rate", "mean_generated_tokens"]
+    values = [*RULES, "valid_rate", "mean_completion_tokens"]
     table = _with_intervals(_in_domain(evaluations, FEW_SHOT))
     table = table[["dataset", "method", "seed", *_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]]
     table = _with_means(table, "dataset", ["method", "seed"], values)
@@ -77,9 +78,9 @@ def transfer(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     The diagonal is the in-domain result of the few-shot table. As in the paper, the mean over targets includes it.
 
     Returns:
-        method, source, target, seed, stage, zero_shot_stage, samples, lenient_correct, strict_correct; then for both
-        rules as for lenient: lenient, lenient_low, lenient_high, zero_shot_lenient, zero_shot_lenient_low,
-        zero_shot_lenient_high, lenient_gain; with several seeds also `_sd` of the gains.
+        method, source, target, seed, stage, zero_shot_stage, samples, substring_correct, exact_correct; then for both
+        rules as for substring: substring, substring_low, substring_high, zero_shot_substring, zero_shot_substring_low,
+        zero_shot_substring_high, substring_gain; with several seeds also `_sd` of the gains.
     """
     rates = _bounded(*RULES)
     cells = _with_intervals(evaluations[(evaluations["setting"] == FEW_SHOT) & has_transfer(grid)]).rename(
@@ -112,7 +113,7 @@ def training_cost(costs: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     """What training took: optimiser steps, samples seen, and tokens read and written; means over all cells of a method.
 
     Returns:
-        method, setting, dataset, seed, stage, steps, samples_seen, prompt_tokens, generated_tokens.
+        method, setting, dataset, seed, stage, steps, samples_seen, prompt_tokens, completion_tokens.
     """
     keys = ["setting", "dataset", "seed"]
     means = costs.groupby("method", sort=False)[_COSTS].mean().reset_index().assign(**dict.fromkeys(keys, MEAN))
@@ -143,8 +144,8 @@ def _in_domain(evaluations: pd.DataFrame, setting: str) -> pd.DataFrame:
 def _bounded(*names: str) -> list[str]:
     """Columns of shares, each with those of its 95% interval.
 
-    >>> _bounded("strict")
-    ['strict', 'strict_low', 'strict_high']
+    >>> _bounded("exact")
+    ['exact', 'exact_low', 'exact_high']
     """
     return [f"{name}{bound}" for name in names for bound in ("", "_low", "_high")]
 

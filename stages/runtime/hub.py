@@ -15,9 +15,9 @@ def check_revision(key: str, repository: str | None, revision: str | None) -> No
         UserError: it has none, or something else.
     """
     if repository is None and revision is not None:
-        raise UserError(f"{key}.revision: not legal without repository")
+        raise UserError(f"{key}.revision: invalid without repository")
     if repository is not None and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
-        raise UserError(f"{key}.revision: {revision!r} is not legal; legal: a commit hash (40 hexadecimal digits)")
+        raise UserError(f"{key}.revision: {revision!r} is invalid; valid: a commit hash (40 hexadecimal digits)")
 
 
 def fetch_snapshot(
@@ -68,7 +68,7 @@ def _told(key: str, repository: str, revision: str, what: str, fetch: Callable[[
     except errors.EntryNotFoundError:
         reason = f"{repository} has no {what} at {revision}; next: correct repository and revision"
     except errors.HFValidationError:
-        reason = f"{repository!r} is no repository; legal: owner/name"
+        reason = f"{repository!r} is no repository; valid: owner/name"
     except (errors.HfHubHTTPError, OSError) as error:
         reason = f"{repository} cannot be downloaded ({line(error)}); next: try again"
     raise UserError(f"{key}: {reason}") from None

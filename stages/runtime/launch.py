@@ -69,22 +69,22 @@ def check(params: LaunchParams, settings: dict[str, Any], trainer: str) -> None:
     Raises:
         UserError: they cannot.
     """
-    step, each = settings["prompts_per_step"], settings["prompts_per_pass"]
+    step, each = settings["global_batch_size"], settings["per_device_batch_size"]
     if step % (each * params.processes):
-        fits = f"prompts_per_pass of {step // params.processes} or what divides it"
+        fits = f"per_device_batch_size of {step // params.processes} or what divides it"
         raise UserError(
-            f"launch.processes: {params.processes} times {trainer}.prompts_per_pass of {each} does not divide "
-            f"prompts_per_step of {step}; legal: {fits if step % params.processes == 0 else f'what divides {step}'}"
+            f"launch.processes: {params.processes} times {trainer}.per_device_batch_size of {each} does not divide "
+            f"global_batch_size of {step}; valid: {fits if step % params.processes == 0 else f'what divides {step}'}"
         )
     if params.strategy in SPLIT and settings["precision"] != "bfloat16":
         raise UserError(
-            f"launch.strategy: {params.strategy!r} is not legal where {trainer}.precision is "
-            f"{settings['precision']}; legal: precision bfloat16, or single, ddp"
+            f"launch.strategy: {params.strategy!r} is invalid where {trainer}.precision is "
+            f"{settings['precision']}; valid: precision bfloat16, or single, ddp"
         )
     if params.strategy in ("fsdp", "zero3") and settings["adaptation"] == "qlora":
         raise UserError(
-            f"launch.strategy: {params.strategy!r} is not legal where {trainer}.adaptation is qlora, whose 4-bit "
-            "weights stay whole; legal: single, ddp, zero2"
+            f"launch.strategy: {params.strategy!r} is invalid where {trainer}.adaptation is qlora, whose 4-bit "
+            "weights stay whole; valid: single, ddp, zero2"
         )
 
 
@@ -101,7 +101,7 @@ def check_machine(params: LaunchParams, gpus: int, machines: int, deepspeed: boo
         UserError: it cannot.
     """
     if params.strategy in SPLIT and not gpus:
-        raise UserError(f"launch.strategy: {params.strategy!r} is not legal without a GPU; legal: single, ddp")
+        raise UserError(f"launch.strategy: {params.strategy!r} is invalid without a GPU; valid: single, ddp")
     if params.strategy in DEEPSPEED and not deepspeed:
         raise UserError(
             f"launch.strategy: {params.strategy!r} needs the package deepspeed; next: pip install deepspeed, or choose "
@@ -109,8 +109,8 @@ def check_machine(params: LaunchParams, gpus: int, machines: int, deepspeed: boo
         )
     if gpus and params.processes > gpus * machines:
         raise UserError(
-            f"launch.processes: {params.processes} is not legal with {gpus} GPUs in each of {machines} machines; "
-            f"legal: up to {gpus * machines}"
+            f"launch.processes: {params.processes} is invalid with {gpus} GPUs in each of {machines} machines; "
+            f"valid: up to {gpus * machines}"
         )
 
 

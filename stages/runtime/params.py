@@ -60,7 +60,7 @@ def validate(key: str, value: Any, model: type[Model]) -> Model:
     """Check `value`, which stands under the dotted `key`, against `model`.
 
     Raises:
-        UserError: names the first offending key, its value, and what is legal.
+        UserError: names the first offending key, its value, and what is valid.
     """
     try:
         return TypeAdapter(model).validate_python(value)
@@ -72,12 +72,12 @@ def validate_by_source(key: str, section: Any, models: Mapping[str, type[Model]]
     """Check a section whose `source` says against which of `models` it is checked.
 
     Raises:
-        UserError: names the first offending key, its value, and what is legal.
+        UserError: names the first offending key, its value, and what is valid.
     """
     if not isinstance(section, dict) or "source" not in section:
-        raise UserError(f"{key}.source: missing; legal: {', '.join(models)}")
+        raise UserError(f"{key}.source: missing; valid: {', '.join(models)}")
     if section["source"] not in models:
-        raise UserError(f"{key}.source: {section['source']!r} is not legal; legal: {', '.join(models)}")
+        raise UserError(f"{key}.source: {section['source']!r} is invalid; valid: {', '.join(models)}")
     return validate(key, section, models[section["source"]])
 
 
@@ -90,9 +90,9 @@ def read_section(key: str, model: type[Model]) -> Model:
     value: Any = read_params()
     for i, name in enumerate(key.split(".")):
         if not isinstance(value, dict) or name not in value:
-            legal = ", ".join(map(str, value)) if isinstance(value, dict) else "none"
+            valid = ", ".join(map(str, value)) if isinstance(value, dict) else "none"
             parent = ".".join(key.split(".")[:i]) or "params.yaml"
-            raise UserError(f"{key}: {name!r} is not a key of {parent}; legal: {legal}")
+            raise UserError(f"{key}: {name!r} is not a key of {parent}; valid: {valid}")
         value = value[name]
     return validate(key, value, model)
 
@@ -107,18 +107,18 @@ def _explain(key: str, error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     path = ".".join([*([key] if key else []), *(str(part) for part in first["loc"])])
     if first["type"] == "extra_forbidden":
-        return f"{path}: unknown key; legal: {', '.join(_keys_beside(model, first['loc']))}"
+        return f"{path}: unknown key; valid: {', '.join(_keys_beside(model, first['loc']))}"
     if first["type"] == "missing":
         return f"{path}: missing; every key is written out in params.yaml"
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     value = first["input"]
     if isinstance(value, dict):  # keys that do not fit together: those that the reason names
         value = {name: value[name] for name in value if re.search(rf"\b{re.escape(str(name))}\b", reason)} or value
-    return f"{path}: {value!r} is not legal; legal: {reason}"
+    return f"{path}: {value!r} is invalid; valid: {reason}"
 
 
 def _keys_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The legal keys at the level where an unknown key was found."""
+    """The valid keys at the level where an unknown key was found."""
     for name in location[:-1]:
         annotation = model.model_fields[name].annotation if name in model.model_fields else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):

@@ -13,10 +13,10 @@ SOURCES = {"coop": coop, "embedded": embedded, "folder": folder, "hub": hub, "pa
 
 
 def parse(key: str, section: Any) -> Source:
-    """Check a dataset's section of `params.yaml`, found under `key`; its `source` says which other keys are legal.
+    """Check a dataset's section of `params.yaml`, found under `key`; its `source` says which other keys are valid.
 
     Raises:
-        UserError: names the first offending key, its value, and what is legal.
+        UserError: names the first offending key, its value, and what is valid.
     """
     params: Source = validate_by_source(key, section, {name: module.Params for name, module in SOURCES.items()})
     if isinstance(params, SourceParams):

@@ -40,7 +40,7 @@ def list_rows(key: str, rows: Callable[[], Iterable[Row]], names: Sequence[str] 
                 raise UserError(f"{row.where}: has no label; next: remove the row, or label it")
             raise UserError(f"{key}: labels are numbers without names ({row.where}: {row.label!r}); next: set names")
         if names is not None and not (isinstance(row.label, int) and 0 <= row.label < len(names)):
-            raise UserError(f"{row.where}: label {row.label!r} is not legal; legal: 0 to {len(names) - 1}")
+            raise UserError(f"{row.where}: label {row.label!r} is invalid; valid: 0 to {len(names) - 1}")
         name = _digest(row.content)
         found.append((row.split, row.label, name))
         where.setdefault(name, row.where)
@@ -73,7 +73,7 @@ def image_bytes(value: Any, where: str, read: Callable[[str], bytes]) -> bytes:
         return value
     if isinstance(value, str) and value:
         return read(value)
-    raise UserError(f"{where}: has no image; legal: bytes, a struct of bytes and path, or a path")
+    raise UserError(f"{where}: has no image; valid: bytes, a struct of bytes and path, or a path")
 
 
 def _digest(content: bytes) -> str:

@@ -151,7 +151,7 @@ def assign(key: str, listing: Listing, params: SourceParams) -> list[Example]:
 def checked_classes(key: str, listing: Listing, params: SourceParams) -> tuple[list[str], list[str]]:
     """The class names, cleaned, and underscores replaced if asked for; and what is to be said of them.
 
-    Of the paper's sets are legal, with a warning, names that have a comma or are equal but for case; and without one
+    Of the paper's sets are valid, with a warning, names that have a comma or are equal but for case; and without one
     those that stand twice.
 
     Raises:
@@ -160,7 +160,7 @@ def checked_classes(key: str, listing: Listing, params: SourceParams) -> tuple[l
     """
     if len(listing.classes) < 2:
         found = f" ({listing.classes[0]!r})" if listing.classes else ""
-        raise UserError(f"{key}: {len(listing.classes)} class{found}; legal: two or more, to choose between")
+        raise UserError(f"{key}: {len(listing.classes)} class{found}; valid: two or more, to choose between")
     images = Counter(example.label for example in listing.examples)
     names = [clean_name(name) for name in listing.classes]
     for label, (old, name) in enumerate(zip(listing.classes, names, strict=True)):
@@ -182,10 +182,10 @@ def checked_classes(key: str, listing: Listing, params: SourceParams) -> tuple[l
             twice = next(
                 name for name in spaced if len({old for old, new in zip(names, spaced, strict=True) if new == name}) > 1
             )
-            raise UserError(f"{key}.underscores: with 'spaces' two classes are called {twice!r}; legal: 'keep'")
+            raise UserError(f"{key}.underscores: with 'spaces' two classes are called {twice!r}; valid: 'keep'")
         if "" in spaced:
             raise UserError(
-                f"{key}.underscores: with 'spaces' class {names[spaced.index('')]!r} has no name; legal: 'keep'"
+                f"{key}.underscores: with 'spaces' class {names[spaced.index('')]!r} has no name; valid: 'keep'"
             )
         names = spaced
     warnings += _ambiguous(key, names, params.known is not None)
@@ -277,7 +277,7 @@ def inside(where: str, name: str) -> PurePosixPath:
     """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name:
-        raise UserError(f"{where}: {name!r} leads out of the dataset; legal: a relative path below it")
+        raise UserError(f"{where}: {name!r} leads out of the dataset; valid: a relative path below it")
     return path
 
 
@@ -294,7 +294,7 @@ def below(where: str, folder: Path, name: str) -> Path:
     inner = Path(os.path.normpath(path.absolute())).is_relative_to(Path(os.path.normpath(folder.absolute())))
     cached = folder.parent.name == "snapshots" and real.is_relative_to(root.parent.parent / "blobs")
     if "://" in name or not (real.is_relative_to(root) or (inner and cached)):
-        raise UserError(f"{where}: {name!r} leads out of the dataset; legal: a path below {folder}")
+        raise UserError(f"{where}: {name!r} leads out of the dataset; valid: a path below {folder}")
     return path
 
 

@@ -69,10 +69,10 @@ class Params(SourceParams):
     def check(self, key: str) -> None:
         """One place, and in a repository one commit."""
         if self.path is not None and self.repository is not None:
-            raise UserError(f"{key}: path and repository are both set; legal: one of them")
+            raise UserError(f"{key}: path and repository are both set; valid: one of them")
         hub.check_revision(key, self.repository, self.revision)
         if self.repository is not None and LAYOUTS[self.dataset].archive is None:
-            raise UserError(f"{key}.repository: none has {self.dataset} in this layout; legal: path")
+            raise UserError(f"{key}.repository: none has {self.dataset} in this layout; valid: path")
 
 
 class Folder:

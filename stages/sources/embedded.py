@@ -31,7 +31,7 @@ def load(key: str, params: Params) -> Chosen:
 
     name = key.rpartition(".")[2]
     if name not in embedded.CLASSES:
-        raise UserError(f"{key}.source: 'embedded' is not legal for {name!r}; legal for {', '.join(embedded.CLASSES)}")
+        raise UserError(f"{key}.source: 'embedded' is invalid for {name!r}; valid for {', '.join(embedded.CLASSES)}")
     try:
         images, labels, splits, classes = embedded.build(
             name, params.seed, params.train_per_class, params.validation_per_class, params.test_per_class

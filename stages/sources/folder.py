@@ -28,7 +28,7 @@ def list_images(key: str, params: Params) -> Listing:
     """
     root = expand(f"{key}.path", params.path)
     if not root.is_dir():
-        raise UserError(f"{key}.path: {root} is a file; legal: a folder with one folder per class")
+        raise UserError(f"{key}.path: {root} is a file; valid: a folder with one folder per class")
     folders = sub_folders(root)
     if not folders:
         raise UserError(f"{key}.path: {root} has no folder in it; next: put the images of each class in one of its own")
@@ -36,7 +36,7 @@ def list_images(key: str, params: Params) -> Listing:
     if split:
         twice = [name for name in folders if SPLIT_FOLDERS[name] == "validation"]
         if len(twice) > 1:
-            raise UserError(f"{key}.path: {root} has {' and '.join(twice)}; legal: one of them")
+            raise UserError(f"{key}.path: {root} has {' and '.join(twice)}; valid: one of them")
         classes_of = {SPLIT_FOLDERS[name]: sub_folders(folder) for name, folder in folders.items()}
     else:
         classes_of = {"train": folders}
@@ -70,8 +70,8 @@ def image_files(folder: Path) -> Iterator[Path]:
     """The files below a folder whose name ends as an image's does."""
     from PIL import Image
 
-    legal = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    valid = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in legal and not hidden and path.is_file():
+        if path.suffix.lower() in valid and not hidden and path.is_file():
             yield path

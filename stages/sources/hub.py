@@ -39,13 +39,13 @@ class Params(SourceParams):
         """One place, in a repository one commit, and splits that have no image in common."""
         if (self.path is None) == (self.repository is None):
             found = "neither is" if self.path is None else "both are"
-            raise UserError(f"{key}: of path and repository {found} set; legal: one of them")
+            raise UserError(f"{key}: of path and repository {found} set; valid: one of them")
         check_revision(key, self.repository, self.revision)
         if "train" not in self.splits:
             raise UserError(f"{key}.splits: train is missing")
         for name in self.splits.values():
             if list(self.splits.values()).count(name) > 1:
-                raise UserError(f"{key}.splits: {name!r} stands twice; legal: each once")
+                raise UserError(f"{key}.splits: {name!r} stands twice; valid: each once")
 
 
 def list_images(key: str, params: Params) -> Listing:
@@ -94,11 +94,11 @@ def _columns(key: str, found: Any, split: str, params: Params) -> Any:
     import datasets
 
     if split not in found:
-        raise UserError(f"{key}.splits: {split!r} is not legal; legal: {', '.join(map(str, found))}")
+        raise UserError(f"{key}.splits: {split!r} is invalid; valid: {', '.join(map(str, found))}")
     table = found[split]
     for name in ("image_column", "label_column"):
         if (column := getattr(params, name)) not in (table.features or {}):
-            raise UserError(f"{key}.{name}: {column!r} is not legal; legal: {', '.join(table.features or {})}")
+            raise UserError(f"{key}.{name}: {column!r} is invalid; valid: {', '.join(table.features or {})}")
     table = table.select_columns([params.image_column, params.label_column])
     if isinstance(table.features[params.image_column], datasets.Image):
         table = table.cast_column(params.image_column, datasets.Image(decode=False))

@@ -68,7 +68,7 @@ def _files(key: str, root: Path, params: Params) -> list[tuple[str, Path]]:
         files += [(split, path) for path in paths]
     twice = [path for _, path in files if sum(path == other for _, other in files) > 1]
     if twice:
-        raise UserError(f"{key}.splits: {twice[0]} is in two splits; legal: each file in one")
+        raise UserError(f"{key}.splits: {twice[0]} is in two splits; valid: each file in one")
     return files
 
 
@@ -124,6 +124,6 @@ def _open(path: Path, params: Params) -> Any:
         raise UserError(f"{path}: is no parquet file ({reason}); next: write or download it again") from None
     for key in ("image_column", "label_column"):
         if (name := getattr(params, key)) not in file.schema_arrow.names:
-            legal = ", ".join(file.schema_arrow.names)
-            raise UserError(f"{path}: has no column {name!r}; legal for {key}: {legal}")
+            valid = ", ".join(file.schema_arrow.names)
+            raise UserError(f"{path}: has no column {name!r}; valid for {key}: {valid}")
     return file

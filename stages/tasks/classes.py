@@ -45,7 +45,7 @@ def parts(classes: int, params: FewShotParams | BaseToNewParams) -> dict[str, ra
         return {"all": range(classes)}
     if classes < 2:
         raise UserError(
-            f"settings: 'base_to_new' is not legal for a dataset of {classes} class; legal: 2 classes or more"
+            f"settings: 'base_to_new' is invalid for a dataset of {classes} class; valid: 2 classes or more"
         )
     base = classes // 2 if params.base_half == "floor" else -(-classes // 2)
     return {"base": range(base), "new": range(base, classes)}

@@ -13,7 +13,7 @@ def notes(names: Sequence[str]) -> list[str]:
     """What the published rules of reward and evaluation would pay or count among these class names.
 
     >>> notes(["ok", "not ok"])
-    ["the lenient rule cannot tell 1 pair of class names apart: 'not ok' counts as 'ok'"]
+    ["the substring rule cannot tell 1 pair of class names apart: 'not ok' counts as 'ok'"]
     >>> notes(["river", "forest"])
     []
     """
@@ -23,7 +23,7 @@ def notes(names: Sequence[str]) -> list[str]:
         found.append(f"the published accuracy reward pays {_pairs(paid)} of class names, wrong for right: {shown}")
     if contained := contained_pairs(names):
         shown = first_of((f"{longer!r} counts as {shorter!r}" for longer, shorter in contained), _SHOWN)
-        found.append(f"the lenient rule cannot tell {_pairs(contained)} of class names apart: {shown}")
+        found.append(f"the substring rule cannot tell {_pairs(contained)} of class names apart: {shown}")
     return found
 
 

@@ -77,8 +77,8 @@ def draw(
         candidates = [row for _, row in sorted(by_class[label])]
         if shots is not None and len(candidates) < shots:
             raise UserError(
-                f"{key}: {shots} is not legal: class {name!r} has {len(candidates)} images; "
-                f"legal: at most {len(candidates)}{remedy}"
+                f"{key}: {shots} is invalid: class {name!r} has {len(candidates)} images; "
+                f"valid: at most {len(candidates)}{remedy}"
             )
         count = len(candidates) if shots is None else shots
         drawn += [candidates[i] for i in random.permutation(len(candidates))[:count]]

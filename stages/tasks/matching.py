@@ -1,4 +1,4 @@
-"""When an output counts as right: the paper's lenient rule, and a strict one beside it."""
+"""When an output counts as right: the paper's substring rule, and a exact one beside it."""
 
 from stages.methods.answers import read_tag
 
@@ -7,7 +7,7 @@ def published(output: str, label: str) -> bool:
     """The published rule (P1 code): ignoring case, the label is a substring of the answer.
 
     The answer is the content of the first answer tag where there is one and it is not empty, else the whole output
-    stripped. Underscores of a label may stand as spaces. Lenient: an output that lists all options is right.
+    stripped. Underscores of a label may stand as spaces. Substring: an output that lists all options is right.
 
     >>> published("<answer>It is a Sea or Lake.</answer>", "Sea_or_Lake")
     True
@@ -18,10 +18,10 @@ def published(output: str, label: str) -> bool:
     return label.lower() in answer or label.replace("_", " ").lower() in answer
 
 
-def strict(parsed: str | None, label: str) -> bool:
+def exact(parsed: str | None, label: str) -> bool:
     """Equality of the label and the answer that the method's parser found, to the letter.
 
-    >>> strict("forest, river", "river")
+    >>> exact("forest, river", "river")
     False
     """
     return parsed == label

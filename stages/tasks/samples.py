@@ -61,11 +61,11 @@ def decode(content: bytes, where: str, size: int | None = None, way: Way = "dire
             image = image.convert("RGB")
     except Image.DecompressionBombError:
         limit = f"{2 * Image.MAX_IMAGE_PIXELS:,}"
-        raise UserError(f"{where}: has more pixels than Pillow reads; legal: at most {limit}") from None
+        raise UserError(f"{where}: has more pixels than Pillow reads; valid: at most {limit}") from None
     except UnidentifiedImageError:
-        raise UserError(f"{where}: cannot be read as an image; legal: any format that Pillow reads") from None
+        raise UserError(f"{where}: cannot be read as an image; valid: any format that Pillow reads") from None
     except IMAGE_FAULTS as error:
-        raise UserError(f"{where}: cannot be read as an image ({error}); legal: any format that Pillow reads") from None
+        raise UserError(f"{where}: cannot be read as an image ({error}); valid: any format that Pillow reads") from None
     if way == "published":
         image = image.resize(multiples_of_28(*image.size, where), Image.Resampling.BICUBIC)
     if size is not None and image.size != (size, size):
@@ -88,8 +88,8 @@ def multiples_of_28(width: int, height: int, where: str) -> tuple[int, int]:
     try:
         rows, columns = smart_resize(height, width, 28, min_pixels=4 * 28 * 28, max_pixels=16384 * 28 * 28)
     except ValueError:
-        legal = "legal where images.evaluation is published: at most 200 times as long as wide"
-        raise UserError(f"{where}: has {width} x {height} pixels; {legal}") from None
+        valid = "valid where images.evaluation is published: at most 200 times as long as wide"
+        raise UserError(f"{where}: has {width} x {height} pixels; {valid}") from None
     return columns, rows
 
 

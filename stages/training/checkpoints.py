@@ -55,7 +55,7 @@ class Checkpoints:
         self.folder = Path(folder)
         text = os.environ.get("CHECKPOINT_SECONDS") or "60"
         if not re.fullmatch(r"\d+(\.\d*)?", text):
-            raise UserError(f"CHECKPOINT_SECONDS: {text!r} is not legal; legal: seconds from 0 on, 0 for every step")
+            raise UserError(f"CHECKPOINT_SECONDS: {text!r} is invalid; valid: seconds from 0 on, 0 for every step")
         self._seconds = self._wait = float(text)
         self._last = time.monotonic()
 

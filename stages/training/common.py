@@ -45,8 +45,8 @@ class TrainingParams(Section):
 
     steps: int | None = Field(gt=0)
     epochs: float | None = Field(gt=0)
-    prompts_per_step: int = Field(gt=0)
-    prompts_per_pass: int = Field(gt=0)
+    global_batch_size: int = Field(gt=0)
+    per_device_batch_size: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
     learning_rate_schedule: Literal["linear", "cosine", "constant"]
     warmup_steps: int = Field(ge=0)
@@ -62,8 +62,8 @@ class TrainingParams(Section):
     def _fits(self) -> TrainingParams:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("exactly one of steps and epochs is a number, the other null")
-        if self.prompts_per_step % self.prompts_per_pass:
-            raise ValueError("prompts_per_pass must divide prompts_per_step")
+        if self.global_batch_size % self.per_device_batch_size:
+            raise ValueError("per_device_batch_size must divide global_batch_size")
         if self.adaptation == "qlora" and self.precision != "bfloat16":
             raise ValueError("precision is bfloat16 where adaptation is qlora, whose adapters are")
         return self
@@ -75,7 +75,7 @@ class Record:
 
     Attributes:
         curves: one row per optimiser step: step, loss, and what the trainer adds.
-        cost: steps, samples_seen, prompt_tokens, generated_tokens.
+        cost: steps, samples_seen, prompt_tokens, completion_tokens.
         weights: by name, on the processor, where they had been split over processes and the model has but a part; else
             None.
     """
@@ -101,17 +101,18 @@ def arguments(params: TrainingParams, seed: int, folder: str | Path, rows_per_pr
 
     # `launch` says the same; a user's own launcher need not.
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if params.prompts_per_step % (params.prompts_per_pass * processes):
+    if params.global_batch_size % (params.per_device_batch_size * processes):
         raise UserError(
-            f"prompts_per_step: {params.prompts_per_step} is not legal for {processes} processes of "
-            f"{params.prompts_per_pass} prompts a pass; legal: multiples of {processes * params.prompts_per_pass}"
+            f"global_batch_size: {params.global_batch_size} is invalid for {processes} processes of "
+            f"{params.per_device_batch_size} prompts each; valid: multiples of "
+            f"{processes * params.per_device_batch_size}"
         )
     return {
         "output_dir": str(folder),
         "max_steps": params.steps or -1,
         "num_train_epochs": params.epochs or 1,
-        "per_device_train_batch_size": params.prompts_per_pass * rows_per_prompt,
-        "gradient_accumulation_steps": params.prompts_per_step // (params.prompts_per_pass * processes),
+        "per_device_train_batch_size": params.per_device_batch_size * rows_per_prompt,
+        "gradient_accumulation_steps": params.global_batch_size // (params.per_device_batch_size * processes),
         "learning_rate": params.learning_rate,
         "lr_scheduler_type": schedule(params),
         "warmup_steps": params.warmup_steps,
@@ -178,8 +179,8 @@ def check_prompt_lengths(processor: Any, samples: list[dict[str, Any]], longest:
     lengths = [length + first - lengths[0] for length in lengths]
     if above := sum(length > longest for length in lengths):
         raise UserError(
-            f"max_prompt_length: {longest} is not legal for {above} of {len(samples)} prompts, whose longest has "
-            f"{max(lengths)} tokens; legal: from {max(lengths)} on, or null; or list fewer names (split.options)"
+            f"max_prompt_length: {longest} is invalid for {above} of {len(samples)} prompts, whose longest has "
+            f"{max(lengths)} tokens; valid: from {max(lengths)} on, or null; or list fewer names (split.options)"
         )
 
 
@@ -204,7 +205,7 @@ def check_lora_target(model: Any, params: TrainingParams) -> None:
     endings = dict.fromkeys(name.rpartition(".")[2] for name in linear)
     endings = [name for name in endings if not name.isdecimal()]
     raise UserError(
-        f"{trainer}.lora.target (where it is null, models.<name>.lora): {target!r} matches {found}; legal: a regular "
+        f"{trainer}.lora.target (where it is null, models.<name>.lora): {target!r} matches {found}; valid: a regular "
         f"expression that matches whole names, such as {linear[0]}; they end in {', '.join(endings)}"
     )
 

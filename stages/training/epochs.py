@@ -41,7 +41,7 @@ class Schedule:
 
 
 def schedule(
-    samples: int, steps: int | None, epochs: float | None, prompts_per_step: int, iterations: int, epoch: Epoch
+    samples: int, steps: int | None, epochs: float | None, global_batch_size: int, iterations: int, epoch: Epoch
 ) -> Schedule:
     """The steps that a training of reinforcement makes; exactly one of `steps` and `epochs` is a number.
 
@@ -55,12 +55,12 @@ def schedule(
     >>> schedule(40, None, 100, 16, 1, "whole_steps")
     Schedule(steps=200, prompts=(16, 16), iterations=1)
     """
-    whole, rest = divmod(samples, prompts_per_step)
+    whole, rest = divmod(samples, global_batch_size)
     if epoch == "published":
-        whole, rest = divmod(math.ceil(samples / GPUS) * GPUS, prompts_per_step)
-    prompts = (prompts_per_step,) * whole + ((rest,) if rest and epoch == "published" else ())
+        whole, rest = divmod(math.ceil(samples / GPUS) * GPUS, global_batch_size)
+    prompts = (global_batch_size,) * whole + ((rest,) if rest and epoch == "published" else ())
     total = steps if steps is not None else math.ceil((epochs or 1) * max(whole * iterations, 1))
-    return Schedule(total, prompts or (prompts_per_step,), iterations)
+    return Schedule(total, prompts or (global_batch_size,), iterations)
 
 
 class PublishedEpoch:

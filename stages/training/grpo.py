@@ -65,10 +65,12 @@ class Params(TrainingParams):
         if self.epoch == "published":
             if self.iterations > 1:
                 raise ValueError("iterations: 1 where epoch is published, whose trainer used each completion once")
-            if self.prompts_per_step % GPUS:
-                raise ValueError(f"prompts_per_step is a multiple of {GPUS} where epoch is published")
-            if GPUS % self.prompts_per_pass and self.prompts_per_pass != self.prompts_per_step:
-                raise ValueError(f"prompts_per_pass divides {GPUS}, or is prompts_per_step, where epoch is published")
+            if self.global_batch_size % GPUS:
+                raise ValueError(f"global_batch_size is a multiple of {GPUS} where epoch is published")
+            if GPUS % self.per_device_batch_size and self.per_device_batch_size != self.global_batch_size:
+                raise ValueError(
+                    f"per_device_batch_size divides {GPUS}, or is global_batch_size, where epoch is published"
+                )
         return self
 
 
@@ -108,10 +110,12 @@ def train(
 
     check_lora_target(model, params)
     check_prompt_lengths(processor, samples, params.max_prompt_length)
-    check_step(len(samples), params.prompts_per_step, params.epoch)
+    check_step(len(samples), params.global_batch_size, params.epoch)
     check_processes(params, int(os.environ.get("WORLD_SIZE", "1")))
-    plan = schedule(len(samples), params.steps, params.epochs, params.prompts_per_step, params.iterations, params.epoch)
-    if line := dropped(len(samples), params.prompts_per_step, params.epoch):
+    plan = schedule(
+        len(samples), params.steps, params.epochs, params.global_batch_size, params.iterations, params.epoch
+    )
+    if line := dropped(len(samples), params.global_batch_size, params.epoch):
         print(line, file=sys.stderr, flush=True)
     if params.vllm:
         vllm.check_installed()
@@ -166,7 +170,7 @@ def cost(history: list[dict[str, float]], steps: int, plan: Schedule, generation
         generations: completions per prompt.
 
     Returns:
-        steps, samples_seen (completions), prompt_tokens (each prompt's once per completion), generated_tokens.
+        steps, samples_seen (completions), prompt_tokens (each prompt's once per completion), completion_tokens.
     """
     tokens = int(max(entry.get("num_tokens", 0) for entry in history))
     lengths = {int(row["step"]): row["completions/mean_length"] for row in history if "completions/mean_length" in row}
@@ -175,18 +179,18 @@ def cost(history: list[dict[str, float]], steps: int, plan: Schedule, generation
         "steps": steps,
         "samples_seen": sum(plan.sampled(step) for step in range(1, steps + 1)) * generations,
         "prompt_tokens": tokens - generated,
-        "generated_tokens": generated,
+        "completion_tokens": generated,
     }
 
 
-def dropped(samples: int, prompts_per_step: int, epoch: Epoch) -> str | None:
+def dropped(samples: int, global_batch_size: int, epoch: Epoch) -> str | None:
     """The line on samples that fill no step, of which TRL's sampler leaves out others in each epoch; None: none are."""
-    rest = samples % prompts_per_step
+    rest = samples % global_batch_size
     if epoch == "published" or not rest:
         return None
     return (
         f"grpo.epoch: whole_steps leaves out {rest} of {samples} samples in each epoch, other ones each time, since "
-        f"they fill no step of {prompts_per_step} prompts"
+        f"they fill no step of {global_batch_size} prompts"
     )
 
 
@@ -194,20 +198,20 @@ def check_processes(params: Params, processes: int) -> None:
     """Refuse processes over which the short step of a published epoch cannot be kept.
 
     Raises:
-        UserError: the key and what is legal.
+        UserError: the key and what is valid.
     """
-    together = params.prompts_per_pass * processes
+    together = params.per_device_batch_size * processes
     if params.epoch != "published" or not GPUS % together:
         return
-    if GPUS % processes or together != params.prompts_per_step:
+    if GPUS % processes or together != params.global_batch_size:
         raise UserError(
-            f"grpo.prompts_per_pass: {params.prompts_per_pass} is not legal for {processes} processes where grpo.epoch "
-            f"is published; legal: prompts of a pass of all processes that divide {GPUS}, or are prompts_per_step "
-            f"({params.prompts_per_step}) over at most {GPUS} processes"
+            f"grpo.per_device_batch_size: {params.per_device_batch_size} is invalid for {processes} processes where "
+            f"grpo.epoch is published; valid: prompts of a pass of all processes that divide {GPUS}, or are global_batch_size "
+            f"({params.global_batch_size}) over at most {GPUS} processes"
         )
 
 
-def check_step(samples: int, prompts_per_step: int, epoch: Epoch = "whole_steps") -> None:
+def check_step(samples: int, global_batch_size: int, epoch: Epoch = "whole_steps") -> None:
     """Refuse fewer samples than a step takes: TRL makes whole steps only, and would end without having taught.
 
     A published epoch has a short step for them.
@@ -215,10 +219,10 @@ def check_step(samples: int, prompts_per_step: int, epoch: Epoch = "whole_steps"
     Raises:
         UserError: how many samples there are.
     """
-    if epoch == "whole_steps" and samples < prompts_per_step:
+    if epoch == "whole_steps" and samples < global_batch_size:
         raise UserError(
-            f"grpo.prompts_per_step: {prompts_per_step} is not legal for {samples} samples, of which no step can be "
-            f"made; legal: up to {samples}, or more images of each class (split.shots)"
+            f"grpo.global_batch_size: {global_batch_size} is invalid for {samples} samples, of which no step can be "
+            f"made; valid: up to {samples}, or more images of each class (split.shots)"
         )
 
 

@@ -89,9 +89,9 @@ def train(
     tokens = int(max(entry.get("num_tokens", 0) for entry in history))
     cost = {
         "steps": steps,
-        "samples_seen": samples_seen(len(samples), steps, params.prompts_per_step),
+        "samples_seen": samples_seen(len(samples), steps, params.global_batch_size),
         "prompt_tokens": tokens,
-        "generated_tokens": 0,
+        "completion_tokens": 0,
     }
     return result(trainer, cost)
 
@@ -121,11 +121,11 @@ def whole_text(processor: Any, rows: list[dict[str, Any]]) -> Any:
     return batch
 
 
-def samples_seen(samples: int, steps: int, prompts_per_step: int) -> int:
+def samples_seen(samples: int, steps: int, global_batch_size: int) -> int:
     """How many samples so many steps were taught with: the last step of an epoch takes what is left.
 
     >>> samples_seen(40, 3, 16), samples_seen(40, 4, 16)
     (40, 56)
     """
-    epochs, rest = divmod(steps, math.ceil(samples / prompts_per_step))
-    return epochs * samples + rest * prompts_per_step
+    epochs, rest = divmod(steps, math.ceil(samples / global_batch_size))
+    return epochs * samples + rest * global_batch_size

@@ -33,7 +33,7 @@ def check_installed() -> None:
     if find_spec("vllm") is None:
         raise UserError("grpo.vllm: true needs the package vllm; next: pip install 'trl[vllm]', or grpo.vllm: false")
     if not torch.cuda.is_available():
-        raise UserError("grpo.vllm: true is not legal without a GPU; legal: false")
+        raise UserError("grpo.vllm: true is invalid without a GPU; valid: false")
 
 
 class SamePrompts:
@@ -59,6 +59,6 @@ class SamePrompts:
                 raise UserError(
                     f"grpo.vllm: vLLM read prompt {number} of the batch otherwise than it was sent: {len(back)} tokens "
                     f"for {len(sent)}, the first other one at {place}, so that what it sampled belongs to another "
-                    "prompt; legal: false"
+                    "prompt; valid: false"
                 )
         return (read, *rest)

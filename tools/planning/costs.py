@@ -104,7 +104,7 @@ class Training:
         targets: regular expression over the names of modules that get adapters; None where that is not said.
         dtype: in which the base model is published; adapters leave it in this type.
         samples: how many there are to learn from.
-        prompts: in a step, on average: `prompts_per_step`, or fewer where an epoch ends with an incomplete step.
+        prompts: in a step, on average: `global_batch_size`, or fewer where an epoch ends with an incomplete step.
         processes: GPUs that train together, each on its share of a step's prompts.
     """
 
@@ -112,8 +112,8 @@ class Training:
     steps: int
     samples: int
     prompts: float
-    prompts_per_step: int
-    prompts_per_pass: int
+    global_batch_size: int
+    per_device_batch_size: int
     adaptation: Adaptation = "full"
     rank: int = 8
     targets: str | None = None
@@ -135,7 +135,7 @@ class Training:
     @property
     def passes(self) -> int:
         """Passes of one process in an optimiser step."""
-        return max(self.prompts_per_step // (self.prompts_per_pass * self.processes), 1)
+        return max(self.global_batch_size // (self.per_device_batch_size * self.processes), 1)
 
     @property
     def shares(self) -> bool:
@@ -156,9 +156,9 @@ class Training:
         return self.strategy in ("fsdp", "zero3")
 
     @property
-    def legal(self) -> bool:
+    def valid(self) -> bool:
         """Whether `stages.runtime.launch` and the trainers take these settings together."""
-        whole = self.prompts_per_step % (self.prompts_per_pass * self.processes) == 0
+        whole = self.global_batch_size % (self.per_device_batch_size * self.processes) == 0
         typed = self.precision == "bfloat16" or not (
             self.deepspeed or self.splits_weights or self.adaptation == "qlora"
         )
@@ -208,8 +208,8 @@ def schedule(
     samples: int,
     steps: int | None,
     epochs: float | None,
-    prompts_per_step: int,
-    prompts_per_pass: int,
+    global_batch_size: int,
+    per_device_batch_size: int,
     processes: int,
     reinforced: bool,
     iterations: int,
@@ -221,10 +221,10 @@ def schedule(
     itself asks, `stages.training.epochs`.
     """
     if reinforced:
-        found = epochs_of_trainer.schedule(samples, steps, epochs, prompts_per_step, iterations, epoch)
+        found = epochs_of_trainer.schedule(samples, steps, epochs, global_batch_size, iterations, epoch)
         return found.steps, found.mean
-    batches = math.ceil(math.ceil(samples / prompts_per_pass) / processes)
-    per_epoch = math.ceil(batches / (prompts_per_step // (prompts_per_pass * processes)))
+    batches = math.ceil(math.ceil(samples / per_device_batch_size) / processes)
+    per_epoch = math.ceil(batches / (global_batch_size // (per_device_batch_size * processes)))
     prompts = samples / per_epoch
     return steps if steps is not None else math.ceil((epochs or 1) * max(per_epoch, 1)), prompts
 
@@ -364,7 +364,7 @@ def training_memory(architecture: Architecture, training: Training, sample: Samp
     weights = held_weights(architecture, training)
     shards = training.processes if training.splits_weights else 1
     state_shards = training.processes if training.splits_weights or training.deepspeed else 1
-    group, rows = training.generations, training.prompts_per_pass
+    group, rows = training.generations, training.per_device_batch_size
     fresh_rows = rows * training.passes
     if training.shares:
         tokens, images = sample.prompt + group * sample.completion, 1
@@ -419,13 +419,15 @@ def decoding_bytes(architecture: Architecture, training: Training) -> float:
 
 def remedies(architecture: Architecture, training: Training, sample: Sample, available: float) -> list[str]:
     """The smallest changes of settings that make a training fit, each as `key: value`; cheapest first, [] if none."""
-    passes = [size for size in range(training.prompts_per_pass - 1, 0, -1) if training.prompts_per_pass % size == 0]
-    smaller = [{"prompts_per_pass": size} for size in passes]
+    passes = [
+        size for size in range(training.per_device_batch_size - 1, 0, -1) if training.per_device_batch_size % size == 0
+    ]
+    smaller = [{"per_device_batch_size": size} for size in passes]
     checkpointed = {"gradient_checkpointing": True}
     split = [{"strategy": "zero3", "processes": count} for count in (2, 4, 8) if count > training.processes]
     adapted = [] if training.targets is None else [{"adaptation": way} for way in ("lora", "qlora")]
     singles = [*smaller, checkpointed, *split, *adapted]
-    one = {"prompts_per_pass": 1}
+    one = {"per_device_batch_size": 1}
     doubles = [one | checkpointed, *(way | other for way in (*split, *adapted) for other in (one, checkpointed))]
     triples = [way | one | checkpointed for way in (*split, *adapted)]
     for ways in (singles, doubles, triples):
@@ -433,7 +435,7 @@ def remedies(architecture: Architecture, training: Training, sample: Sample, ava
         fitting = [
             way
             for way in changed
-            if way != training and way.legal and training_memory(architecture, way, sample).total <= available
+            if way != training and way.valid and training_memory(architecture, way, sample).total <= available
         ]
         if fitting:
             # Of several values of the same settings the first.
@@ -502,7 +504,7 @@ def training_seconds(
 
     step = seconds(work.training, times * training.passes)
     if training.reinforced:
-        rows = training.prompts_per_pass * training.passes
+        rows = training.per_device_batch_size * training.passes
         tokens = sample.prompt + training.generations * length if training.shares else 0
         tokens = tokens or training.generations * (sample.prompt + length)
         fresh = seconds(work.sampling, 1) + seconds(work.reference, training.passes) * (work.reference > 0)

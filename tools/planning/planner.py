@@ -121,12 +121,12 @@ def hub_model(key: str, params: HubModelParams, image_size: int, assumptions: As
     if params.path is not None:
         folder = expand(f"{key}.path", params.path)
         if (kind := read_json(folder / "config.json").get("model_type")) != "qwen2_vl":
-            raise UserError(f"{key}.path: the cost of a model of type {kind!r} is not known; legal: 'qwen2_vl'")
+            raise UserError(f"{key}.path: the cost of a model of type {kind!r} is not known; valid: 'qwen2_vl'")
         with reading(folder / "config.json", "the configuration of a model"):
             architecture = Architecture.of(Qwen2VLConfig.from_pretrained(str(folder), local_files_only=True))
     elif params.repository not in PUBLISHED:
         known = ", ".join(PUBLISHED)
-        raise UserError(f"{key}.repository: the shapes of {params.repository!r} are not known; legal: {known}, or path")
+        raise UserError(f"{key}.repository: the shapes of {params.repository!r} are not known; valid: {known}, or path")
     else:
         architecture = Architecture.of(PUBLISHED[params.repository])
     factor = architecture.patch * architecture.merge
@@ -240,13 +240,13 @@ class Planner:
         names, rule = self.taught(setting, dataset)
         samples = self.params.split.shots * len(names)
         if reinforced:
-            grpo.check_step(samples, settings["prompts_per_step"], settings["epoch"])
+            grpo.check_step(samples, settings["global_batch_size"], settings["epoch"])
         steps, prompts = costs.schedule(
             samples=samples,
             steps=settings["steps"],
             epochs=settings["epochs"],
-            prompts_per_step=settings["prompts_per_step"],
-            prompts_per_pass=settings["prompts_per_pass"],
+            global_batch_size=settings["global_batch_size"],
+            per_device_batch_size=settings["per_device_batch_size"],
             processes=self.params.launch.processes,
             reinforced=reinforced,
             iterations=settings.get("iterations", 1),
@@ -361,8 +361,8 @@ class Planner:
 
 
 _SHARED_SETTINGS = (
-    "prompts_per_step",
-    "prompts_per_pass",
+    "global_batch_size",
+    "per_device_batch_size",
     "adaptation",
     "precision",
     "gradient_checkpointing",
@@ -381,7 +381,7 @@ def planner(params: dict[str, Any], assumptions: Assumptions, speed: Speed) -> P
     """Check the parameters and look at what is there.
 
     Raises:
-        UserError: a parameter is not legal, the model's shapes are not known, or nothing is known of any dataset.
+        UserError: a parameter is invalid, the model's shapes are not known, or nothing is known of any dataset.
     """
     checked = configure.check(params)
     key = f"models.{checked.model}"
