@@ -206,8 +206,8 @@ def check_processes(params: Params, processes: int) -> None:
     if GPUS % processes or together != params.global_batch_size:
         raise UserError(
             f"grpo.per_device_batch_size: {params.per_device_batch_size} is invalid for {processes} processes where "
-            f"grpo.epoch is published; valid: prompts of a pass of all processes that divide {GPUS}, or are global_batch_size "
-            f"({params.global_batch_size}) over at most {GPUS} processes"
+            f"grpo.epoch is published; valid: prompts of a pass of all processes that divide {GPUS}, or are "
+            f"global_batch_size ({params.global_batch_size}) over at most {GPUS} processes"
         )
 
 
