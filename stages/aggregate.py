@@ -1,6 +1,6 @@
 """Stage `aggregate`: the records of the grid's cells become the tables of the paper, a summary and plots.
 
-Reads metrics/records, and footnotes from data/download; writes metrics/summary.json, metrics/tables, metrics/plots.
+Reads metrics/records; writes metrics/summary.json, metrics/tables, metrics/plots.
 """
 
 import json
@@ -17,13 +17,12 @@ from stages.runtime.files import write_file
 from stages.runtime.params import Grid, read_grid, read_section
 
 METRICS = Path("metrics")
-DATASETS = Path("data/download")
 
 
 def report(records: Records, grid: Grid, model: str, notes: dict[str, list[str]] | None = None) -> dict[str, bytes]:
     """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table.
 
-    `model` is the name of what was taught, `notes` are footnotes by dataset.
+    `model` is the name of what was fine-tuned, `notes` are footnotes by dataset.
     """
     notes = notes or {}
     base_to_new = tables.base_to_new(records.evaluations, grid)
@@ -50,7 +49,7 @@ def report(records: Records, grid: Grid, model: str, notes: dict[str, list[str]]
 
 def run(grid: Grid, model: str, metrics: Path = METRICS) -> None:
     """Compute all, then write all: an error leaves nothing half-written."""
-    records, notes = read_records(grid, metrics / "records"), read_notes(grid, DATASETS)
+    records, notes = read_records(grid, metrics / "records"), read_notes(grid.datasets, metrics / "records/download")
     for name, content in report(records, grid, model, notes).items():
         with write_file(metrics / name) as unfinished:
             unfinished.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Stage `base_model`: what is taught: the embedded model, itself taught from nothing here, or a model of the hub."""
+"""Stage `base_model`: what is fine-tuned: the embedded model, trained from nothing here, or a model of the hub."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def base_model() -> None:
 
     Of a model of the hub it has `loading.json` and nothing else; see `stages.modelling.folder`.
     """
-    recipe = read_json("models/recipes/base_model.json")
+    recipe = read_json("recipes/base_model.json")
     params = models.parse(recipe["key"], recipe["params"])
     if not isinstance(params, EmbeddedModelParams):
         pointer = loading.point(recipe["key"], params)
@@ -39,7 +39,7 @@ def base_model() -> None:
         determinism.pin()
         from stages.modelling.model import save_processor
 
-        model, processor = teach_embedded(params, checkpoints, run)
+        model, processor = train_embedded(params, checkpoints, run)
         with write_directory(BASE_MODEL) as folder:
             model.save_pretrained(folder)
             save_processor(processor, model, folder)
@@ -47,10 +47,10 @@ def base_model() -> None:
         run.tag_md5("model", BASE_MODEL)
 
 
-def teach_embedded(params: EmbeddedModelParams, checkpoints: Path, run: tracking.Run) -> tuple[Any, Any]:
-    """Teach the embedded model from nothing to see and to answer; return it and its processor.
+def train_embedded(params: EmbeddedModelParams, checkpoints: Path, run: tracking.Run) -> tuple[Any, Any]:
+    """Train the embedded model from nothing to see and to answer; return it and its processor.
 
-    It goes on from `checkpoints`, and `run` is told its losses.
+    It resumes from `checkpoints`, and logs its losses to `run`.
     """
     import numpy as np
 

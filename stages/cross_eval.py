@@ -1,28 +1,29 @@
-"""Stage `cross_eval`: one trained model on the test images of every other dataset of the grid."""
+"""Stage `cross_eval`: one trained model on the test images of one dataset of the grid, a cell of the transfer table."""
 
-from stages.evaluation import outputs as evaluation
-from stages.evaluation.cells import model_under_test
+import pandas as pd
+
+from stages.evaluation.cells import evaluate_model
+from stages.runtime import environment
 from stages.runtime.errors import main
-from stages.runtime.files import write_directory
-from stages.runtime.params import read_grid
+from stages.runtime.files import write_file, write_json
 
 
-def cross_eval(setting: str, method: str, dataset: str, seed: int) -> None:
-    """Write `metrics/records/cross_eval/<key>/<target>.json` of each target, and its predictions, a row per sample."""
-    key = f"{setting}-{method}-{dataset}-{seed}"
-    stage = f"cross_eval@{key}"
-    cell = {"setting": setting, "method": method, "trained_on": dataset, "evaluated_on": None, "seed": seed}
-    targets = [target for target in read_grid().datasets if target != dataset]
-    with (
-        model_under_test(stage, cell, method, f"models/train/{key}") as (run, answers),
-        write_directory(f"metrics/records/cross_eval/{key}") as records,
-        write_directory(f"metrics/predictions/cross_eval/{key}") as tables,
-    ):
-        for target in targets:
-            named = {"stage": stage} | cell | {"evaluated_on": target}
-            predictions = answers(target)
-            numbers = evaluation.write(predictions, tables / f"{target}.parquet", records / f"{target}.json", named)
-            run.log_metrics({f"{target}/{name}": number for name, number in numbers.items()})
+def cross_eval(setting: str, method: str, dataset: str, target: str, seed: int) -> None:
+    """Write `metrics/records/cross_eval/<key>.json`, and its predictions, one row per sample.
+
+    On the dataset that it was trained on a model is tested by stage `evaluate`: then the record only names that stage,
+    and the table of predictions is empty.
+    """
+    key = f"{setting}-{method}-{dataset}-{target}-{seed}"
+    stage, trained = f"cross_eval@{key}", f"{setting}-{method}-{dataset}-{seed}"
+    cell = {"setting": setting, "method": method, "trained_on": dataset, "evaluated_on": target, "seed": seed}
+    if target == dataset:
+        with write_file(f"metrics/predictions/cross_eval/{key}.parquet") as file:
+            pd.DataFrame().to_parquet(file)
+        write_json(f"metrics/records/cross_eval/{key}.json", {"stage": stage, **cell, "see": f"evaluate@{trained}"})
+        environment.record(stage)
+        return
+    evaluate_model(stage, cell, method, f"models/train/{trained}", f"cross_eval/{key}")
 
 
 if __name__ == "__main__":

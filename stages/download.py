@@ -1,8 +1,7 @@
-"""Stage `download`: a dataset from its source into one table of encoded images, and a card of its classes."""
+"""Stage `download`: a dataset from its source into one table of samples, and a card of its task and classes."""
 
 import sys
 from collections.abc import Iterator
-from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,17 +11,18 @@ from stages.runtime import environment
 from stages.runtime.errors import main
 from stages.runtime.files import write_directory, write_json
 from stages.runtime.params import read_section
-from stages.sources.common import Chosen
-from stages.tasks import confusable, samples
+from stages.sources.common import Chosen, digest
+from stages.tasks import images
+from stages.tasks import task as tasks
 
 
 def download(dataset: str) -> None:
-    """Write `data/download/<dataset>/images.parquet`, `dataset.json` and, if there is one to make, `notes.json`.
+    """Write `data/download/<dataset>/images.parquet` and `dataset.json`, and `metrics/records/download/<dataset>.json`.
 
-    The table has columns image (encoded bytes as the source has them, in the way of the `datasets` library), label,
-    split (train, validation, test) and digest (of the bytes: what an image is known by, whatever its place in the
-    source). `notes.json` is a list of sentences for footnotes: how the dataset
-    differs from the paper's, and which of its class names a published rule takes for each other.
+    The table has columns images (lists of encoded bytes as the source has them, as the `datasets` library keeps them),
+    image_count, label, split (train, validation, test), digest (what a sample is known by, whatever its place in the
+    source), and those of its task. The record has a list of sentences for footnotes: how the dataset differs from the
+    paper's, and which of its class names a published rule takes for each other.
     """
     from datasets import Dataset, disable_progress_bars
 
@@ -30,54 +30,70 @@ def download(dataset: str) -> None:
     key = f"download.{dataset}"
     params = sources.parse(key, read_section(key, dict[str, Any]))
     chosen = sources.load(key, params)
+    task = tasks.load(params.task_of(key))
     with write_directory(f"data/download/{dataset}") as folder:
         with TemporaryDirectory(dir=folder) as scratch:
             # By way of a file that is mapped into memory: a test set may be larger than that.
             table = Path(scratch) / "table.arrow"
-            shared = write_table(chosen, table)
+            shared = write_table(chosen, task.by_class, table)
             Dataset.from_file(str(table)).to_parquet(folder / "images.parquet")
-        write_json(folder / "dataset.json", {"question": params.question, "classes": chosen.classes})
-        notes = [*chosen.notes, *([f"{shared} test images are training images too"] if shared else [])]
-        notes += confusable.notes(chosen.classes)
-        if notes:
-            write_json(folder / "notes.json", notes)
+        card = {"task": params.task_of(key), "question": params.question, "classes": chosen.classes}
+        write_json(folder / "dataset.json", card)
+    notes = [*chosen.notes, *([f"{shared} test images are training images too"] if shared else [])]
+    notes += task.notes(chosen.classes)
+    write_json(f"metrics/records/download/{dataset}.json", {"notes": notes})
     for note in [*chosen.warnings, *notes]:
         print(f"warning: {key}: {note}", file=sys.stderr)
     environment.record(f"download@{dataset}")
 
 
-def write_table(chosen: Chosen, path: Path) -> int:
-    """Write the images as an Arrow file; return how many of the test images are training images too.
+def write_table(chosen: Chosen, by_class: bool, path: Path) -> int:
+    """Write the samples as an Arrow file; return how many of the test samples are training samples too.
 
     Raises:
-        UserError: an image is broken.
+        UserError: an image is corrupt.
     """
-    from datasets import ClassLabel, Features, Image, Value
+    from datasets import Dataset, Features, Image, List, Value
     from datasets.arrow_writer import ArrowWriter
 
-    # Names that stand twice (ImageNet has such) are no valid names there; `dataset.json` has them.
-    unique = len(set(chosen.classes)) == len(chosen.classes)
-    label = ClassLabel(names=chosen.classes) if unique else ClassLabel(num_classes=len(chosen.classes))
-    features = Features({"image": Image(), "label": label, "split": Value("string"), "digest": Value("string")})
+    # Of the task's own columns the types are those of their values.
+    values = [dict(example.values) for example in chosen.examples]
+    own = Dataset.from_list(values).features if any(values) else {}
+    features = Features({"images": List(Image()), "image_count": Value("int64"), **_label(chosen.classes, by_class)})
+    features |= Features({"split": Value("string"), "digest": Value("string")}) | own
     digests: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     with ArrowWriter(features=features, path=str(path), writer_batch_size=100) as writer:
         for row in rows(chosen):
-            writer.write(row)
+            writer.write({name: row[name] for name in features})
             digests[row["split"]].append(row["digest"])
         writer.finalize()
-    taught = set(digests["train"])
-    return sum(digest in taught for digest in digests["test"])
+    training = set(digests["train"])
+    return sum(digest in training for digest in digests["test"])
+
+
+def _label(classes: list[str], by_class: bool) -> dict[str, Any]:
+    """The feature of the column label, where there is one."""
+    from datasets import ClassLabel
+
+    if not by_class:
+        return {}
+    # Names that stand twice (ImageNet has such) are no valid names there; `dataset.json` has them.
+    unique = len(set(classes)) == len(classes)
+    return {"label": ClassLabel(names=classes) if unique else ClassLabel(num_classes=len(classes))}
 
 
 def rows(chosen: Chosen) -> Iterator[dict[str, Any]]:
-    """The rows of the table; every image is decoded once, so that a broken one is found here."""
-    for example, content in zip(chosen.examples, chosen.read(chosen.examples), strict=True):
-        samples.decode(content, chosen.where(example))
+    """The rows of the table; every image is decoded once, so that a corrupt one is found here."""
+    for example, contents in zip(chosen.examples, chosen.read(chosen.examples), strict=True):
+        for content in contents:
+            images.decode(content, chosen.where(example))
         yield {
-            "image": {"bytes": content, "path": None},
+            "images": [{"bytes": content, "path": None} for content in contents],
+            "image_count": len(contents),
             "label": example.label,
             "split": example.split,
-            "digest": blake2b(content, digest_size=16).hexdigest(),
+            "digest": digest(contents, example.values),
+            **example.values,
         }
 
 

@@ -1,13 +1,16 @@
-"""Stage `partition`: which classes are taught and which are tested, by setting; option lists from each part only."""
+"""Stage `partition`: which classes are trained on and which are tested, by setting; options from each part only."""
 
 from pathlib import Path
+
+import pandas as pd
 
 from stages.runtime import environment
 from stages.runtime.errors import main
 from stages.runtime.files import read_json, read_parquet, write_file
 from stages.runtime.params import read_section
-from stages.tasks import few_shot, questions
-from stages.tasks.classes import SETTINGS, BaseToNewParams, parts
+from stages.tasks import draws
+from stages.tasks import task as tasks
+from stages.tasks.settings import SETTINGS, BaseToNewParams, parts
 
 
 def partition(setting: str, dataset: str, seed: int) -> None:
@@ -17,23 +20,23 @@ def partition(setting: str, dataset: str, seed: int) -> None:
     """
     params = read_section(f"partition.{setting}", SETTINGS[setting])
     card = read_json(f"data/download/{dataset}/dataset.json")
-    taught, *_ = labels_of = parts(len(card["classes"]), params)
+    task = tasks.load(card["task"])
+    trained, *_ = labels_of = parts(len(card["classes"]), params)
+    part_of = {label: part for part, labels in labels_of.items() for label in labels}
     tables = {}
-    for name in few_shot.SPLITS:
+    for name in draws.SPLITS:
         table = read_parquet(Path(f"data/split/{dataset}-{seed}") / f"{name}.parquet")
-        table["part"] = [
-            next(part for part, labels in labels_of.items() if label in labels) for label in table["label"]
-        ]
+        table["part"] = table["label"].map(part_of) if task.by_class else trained
         if name == "train":
-            table = table[table["part"] == taught]
+            table = table[table["part"] == trained]
         if isinstance(params, BaseToNewParams):
-            random = few_shot.generator("options", setting, dataset, seed, name)
+            random = draws.generator("options", setting, dataset, seed, name)
             names = {part: [card["classes"][label] for label in labels] for part, labels in labels_of.items()}
-            table["options"] = [
-                questions.draw_options(answer, names[part], params.options, random)
+            samples = [
+                task.sample({**card, "answer": answer}, names[part], params.options, random).columns()
                 for answer, part in zip(table["answer"], table["part"], strict=True)
             ]
-            table["question"] = [questions.render(card["question"], options) for options in table["options"]]
+            table = table.assign(**pd.DataFrame(samples, index=table.index))
         tables[name] = table
     for name, table in tables.items():
         with write_file(Path(f"data/partition/{setting}/{seed}/{name}/{dataset}.parquet")) as unfinished:

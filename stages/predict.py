@@ -1,8 +1,8 @@
-"""What a saved model says of new images, in a table or as JSON.
+"""What a saved model answers about new images, in a table or as JSON.
 
     python -m stages.predict --model models/best/digits photo.jpg folder/
 
-No stage: nothing imports it, and it writes nothing. An image is read, resized and asked about as in stage `evaluate`;
+No stage: nothing imports it, and it writes nothing. An image is read, resized and prompted with as in stage `evaluate`;
 the question lists all class names, since nobody knows the answer.
 """
 
@@ -17,34 +17,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import Field
 from tabulate import tabulate
 
-from stages.methods import catalogue
-from stages.methods.method import load as load_method
+from stages.methods import method as methods
 from stages.modelling.generation import generate
-from stages.report.candidates import Task
+from stages.report.candidates import Prompting
 from stages.runtime import determinism
 from stages.runtime.errors import UserError, maker, told
 from stages.runtime.files import read_json
 from stages.runtime.params import validate
 from stages.sources.folder import image_files
-from stages.tasks import questions, samples
+from stages.tasks import images as tasks_images
+from stages.tasks import task as tasks
+from stages.tasks.task import Sample
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-class Saved(Task):
+class Saved(Prompting):
     """`task.json` of a saved model; see stage `best`."""
 
     question: str
-    classes: list[str] = Field(min_length=1)
+    classes: list[str]
 
-    def ask(self, question: str) -> list[dict[str, Any]]:
+    def prompt(self, question: str) -> list[dict[str, Any]]:
         """The turns of the conversation, with another question in the place of this one."""
-        names = list(dict.fromkeys(self.classes))
-        old, new = questions.render(self.question, names), questions.render(question, names)
+        task = tasks.load(self.task)
+        old, new = task.question(self.question, self.classes), task.question(question, self.classes)
         return [
             {
                 **turn,
@@ -56,26 +56,30 @@ class Saved(Task):
             for turn in self.conversation
         ]
 
+    def valid(self, answer: str | None) -> bool:
+        """Whether an answer is one that could be right."""
+        return tasks.load(self.task).valid(answer, Sample(self.question, "", tuple(self.classes)))
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of an image: the class name, None where the output has none; and the output as it is."""
+    """What the model answers about an image, None where the answer is invalid; and its completion as it is."""
 
     image: str
     answer: str | None
-    output: str
+    completion: str
 
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="images, and folders of images")],
     model: Annotated[Path, typer.Option(help="folder of a model that stage `best` saved, as models/best/digits")],
-    question: Annotated[str | None, typer.Option(help="to ask instead of the model's own; the names follow")] = None,
+    question: Annotated[str | None, typer.Option(help="instead of the model's own; the names follow")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="images at a time")] = None,
     json_lines: Annotated[bool, typer.Option("--json", help="print one JSON object per line")] = False,
 ) -> None:
-    """Print what a saved model sees in images; `?` and its words where it names none of its classes.
+    """Print what a saved model sees in images; `?` and its completion where the answer is invalid.
 
-    An image that cannot be read is told on stderr, and the others go on; the exit status is then 1.
+    An image that cannot be read is named on stderr, and the others follow; the exit status is then 1.
     """
     task = read_task(model)
     determinism.pin()
@@ -88,7 +92,7 @@ def predict(
     if json_lines:
         for prediction in predictions:
             print(json.dumps(asdict(prediction), ensure_ascii=False), flush=True)
-    elif rows := [(each.image, each.answer or f"? {json.dumps(each.output)}") for each in predictions]:
+    elif rows := [(each.image, each.answer or f"? {json.dumps(each.completion)}") for each in predictions]:
         print(tabulate(rows, headers=("image", "answer"), tablefmt="plain", disable_numparse=True))
     if problems:
         sys.exit(1)
@@ -106,8 +110,9 @@ def read_task(model: Path) -> Saved:
     if not path.is_file():
         raise UserError(f"--model: {model} has no task.json; valid: a folder that stage `best` wrote")
     task = validate(str(path), read_json(path), Saved)
-    if task.method not in catalogue.METHODS:
-        raise UserError(f"{path}: method: {task.method!r} is invalid; valid: {', '.join(catalogue.METHODS)}")
+    for name, valid in {"method": methods.names(), "task": tasks.names()}.items():
+        if getattr(task, name) not in valid:
+            raise UserError(f"{path}: {name}: {getattr(task, name)!r} is invalid; valid: {', '.join(valid)}")
     return task
 
 
@@ -119,20 +124,20 @@ def paths(given: Sequence[Path], problems: list[str]) -> Iterator[Path]:
         elif found := sorted(image_files(path)):
             yield from found
         else:
-            _tell(f"{path}: has no image in it", problems)
+            _report(f"{path}: has no image in it", problems)
 
 
 def decoded(
-    files: Iterator[Path], images: samples.ImageParams, problems: list[str]
+    files: Iterator[Path], images: tasks_images.ImageParams, problems: list[str]
 ) -> Iterator[tuple[Path, Image.Image]]:
     """The images that can be read, resized; of each other one a line goes to stderr, and to `problems`."""
     for file in files:
         try:
-            yield file, samples.decode(file.read_bytes(), str(file), images.size, images.evaluation)
+            yield file, tasks_images.decode(file.read_bytes(), str(file), images.size, images.evaluation)
         except UserError as error:
-            _tell(str(error), problems)
+            _report(str(error), problems)
         except OSError as error:
-            _tell(f"{file}: {(error.strerror or str(error)).lower()}", problems)
+            _report(f"{file}: {(error.strerror or str(error)).lower()}", problems)
 
 
 def answers(
@@ -143,19 +148,19 @@ def answers(
     images: Iterator[tuple[Path, Image.Image]],
     batch_size: int | None = None,
 ) -> Iterator[Prediction]:
-    """Ask the model about the images, a batch at a time, so that any number of them fits in memory."""
+    """Prompt the model with the images, a batch at a time, so that any number of them fits in memory."""
     generation = (
         task.generation if batch_size is None else task.generation.model_copy(update={"batch_size": batch_size})
     )
-    parse, conversation = load_method(task.method).parse, task.ask(question)
+    parse, conversation = methods.load(task.method).parse, task.prompt(question)
     for number, batch in enumerate(batches(images, generation.batch_size)):
-        pictures = [picture for _, picture in batch]
-        # Where outputs are sampled, each batch has a seed of its own.
+        pictures = [[picture] for _, picture in batch]
+        # Where completions are sampled, each batch has a seed of its own.
         seed = task.seed + number
-        outputs = generate(model, processor, [conversation] * len(batch), pictures, generation, seed)
-        for (file, _), (output, _) in zip(batch, outputs, strict=True):
-            answer = parse(output)
-            yield Prediction(str(file), answer if answer in task.classes else None, output)
+        completions = generate(model, processor, [conversation] * len(batch), pictures, generation, seed)
+        for (file, _), (completion, _) in zip(batch, completions, strict=True):
+            answer = parse(completion)
+            yield Prediction(str(file), answer if task.valid(answer) else None, completion)
 
 
 def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
@@ -168,7 +173,7 @@ def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def _tell(problem: str, problems: list[str]) -> None:
+def _report(problem: str, problems: list[str]) -> None:
     print(f"error: {problem}", file=sys.stderr, flush=True)
     problems.append(problem)
 

@@ -1,46 +1,84 @@
-"""Stage `split`: k shots per class by seed, validation and test images, and the question put to each."""
+"""Stage `split`: k shots per class by seed (or n samples), validation and test samples, and the question of each."""
 
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from stages.runtime import environment
-from stages.runtime.errors import main
+from stages.runtime.errors import UserError, main
 from stages.runtime.files import read_json, read_parquet, write_directory
 from stages.runtime.params import read_section
-from stages.tasks import few_shot, questions
+from stages.tasks import draws
+from stages.tasks import task as tasks
+
+BY_CLASS = {"train": "shots", "validation": "validation_shots", "test": "test_per_class"}
+BY_COUNT = {"train": "train_count", "validation": "validation_count", "test": "test_count"}
+"""The keys of section `split` that say how many samples a split has."""
 
 
 def split(dataset: str, seed: int) -> None:
-    """Read `data/download/<dataset>`, write `data/split/<dataset>-<seed>/{train,validation,test}.parquet`."""
-    params = read_section("split", few_shot.SplitParams)
+    """Read `data/download/<dataset>`, write `data/split/<dataset>-<seed>/{train,validation,test}.parquet`.
+
+    Raises:
+        UserError: there are too few samples, or one is none of its task.
+    """
+    params = read_section("split", draws.SplitParams)
     source = Path("data/download") / dataset
     card = read_json(source / "dataset.json")
-    images = read_parquet(source / "images.parquet", columns=["label", "split", "digest"])
-    keys = dict(zip(few_shot.SPLITS, ("shots", "validation_shots", "test_per_class"), strict=True))
-    remedies = {"validation": f"; or download.{dataset}.validation_per_class, which takes some from training images"}
+    task = tasks.load(card["task"])
+    names = pq.read_schema(source / "images.parquet").names
+    table = read_parquet(source / "images.parquet", [name for name in names if name != "images"])
     with write_directory(f"data/split/{dataset}-{seed}") as folder:
-        for name, key in keys.items():
-            candidates = images[images["split"] == name]
-            rows = few_shot.draw(
-                f"split.{key}",
-                candidates.index.tolist(),
-                candidates["label"].tolist(),
-                candidates["digest"].tolist(),
-                card["classes"],
-                getattr(params, key),
-                few_shot.generator("split", dataset, seed, name),
-                remedies.get(name, ""),
-            )
-            random = few_shot.generator("options", dataset, seed, name)
-            table = pd.DataFrame({"row": rows, "label": images["label"].loc[rows].to_numpy()})
-            table["answer"] = [card["classes"][label] for label in table["label"]]
-            table["options"] = [
-                questions.draw_options(answer, card["classes"], params.options, random) for answer in table["answer"]
-            ]
-            table["question"] = [questions.render(card["question"], options) for options in table["options"]]
-            table.to_parquet(folder / f"{name}.parquet", index=False)
+        for name in draws.SPLITS:
+            rows = draw(table[table["split"] == name], name, dataset, seed, card["classes"], task.by_class, params)
+            random = draws.generator("options", dataset, seed, name)
+            samples = []
+            for row, example in zip(rows, table.loc[rows].to_dict("records"), strict=True):
+                label = {"label": example["label"]} if task.by_class else {}
+                answer = {"answer": card["classes"][example["label"]]} if task.by_class else {}
+                try:
+                    sample = task.sample({**card, **example, **answer}, card["classes"], params.options, random)
+                except UserError as error:
+                    raise UserError(f"{source}: sample {row}: {error}") from None
+                count = example["image_count"]
+                samples.append({"row": row, **label, "image_count": count, **sample.columns()})
+            # Named, for there may be none.
+            columns = ["row", *(["label"] if task.by_class else []), "image_count", *task.fields()]
+            pd.DataFrame(samples, columns=columns).to_parquet(folder / f"{name}.parquet", index=False)
     environment.record(f"split@{dataset}-{seed}")
+
+
+def draw(
+    candidates: pd.DataFrame,
+    name: str,
+    dataset: str,
+    seed: int,
+    classes: list[str],
+    by_class: bool,
+    params: draws.SplitParams,
+) -> list[int]:
+    """The rows of a split: so many of each class, or so many of all.
+
+    Raises:
+        UserError: there are too few.
+    """
+    key = (BY_CLASS if by_class else BY_COUNT)[name]
+    rows, digests = candidates.index.tolist(), candidates["digest"].tolist()
+    count, random = getattr(params, key), draws.generator("split", dataset, seed, name)
+    if not by_class:
+        return draws.by_count(f"split.{key}", rows, digests, count, random)
+    remedy = f"; or download.{dataset}.validation_per_class, which takes some from training images"
+    return draws.by_class(
+        f"split.{key}",
+        rows,
+        candidates["label"].tolist(),
+        digests,
+        classes,
+        count,
+        random,
+        remedy if name == "validation" else "",
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Stage `train`: one model, taught by one method on the taught classes of one partition."""
+"""Stage `train`: one model, fine-tuned by one method on the training samples of one partition."""
 
 from importlib import import_module
 
 import pandas as pd
 
-from stages import rewards
 from stages.methods.method import load as load_method
 from stages.modelling import folder as loading
 from stages.runtime import determinism, environment, launch, tracking
@@ -13,22 +12,24 @@ from stages.runtime.files import read_json, write_directory, write_json
 from stages.runtime.params import read_section, validate
 from stages.runtime.scratch import FIRST, scratch
 from stages.tasks import samples
-from stages.training.common import quantisation, tidy
+from stages.tasks import task as tasks
+from stages.tasks.images import ImageParams
+from stages.training.common import Example, Rewards, quantisation, tidy
 
 BASE_MODEL = "models/base_model"
 
 
 @launch.told_once()
 def train(setting: str, method: str, dataset: str, seed: int) -> None:
-    """Read the method's recipe, the base model and a partition; write the taught model, its curves and its cost.
+    """Read the method's recipe, the base model and a partition; write the trained model, its curves and its cost.
 
     Where key `launch` asks for several processes, each runs this, and the first writes.
     """
     key = f"{setting}-{method}-{dataset}-{seed}"
     cell = {"setting": setting, "method": method, "dataset": dataset, "seed": seed}
-    path = f"models/recipes/{method}-{dataset}.json"
+    path = f"recipes/train/{method}-{dataset}.json"
     recipe = read_json(path)
-    images = read_section("images", samples.ImageParams)
+    images = read_section("images", ImageParams)
     inputs = {"data": f"data/partition/{setting}/{seed}/train/{dataset}.parquet", "base_model": BASE_MODEL}
     launched = read_section("launch", launch.LaunchParams).model_dump()
     settings = recipe["settings"] | launched | {"rewards": list(recipe["rewards"])}
@@ -46,18 +47,15 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
         params = validate(f"{path}: settings", recipe["settings"], trainer.Params)
         full = params.adaptation == "full"
 
-        way = load_method(method)
-        taught = [
-            {"prompt": way.conversation(sample["question"]), "image": sample["image"], "answer": sample["answer"]}
-            | ({"target": way.target(sample["answer"])} if way.target else {})
-            for sample in samples.read(setting, seed, dataset, "train", images.size)
+        trained = [
+            Example.of(sample, load_method(method)) for sample in samples.read(inputs["data"], dataset, images.size)
         ]
         model, record = trainer.train(
             # A full fine-tuning in bfloat16 keeps float32 weights, or its small steps would be rounded away.
             load_model(BASE_MODEL, torch.float32 if full else None, quantisation=quantisation(params)),
             load_processor(BASE_MODEL),
-            taught,
-            {name: rewards.load(name, parameters) for name, parameters in recipe["rewards"].items()},
+            trained,
+            Rewards.load(recipe["rewards"], load_method(method).parse, tasks.load(recipe["task"])),
             params,
             seed,
             checkpoints,

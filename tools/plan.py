@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from stages.methods import catalogue
+from stages.methods import method as methods
 from stages.runtime.errors import UserError, told
 from stages.runtime.params import read_params
 from tools.planning.costs import GPUS, Speed
@@ -31,8 +31,8 @@ def _completions(expect: list[str]) -> dict[str, int]:
     stated = {}
     for item in expect:
         name, _, tokens = item.partition("=")
-        if name not in catalogue.METHODS or not tokens.isdecimal() or int(tokens) == 0:
-            valid = ", ".join(catalogue.METHODS)
+        if name not in methods.names() or not tokens.isdecimal() or int(tokens) == 0:
+            valid = ", ".join(methods.names())
             raise UserError(f"--expect: {item!r} is invalid; valid: method=tokens, method one of {valid}")
         stated[name] = int(tokens)
     return stated

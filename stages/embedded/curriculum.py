@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.embedded import drawing as rendering
+from stages.embedded import drawing
 
 THINK = " Please output the thinking process in <think> </think> and final answer in <answer> </answer> tags."
 THINK_FIRST = " First output the thinking process in <think> </think> and final answer in <answer> </answer> tags."
@@ -65,45 +65,45 @@ LETTER_FONTS = (
 
 def _draw_digit(name: str, generator: np.random.Generator) -> np.ndarray:
     font = DIGIT_FONTS[generator.integers(len(DIGIT_FONTS))]
-    mask = rendering.warp(
-        rendering.character_canvas(rendering.DIGITS[name], font),
+    mask = drawing.warp(
+        drawing.character_canvas(drawing.DIGITS[name], font),
         rotation=generator.uniform(-12, 12),
         shear=generator.uniform(-0.35, 0.2),
         squeeze=generator.uniform(0.7, 1.1),
         scale=generator.uniform(0.95, 1.15),
     )
-    mask = rendering.wobble(mask, 1.5, generator)
-    mask = rendering.pixelate(rendering.crop_to_box(mask)) * generator.uniform(0.9, 1.3)
+    mask = drawing.wobble(mask, 1.5, generator)
+    mask = drawing.pixelate(drawing.crop_to_box(mask)) * generator.uniform(0.9, 1.3)
     return np.clip(mask, 0, 1)
 
 
 def _draw_letter(name: str, generator: np.random.Generator) -> np.ndarray:
     font = LETTER_FONTS[generator.integers(len(LETTER_FONTS))]
-    mask = rendering.warp(
-        rendering.character_canvas(rendering.LETTERS[name], font),
+    mask = drawing.warp(
+        drawing.character_canvas(drawing.LETTERS[name], font),
         rotation=generator.uniform(-10, 10),
         shear=generator.uniform(-0.15, 0.15),
         squeeze=generator.uniform(0.75, 1.1),
         scale=generator.uniform(0.85, 1.2),
         shift=tuple(generator.uniform(-2, 2, 2)),
     )
-    return rendering.wobble(mask, generator.uniform(0, 1.5), generator)
+    return drawing.wobble(mask, generator.uniform(0, 1.5), generator)
 
 
 def _draw_shape(name: str, generator: np.random.Generator) -> np.ndarray:
     stroke = generator.uniform(4, 8) if generator.random() < 0.35 else None
-    mask = rendering.warp(
-        rendering.shape_canvas(name, stroke),
+    mask = drawing.warp(
+        drawing.shape_canvas(name, stroke),
         rotation=generator.uniform(-30, 30),
         squeeze=generator.uniform(0.8, 1.2),
         scale=generator.uniform(0.75, 1.15),
         shift=tuple(generator.uniform(-2.5, 2.5, 2)),
     )
-    return rendering.wobble(mask, generator.uniform(0, 1.2), generator)
+    return drawing.wobble(mask, generator.uniform(0, 1.2), generator)
 
 
 def _draw_texture(name: str, generator: np.random.Generator) -> np.ndarray:
-    return rendering.texture(name, generator, period=generator.uniform(5, 11), rotation=generator.uniform(-90, 90))
+    return drawing.texture(name, generator, period=generator.uniform(5, 11), rotation=generator.uniform(-90, 90))
 
 
 SUBJECTS = {
@@ -220,7 +220,7 @@ class ImageBank:
         """Return one image for each label (index into `CLASSES`): uint8 (n, 32, 32, 3)."""
         count = len(labels)
         masks = self.masks[labels, generator.integers(0, self.masks.shape[1], count)]
-        colours = np.stack([rendering.two_colours(generator) for _ in range(count)]).astype(np.float32)
+        colours = np.stack([drawing.two_colours(generator) for _ in range(count)]).astype(np.float32)
         plain = ~self.coloured[labels]
         colours[plain] = np.array([1.0, 0.0], np.float32)[:, None]
         noise = generator.uniform(0, 0.08, (count, 1, 1, 1)).astype(np.float32)

@@ -7,20 +7,39 @@ these images for the first time, and has something to learn from a few of them.
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from stages.embedded import drawing as rendering
-from stages.tasks.few_shot import SPLITS
+from stages.embedded import drawing
+from stages.tasks.draws import SPLITS
 
 CLASSES = {
-    "digits": tuple(rendering.DIGITS),
-    "letters": tuple(rendering.LETTERS),
-    "shapes": rendering.SHAPES,
-    "textures": rendering.TEXTURES,
+    "digits": tuple(drawing.DIGITS),
+    "letters": tuple(drawing.LETTERS),
+    "shapes": drawing.SHAPES,
+    "textures": drawing.TEXTURES,
 }
-"""Class names of each embedded dataset, in the order of the labels."""
+"""Class names of each embedded dataset that has classes, in the order of the labels."""
+
+TASKS = dict.fromkeys(CLASSES, "classification") | {
+    "choices": "multiple_choice",
+    "sums": "number",
+    "boxes": "region",
+}
+"""The task of each embedded dataset."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A sample: its images (RGB, encoded as PNG), its split, its class (0 without classes), its task's columns."""
+
+    images: list[bytes]
+    split: str
+    label: int = 0
+    values: dict[str, Any] = field(default_factory=dict)
 
 
 # Held out from the base model, which sees other families only.
@@ -33,79 +52,115 @@ LETTER_FONTS = ("cmtt10", "cmb10", "DejaVuSansMono-BoldOblique")
 def _draw_letter(name: str, generator: np.random.Generator) -> np.ndarray:
     """Draw a letter as written in haste: narrow, slanted backwards, a little unsteady."""
     font = LETTER_FONTS[generator.integers(len(LETTER_FONTS))]
-    mask = rendering.warp(
-        rendering.character_canvas(rendering.LETTERS[name], font),
+    mask = drawing.warp(
+        drawing.character_canvas(drawing.LETTERS[name], font),
         rotation=generator.uniform(-6, 6),
         shear=generator.uniform(0.15, 0.3),
         squeeze=generator.uniform(0.7, 0.85),
         scale=generator.uniform(1.0, 1.2),
         shift=tuple(generator.uniform(-1, 1, 2)),
     )
-    return _paint(rendering.wobble(mask, 1.0, generator), 1.0, generator)
+    return _paint(drawing.wobble(mask, 1.0, generator), 1.0, generator)
 
 
 def _draw_shape(name: str, generator: np.random.Generator) -> np.ndarray:
     """Draw a shape as a leaning outline."""
-    mask = rendering.warp(
-        rendering.shape_canvas(name, stroke=generator.uniform(4, 5)),
+    mask = drawing.warp(
+        drawing.shape_canvas(name, stroke=generator.uniform(4, 5)),
         rotation=generator.uniform(-10, 10),
         shear=generator.uniform(0.25, 0.4),
         squeeze=generator.uniform(0.75, 0.9),
         scale=generator.uniform(0.9, 1.1),
         shift=tuple(generator.uniform(-1.5, 1.5, 2)),
     )
-    return _paint(rendering.wobble(mask, 0.8, generator), 1.0, generator)
+    return _paint(drawing.wobble(mask, 0.8, generator), 1.0, generator)
 
 
 def _draw_texture(name: str, generator: np.random.Generator) -> np.ndarray:
     """Draw a texture on cloth: coarse, wrinkled, faint."""
-    mask = rendering.texture(name, generator, period=generator.uniform(10, 13), rotation=generator.uniform(-12, 12))
-    return _paint(rendering.blur(rendering.wobble(mask, 1.5, generator)), 0.6, generator)
+    mask = drawing.texture(name, generator, period=generator.uniform(10, 13), rotation=generator.uniform(-12, 12))
+    return _paint(drawing.blur(drawing.wobble(mask, 1.5, generator)), 0.6, generator)
 
 
 def _paint(mask: np.ndarray, contrast: float, generator: np.random.Generator) -> np.ndarray:
-    ink, ground = rendering.two_colours(generator, contrast)
-    return rendering.paint(mask, ink, ground, 0.05, generator)
+    ink, ground = drawing.two_colours(generator, contrast)
+    return drawing.paint(mask, ink, ground, 0.05, generator)
 
 
-_DRAW = {"letters": _draw_letter, "shapes": _draw_shape, "textures": _draw_texture}
+def _choice(generator: np.random.Generator) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """A shape, and four names of shapes to choose from."""
+    options = [drawing.SHAPES[i] for i in generator.permutation(len(drawing.SHAPES))[:4]]
+    answer = options[generator.integers(4)]
+    return [_draw_shape(answer, generator)], {"options": options, "answer": answer}
+
+
+def _box(generator: np.random.Generator) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """A filled shape of half the usual size somewhere in the image, and the box around it."""
+    name = drawing.SHAPES[generator.integers(len(drawing.SHAPES))]
+    shift = tuple(generator.uniform(-8, 8, 2))
+    mask = drawing.warp(drawing.shape_canvas(name), scale=generator.uniform(0.45, 0.6), shift=shift)
+    rows, columns = (np.flatnonzero((mask > 0.5).any(axis=axis)) for axis in (1, 0))
+    sides = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    return [_paint(mask, 1.0, generator)], {"box": [float(side) / len(mask) for side in sides]}
+
+
+def _sums(count: int, generator: np.random.Generator) -> list[tuple[list[np.ndarray], dict[str, Any]]]:
+    """Pairs of real digits, an image each, and their sum; no image stands in two pairs."""
+    digits = _real_digits(-(-2 * count // 10), generator)
+    labelled = [(label, image) for label, images in enumerate(digits) for image in images]
+    labelled = [labelled[i] for i in generator.permutation(len(labelled))]
+    pairs = zip(labelled[:count], labelled[count : 2 * count], strict=True)
+    return [([one, other], {"answer": str(first + second)}) for (first, one), (second, other) in pairs]
+
+
+_DRAW = {
+    "letters": _draw_letter,
+    "shapes": _draw_shape,
+    "textures": _draw_texture,
+    "choices": _choice,
+    "boxes": _box,
+}
 
 
 def build(
     name: str, seed: int, train_per_class: int, validation_per_class: int, test_per_class: int
-) -> tuple[list[bytes], list[int], list[str], list[str]]:
-    """Make one embedded dataset, stratified by class.
+) -> tuple[list[Drawn], list[str]]:
+    """Make one embedded dataset, stratified by class; one without classes counts as one class.
 
     Args:
-        name: a key of `CLASSES`.
-        seed: of the drawing; for `digits`, of the choice among the 1797 real images.
+        name: a key of `TASKS`.
+        seed: of the drawing; for `digits` and `sums`, of the choice among the 1797 real images.
         train_per_class: size of the training pool.
         validation_per_class: images per class on which choices may be made.
         test_per_class: images per class.
 
     Returns:
-        Images (RGB, 32x32, encoded as PNG), labels (index into the classes), splits (train, validation or test) and
-        class names.
+        The samples, their images of 32x32 pixels; and class names by label, none where there are no classes.
 
     Raises:
         KeyError: no such dataset.
-        ValueError: `digits` has fewer images of a class than are asked for (174 in the rarest class).
+        ValueError: `digits` has fewer images of a class than are wanted (174 in the rarest class).
     """
-    classes = list(CLASSES[name])
     counts = dict(zip(SPLITS, (train_per_class, validation_per_class, test_per_class), strict=True))
-    per_class = sum(counts.values())
-    generator = np.random.Generator(np.random.PCG64([seed, *name.encode()]))
-    if name == "digits":
-        drawn = _real_digits(per_class, generator)
-    else:
-        drawn = [[_DRAW[name](each, generator) for _ in range(per_class)] for each in classes]
+    total = sum(counts.values())
     split_of = [split for split, count in counts.items() for _ in range(count)]
-    images, labels, splits = [], [], []
-    for label, pixels in enumerate(drawn):
-        images += [encode(Image.fromarray(each)) for each in pixels]
-        labels += [label] * per_class
-        splits += split_of
-    return images, labels, splits, classes
+    generator = np.random.Generator(np.random.PCG64([seed, *name.encode()]))
+    if name not in CLASSES:
+        made = _sums(total, generator) if name == "sums" else [_DRAW[name](generator) for _ in range(total)]
+        return [
+            Drawn([encode(Image.fromarray(image)) for image in images], split, values=values)
+            for (images, values), split in zip(made, split_of, strict=True)
+        ], []
+    classes = list(CLASSES[name])
+    if name == "digits":
+        drawn = _real_digits(total, generator)
+    else:
+        drawn = [[_DRAW[name](each, generator) for _ in range(total)] for each in classes]
+    return [
+        Drawn([encode(Image.fromarray(image))], split, label)
+        for label, images in enumerate(drawn)
+        for image, split in zip(images, split_of, strict=True)
+    ], classes
 
 
 def _real_digits(per_class: int, generator: np.random.Generator) -> list[list[np.ndarray]]:
@@ -119,7 +174,7 @@ def _real_digits(per_class: int, generator: np.random.Generator) -> list[list[np
         if len(rows) < per_class:
             raise ValueError(f"digits has {len(rows)} images of class {label}, {per_class} are asked for")
         chosen = generator.permutation(rows)[:per_class]
-        drawn.append([rendering.paint(rendering.enlarge(bunch.images[row] / 16)) for row in chosen])
+        drawn.append([drawing.paint(drawing.enlarge(bunch.images[row] / 16)) for row in chosen])
     return drawn
 
 

@@ -1,7 +1,7 @@
-"""A model put to the test: the questions of a partition in a method's words, its outputs, their scores.
+"""Evaluation of a model: the prompts of a partition, its completions, their scores.
 
-What an interrupted test had finished is found again: the outputs of each batch are kept in a file of the stage's
-scratch folder (`stages/runtime/scratch.py`) until the stage ends.
+An interrupted evaluation resumes: the completions of each batch are kept in a file of the stage's scratch folder
+(`stages/runtime/scratch.py`) until the stage ends.
 """
 
 import json
@@ -14,17 +14,19 @@ import pandas as pd
 
 from stages.evaluation import scoring
 from stages.methods.method import Method
-from stages.modelling.generation import GenerationParams, Outputs, generate
+from stages.modelling.generation import Completions, GenerationParams, generate
 from stages.runtime.files import read_json, write_file, write_json
 from stages.runtime.params import Section, read_section
 from stages.runtime.provenance import code_md5
-from stages.tasks.samples import ImageParams, Samples
+from stages.tasks.images import ImageParams
+from stages.tasks.samples import Samples
+from stages.tasks.task import BaseTask
 
 Prompts = Literal["published", "training"]
 
 
-class AskParams(Section):
-    """How every model is asked: what all evaluating stages read of section `evaluate`.
+class PromptParams(Section):
+    """How every model is prompted: what all evaluating stages read of section `evaluate`.
 
     `prompts` are those of the paper's evaluation code (`published`), or those of training for both.
     """
@@ -33,52 +35,54 @@ class AskParams(Section):
     generation: GenerationParams
 
 
-class EvaluateParams(AskParams):
-    """Section `evaluate` of `params.yaml`; `zero_shot_method`: in whose words the untrained model is asked."""
+class EvaluateParams(PromptParams):
+    """Section `evaluate` of `params.yaml`; `zero_shot_method`: whose prompts the base model gets."""
 
     zero_shot_method: str
 
 
-def read_ask_params() -> AskParams:
+def read_prompt_params() -> PromptParams:
     """Read the keys by themselves, so that a stage does not depend on `zero_shot_method`."""
-    return AskParams(
+    return PromptParams(
         prompts=read_section("evaluate.prompts", Prompts),
         generation=read_section("evaluate.generation", GenerationParams),
     )
 
 
-class FinishedBatches(dict[int, Outputs]):
-    """The outputs of finished batches by their first row, each in a file of a folder as soon as it is set."""
+class FinishedBatches(dict[int, Completions]):
+    """The completions of finished batches by their first row, each in a file of a folder as soon as it is set."""
 
     def __init__(self, folder: Path):
-        """Read what `folder` has; a broken file is told in one line, and taken away."""
+        """Read what `folder` has; a corrupt file is named in one line, and removed."""
         super().__init__()
         self.folder = folder
         for file in sorted(folder.glob("*.json")):
             try:
                 kept = read_json(file)
-                if not isinstance(kept, dict) or kept.get("md5") != _md5(kept.get("outputs")):
+                if not isinstance(kept, dict) or kept.get("md5") != _md5(kept.get("completions")):
                     raise ValueError(f"{file}: its content has changed")
-                super().__setitem__(int(file.stem), [(text, tokens) for text, tokens in kept["outputs"]])
+                super().__setitem__(int(file.stem), [(text, tokens) for text, tokens in kept["completions"]])
             except ValueError as error:
                 print(f"warning: {error}; this batch is generated again", file=sys.stderr)
                 file.unlink()
         if self:
             print(f"{len(self)} batches of {folder.name} were finished before", flush=True)
 
-    def __setitem__(self, first_row: int, outputs: Outputs) -> None:
+    def __setitem__(self, first_row: int, completions: Completions) -> None:
         """Write a batch's file, and keep it."""
-        write_json(self.folder / f"{first_row}.json", {"md5": _md5(outputs), "outputs": outputs})
-        super().__setitem__(first_row, outputs)
+        write_json(self.folder / f"{first_row}.json", {"md5": _md5(completions), "completions": completions})
+        super().__setitem__(first_row, completions)
 
 
-def _md5(outputs: Outputs) -> str:
-    return md5(json.dumps(outputs).encode()).hexdigest()
+def _md5(completions: Completions) -> str:
+    return md5(json.dumps(completions).encode()).hexdigest()
 
 
-def dependencies(stage: str, method: str, params: AskParams, images: ImageParams, seed: int) -> dict[str, Any]:
-    """What the outputs of an evaluating stage depend on beside its input files, for its scratch folder's name."""
-    code = code_md5(f"stages.{stage}", f"stages.methods.{method}")
+def dependencies(
+    stage: str, method: str, task: str, params: PromptParams, images: ImageParams, seed: int
+) -> dict[str, Any]:
+    """What the completions of an evaluating stage depend on beside its input files, for its scratch folder's name."""
+    code = code_md5(f"stages.{stage}", f"stages.methods.{method}", f"stages.tasks.{task}")
     return {"evaluate": params.model_dump(), "images": images.model_dump(), "seed": seed, "code": code}
 
 
@@ -86,31 +90,35 @@ def evaluate(
     model: Any,
     processor: Any,
     method: Method,
+    task: BaseTask,
     samples: Samples,
-    params: AskParams,
+    params: PromptParams,
     seed: int,
     folder: Path,
 ) -> pd.DataFrame:
-    """Ask every sample's question and score the outputs; see `stages.evaluation.scoring.score` for the columns.
+    """Prompt the model with every sample and score the completions; see `stages.evaluation.scoring.score`.
 
     `folder` has the batches that were finished before, and gets those that are finished now.
     """
+    published = params.prompts == "published"
     conversations = [
-        method.conversation(sample["question"], sample["part"] if params.prompts == "published" else None)
-        for sample in samples.rows
+        method.conversation(row["question"], row["part"] if published else None, row["image_count"])
+        for row in samples.rows
     ]
     finished = FinishedBatches(folder)
-    outputs = generate(model, processor, conversations, samples.images, params.generation, seed, finished)
-    return scoring.score(samples.rows, outputs, method.parse)
+    completions = generate(model, processor, conversations, samples.images, params.generation, seed, finished)
+    return scoring.score(samples.rows, completions, method.parse, task)
 
 
-def write(predictions: pd.DataFrame, table: Path, record: Path, cell: dict[str, Any]) -> dict[str, float]:
+def write(
+    predictions: pd.DataFrame, task: BaseTask, table: Path, record: Path, cell: dict[str, Any]
+) -> dict[str, float]:
     """Write predictions as parquet to `table`, and their numbers as JSON to `record`, after what names the cell.
 
     Returns:
         The numbers by `<part>/<name>`.
     """
-    parts = scoring.summarize(predictions)
+    parts = scoring.summarize(predictions, task.scores)
     with write_file(table) as file:
         predictions.to_parquet(file, index=False)
     write_json(record, cell | {"parts": parts})

@@ -1,47 +1,52 @@
-"""From outputs to a record per sample, and from those to the numbers of a cell."""
+"""From completions to a record per sample, and from those to the numbers of a cell."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from stages.tasks import matching
+from stages.tasks.task import BaseTask, Sample
 
 
 def score(
-    samples: Sequence[dict[str, Any]], outputs: Sequence[tuple[str, int]], parse: Callable[[str], str | None]
+    rows: Sequence[Mapping[str, Any]],
+    completions: Sequence[tuple[str, int]],
+    parse: Callable[[str], str | None],
+    task: BaseTask,
 ) -> pd.DataFrame:
-    """Score each output.
+    """Score each completion.
 
     Args:
-        samples: with `row`, `part`, `answer`, `options`.
-        outputs: text and number of generated tokens, one per sample.
+        rows: with `row`, `part` and the fields of a sample.
+        completions: text and number of tokens, one per sample.
         parse: the method's parser.
+        task: which says what is right.
 
     Returns:
-        One row per sample: row, part, answer, output, parsed, correct (published rule), exact_correct (equality after
-        the parser), answered (the parser found one of the options), completion_tokens.
+        One row per sample: row, part, answer (the right one), completion, parsed, substring_match (the published rule),
+        exact_match, valid (the parser found what could be an answer), completion_tokens, and the task's sub-scores.
     """
-    rows = []
-    for sample, (output, tokens) in zip(samples, outputs, strict=True):
-        parsed = parse(output)
-        rows.append(
+    found = []
+    for row, (completion, tokens) in zip(rows, completions, strict=True):
+        parsed, sample = parse(completion), Sample.of(row)
+        found.append(
             {
-                "row": sample["row"],
-                "part": sample["part"],
-                "answer": sample["answer"],
-                "output": output,
+                "row": row["row"],
+                "part": row["part"],
+                "answer": sample.answer,
+                "completion": completion,
                 "parsed": parsed,
-                "correct": matching.published(output, sample["answer"]),
-                "exact_correct": matching.exact(parsed, sample["answer"]),
-                "answered": parsed in sample["options"],
+                "substring_match": task.substring_match(completion, sample),
+                "exact_match": task.exact_match(parsed, sample),
+                "valid": task.valid(parsed, sample),
                 "completion_tokens": tokens,
+                **task.sub_scores(parsed, sample),
             }
         )
-    return pd.DataFrame(rows).astype({"parsed": "string"})
+    return pd.DataFrame(found).astype({"parsed": "string"})
 
 
-def summarize(predictions: pd.DataFrame) -> dict[str, dict[str, float]]:
+def summarize(predictions: pd.DataFrame, sub_scores: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """The numbers of each part of the test set, in the order in which the parts appear; shares in percent.
 
     Raises:
@@ -53,13 +58,14 @@ def summarize(predictions: pd.DataFrame) -> dict[str, dict[str, float]]:
     for part, rows in predictions.groupby("part", sort=False):
         summary[part] = {
             "samples": len(rows),
-            "correct": int(rows["correct"].sum()),
-            "exact_correct": int(rows["exact_correct"].sum()),
-            "accuracy": _percent(rows["correct"]),
-            "exact_accuracy": _percent(rows["exact_correct"]),
-            "valid_rate": _percent(rows["answered"]),
+            "substring_correct": int(rows["substring_match"].sum()),
+            "exact_correct": int(rows["exact_match"].sum()),
+            "substring_accuracy": _percent(rows["substring_match"]),
+            "exact_accuracy": _percent(rows["exact_match"]),
+            "valid_rate": _percent(rows["valid"]),
             "completion_tokens": int(rows["completion_tokens"].sum()),
             "mean_completion_tokens": round(float(rows["completion_tokens"].mean()), 2),
+            **{name: round(100 * float(rows[name].mean()), 2) for name in sub_scores},
         }
     return summary
 

@@ -4,8 +4,8 @@ Differs from the paper: the code is not published, the reward follows its text; 
 prompt.
 """
 
-from stages.methods.answers import read_tag
 from stages.methods.method import Method
+from stages.tasks.rules import tagged
 
 METHOD = Method(
     trainer="grpo",
@@ -17,6 +17,6 @@ METHOD = Method(
         "Your output should follow one of two cases: (1) '<answer> ... </answer>', "
         "(2) '<think> ... </think> <answer> ... </answer>'."
     ),
-    parse=read_tag,
+    parse=tagged,
     rewards=("accuracy", "adaptive_format"),
 )

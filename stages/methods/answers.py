@@ -1,8 +1,4 @@
-"""How an answer stands in an output, and how it is read there."""
-
-import re
-
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+"""How an answer stands in a completion: `stages.tasks.rules.tagged` reads what `in_tags` writes."""
 
 
 def in_tags(answer: str) -> str:
@@ -14,20 +10,10 @@ def in_tags(answer: str) -> str:
     return f"<answer>{answer.strip()}</answer>"
 
 
-def read_tag(output: str) -> str | None:
-    """The stripped content of the first answer tag, which may span lines; None where there is none or it is empty.
-
-    >>> read_tag("<think>It is wet.</think> <answer> river </answer>")
-    'river'
-    """
-    found = _ANSWER.search(output)
-    return (found.group(1).strip() or None) if found else None
-
-
-def read_whole(output: str) -> str | None:
-    """The whole output, stripped; None where that is empty.
+def read_whole(completion: str) -> str | None:
+    """The whole completion, stripped; None where that is empty.
 
     >>> read_whole(" river ")
     'river'
     """
-    return output.strip() or None
+    return completion.strip() or None

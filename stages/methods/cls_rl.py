@@ -4,8 +4,8 @@ As in the paper's code, the prompt of the new and few-shot tests differs a littl
 (`evaluate.prompts: training` uses one prompt for both).
 """
 
-from stages.methods.answers import read_tag
 from stages.methods.method import Method
+from stages.tasks.rules import tagged
 
 _TAGS = "the thinking process in <think> </think> and final answer in <answer> </answer> tags."
 
@@ -17,6 +17,6 @@ METHOD = Method(
         "base": "{question} Please output " + _TAGS,
         "new": "{question} First output " + _TAGS,
     },
-    parse=read_tag,
+    parse=tagged,
     rewards=("accuracy", "format"),
 )

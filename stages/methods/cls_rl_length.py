@@ -4,8 +4,8 @@ Differs from the paper: the constants of the length reward are not published. Ou
 `params.yaml`, marked as our choice. The prompts are CLS-RL's, written out again: a method depends on its own file.
 """
 
-from stages.methods.answers import read_tag
 from stages.methods.method import Method
+from stages.tasks.rules import tagged
 
 _TAGS = "the thinking process in <think> </think> and final answer in <answer> </answer> tags."
 
@@ -17,6 +17,6 @@ METHOD = Method(
         "base": "{question} Please output " + _TAGS,
         "new": "{question} First output " + _TAGS,
     },
-    parse=read_tag,
+    parse=tagged,
     rewards=("accuracy", "format", "length"),
 )

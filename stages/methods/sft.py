@@ -9,8 +9,9 @@ Differs from the paper: the loss is over the answer's tokens, as its text says; 
 which is the variant `sft.loss_on_prompt: true`, what the published SFT numbers were made with.
 """
 
-from stages.methods.answers import in_tags, read_tag
+from stages.methods.answers import in_tags
 from stages.methods.method import Method
+from stages.tasks.rules import tagged
 
 _TAGS = "the thinking process in <think> </think> and final answer in <answer> </answer> tags."
 
@@ -25,5 +26,5 @@ METHOD = Method(
         "new": "{question} First output " + _TAGS,
     },
     target=in_tags,
-    parse=read_tag,
+    parse=tagged,
 )

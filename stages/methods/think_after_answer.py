@@ -4,8 +4,8 @@ Differs from the paper: the pattern of its format reward is not published; ours 
 tag, and nothing else. Its evaluation prompt is not published either: ours is the training prompt.
 """
 
-from stages.methods.answers import read_tag
 from stages.methods.method import Method
+from stages.tasks.rules import tagged
 
 METHOD = Method(
     trainer="grpo",
@@ -13,6 +13,6 @@ METHOD = Method(
         "{question} Please first output the answer in <answer> </answer> tags "
         "and then output a brief reasoning process in <reason> </reason> tags."
     ),
-    parse=read_tag,
+    parse=tagged,
     rewards=("accuracy", "answer_first_format"),
 )

@@ -1,4 +1,4 @@
-"""How a model is asked, how it decodes and where its answer ends: one definition for training and every evaluation.
+"""How a model is prompted, how it decodes and where a completion ends: one definition for training and evaluation.
 
 Training samples by it (TRL's `GRPOTrainer` and ours), and `zero_shot`, `evaluate`, `cross_eval`, `validate` and
 `predict` generate by it; a saved model carries it in its `generation_config.json`, and its model card shows it.
@@ -21,15 +21,17 @@ from stages.runtime.params import Section
 if TYPE_CHECKING:
     from transformers import BatchFeature, GenerationConfig
 
-Outputs = list[tuple[str, int]]
+Completions = list[tuple[str, int]]
 """Texts, without special tokens, and their numbers of tokens, the end token included."""
 
 FILE = "generation_config.json"
 
 
 class GenerationParams(Section):
-    """How outputs are generated in evaluation; temperature 0 is greedy (the paper's code leaves it to the checkpoint,
-    whose file makes it near greedy; its text says temperature 1.0)."""
+    """How completions are generated in evaluation; temperature 0 is greedy.
+
+    The paper's code leaves it to the checkpoint, whose file makes it near greedy; its text says temperature 1.0.
+    """
 
     batch_size: int = Field(gt=0)
     max_new_tokens: int = Field(gt=0)
@@ -77,27 +79,27 @@ def settings(model: Any, tokenizer: Any, params: GenerationParams | None = None)
 
 
 def batch_seed(seed: int, first_row: int) -> int:
-    """The seed of the batch that starts at a row, where outputs are sampled; it does not matter what was before it."""
+    """The seed of the batch that starts at a row, where completions are sampled; what was before it does not matter."""
     from numpy.random import SeedSequence
 
     return int(SeedSequence((seed, first_row)).generate_state(1)[0])
 
 
 def encode(processor: Any, conversations: Sequence[list[dict]], images: Sequence[Any]) -> BatchFeature:
-    """What the model reads: conversations in the words of its chat template, each with its image in its place.
+    """What the model reads: conversations in the words of its chat template, each with its images in their places.
 
     The same call as TRL's in training, so that the tokens are the same, those at the start of a text too.
 
     Args:
         processor: of the model.
-        conversations: turns with one image placeholder each.
-        images: a PIL image per conversation.
+        conversations: turns with a placeholder for each image.
+        images: the PIL images of each conversation.
 
     Returns:
         Tensors by name, padded on the left.
     """
     return processor.apply_chat_template(
-        [show(turns, image) for turns, image in zip(conversations, images, strict=True)],
+        [show(turns, shown) for turns, shown in zip(conversations, images, strict=True)],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
@@ -106,10 +108,11 @@ def encode(processor: Any, conversations: Sequence[list[dict]], images: Sequence
     )
 
 
-def show(turns: list[dict[str, Any]], image: Any) -> list[dict[str, Any]]:
-    """The turns of a conversation with `image` in the place of its placeholder."""
+def show(turns: list[dict[str, Any]], images: Sequence[Any]) -> list[dict[str, Any]]:
+    """The turns of a conversation with `images` in the places of its placeholders, in their order."""
+    left = iter(images)
     return [
-        {**turn, "content": [{**block, "image": image} if block["type"] == "image" else block for block in content]}
+        {**turn, "content": [block | {"image": next(left)} if block["type"] == "image" else block for block in content]}
         if not isinstance(content := turn["content"], str)
         else turn
         for turn in turns
@@ -123,18 +126,18 @@ def generate(
     images: Sequence[Any],
     params: GenerationParams,
     seed: int,
-    finished: MutableMapping[int, Outputs] | None = None,
-) -> Outputs:
-    """Generate one output per conversation, in the order given.
+    finished: MutableMapping[int, Completions] | None = None,
+) -> Completions:
+    """Generate one completion per conversation, in the order given.
 
     Args:
         model: an image-text-to-text model, as `stages.modelling.model.load_model` loads it.
         processor: its processor.
-        conversations: turns with one image placeholder each.
-        images: a PIL image per conversation, decoded when asked for.
+        conversations: turns with a placeholder for each image.
+        images: the PIL images of each conversation, decoded when they are taken.
         params: section `evaluate.generation` of `params.yaml`.
         seed: seeds the sampling, where the temperature is not 0.
-        finished: the outputs of batches that need not be generated, by their first row; those generated are added.
+        finished: the completions of batches that need not be generated, by their first row; those generated are added.
     """
     import torch
     from transformers import set_seed
@@ -155,9 +158,9 @@ def generate(
         batch = encode(processor, conversations[rows], images[rows]).to(model.device)
         with torch.inference_mode():
             tokens = model.generate(**batch, generation_config=config)
-        outputs: Outputs = []
+        completions: Completions = []
         for row in tokens[:, batch["input_ids"].shape[1] :].tolist():
             length = next((i for i, token in enumerate(row, 1) if token in last), len(row))
-            outputs.append((tokenizer.decode(row[:length], skip_special_tokens=True), length))
-        finished[start] = outputs
+            completions.append((tokenizer.decode(row[:length], skip_special_tokens=True), length))
+        finished[start] = completions
     return [output for start in starts for output in finished[start]]

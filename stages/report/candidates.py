@@ -7,29 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from stages.modelling.generation import GenerationParams
-from stages.report.records import Evaluation, Part
+from stages.report.records import Evaluation
 from stages.runtime.files import read_json, reading
 from stages.runtime.params import Section
-from stages.tasks.samples import ImageParams
+from stages.tasks.images import ImageParams
 
 ALL = "all"
 """The one part of the setting `few_shot`."""
 
 
-class Taught(Section):
-    """How much a model was taught: images, images per class, and class names that each question listed."""
+class Trained(Section):
+    """What a model was trained on: samples, samples per class, and options that each question listed."""
 
-    images: int
-    shots: int
+    samples: int
+    shots: int | None
     options: int
 
 
-class Task(Section):
-    """How a model is asked: `conversation` has `{question}` in the place of the question and its class names.
+class Prompting(Section):
+    """How a model is prompted: `conversation` has `{question}` in the place of the question and its options.
 
     `images` and `generation` are the sections of `params.yaml` that it was tested with.
     """
 
+    task: str
     method: str
     conversation: list[dict[str, Any]]
     images: ImageParams
@@ -38,14 +39,13 @@ class Task(Section):
 
 
 class Candidate(Evaluation):
-    """The record of one `validate`; `parts` are its numbers on validation images, `test` those on test images."""
+    """The record of one `validate`; `parts` are its numbers on validation images."""
 
     model_md5: str
     data_md5: dict[str, str]
-    taught: Taught
+    trained: Trained
     recipe: dict[str, Any]
-    task: Task
-    test: dict[str, Part]
+    prompting: Prompting
 
 
 def read_candidates(folder: Path, methods: Sequence[str], seeds: Sequence[int]) -> list[Candidate]:
@@ -67,7 +67,7 @@ def read_candidates(folder: Path, methods: Sequence[str], seeds: Sequence[int]) 
 def ranked(candidates: Sequence[Candidate], methods: Sequence[str]) -> list[Candidate]:
     """Put candidates in order, the best first.
 
-    By accuracy on validation images under the exact rule, then under the substring one; where both are equal, who
+    By accuracy on validation images by exact match, then by substring match; where both are equal, who
     generates fewer tokens, then who stands first in `methods`, then the smaller seed.
     """
 
@@ -75,7 +75,7 @@ def ranked(candidates: Sequence[Candidate], methods: Sequence[str]) -> list[Cand
         part = candidate.parts[ALL]
         return (
             -Fraction(part.exact_correct, part.samples),
-            -Fraction(part.correct, part.samples),
+            -Fraction(part.substring_correct, part.samples),
             Fraction(part.completion_tokens, part.samples),
             methods.index(candidate.method),
             candidate.seed,

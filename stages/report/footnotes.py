@@ -1,40 +1,42 @@
 """How the datasets of the grid differ from the paper's: footnotes to the tables."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from stages.runtime.errors import UserError, maker
-from stages.runtime.files import read_json
-from stages.runtime.params import Grid
-from stages.sources.facts import FACTS
+from stages.runtime.files import read_json, reading
+from stages.runtime.params import Section
 
 
-def read_notes(grid: Grid, folder: Path) -> dict[str, list[str]]:
-    """Sentences by dataset, of `<folder>/<dataset>/notes.json`; most datasets have none.
+class Downloaded(Section):
+    """The record of one `download`."""
+
+    notes: list[str]
+
+
+def read_notes(datasets: Sequence[str], folder: Path) -> dict[str, list[str]]:
+    """Sentences by dataset, of the records `<folder>/<dataset>.json` of stage `download`; most datasets have none.
 
     Raises:
-        UserError: a file is not a list of sentences.
+        UserError: a file is no such record.
+        OSError: a file is missing.
     """
     notes = {}
-    for dataset in grid.datasets:
-        path = folder / dataset / "notes.json"
-        if path.exists():
-            found = read_json(path)
-            if not isinstance(found, list):
-                raise UserError(f"{path}: is not a list of sentences; `{maker(path)}` makes it again")
-            notes[dataset] = [str(note) for note in found]
+    for dataset in datasets:
+        path = folder / f"{dataset}.json"
+        with reading(path, "a record of stage download"):
+            if found := Downloaded.model_validate(read_json(path)).notes:
+                notes[dataset] = found
     return notes
 
 
 def with_notes(table: str, notes: dict[str, list[str]]) -> str:
     """A table in Markdown with its footnotes, unchanged where there are none.
 
-    >>> print(with_notes("| dtd |\\n", {"dtd": ["DTD: 3 classes, the paper has 47"]}), end="")
+    >>> print(with_notes("| dtd |\\n", {"dtd": ["3 classes, the paper has 47"]}), end="")
     | dtd |
     <BLANKLINE>
     Notes on the data:
     - dtd: 3 classes, the paper has 47
     """
-    # The paper's name of a dataset says something only where the grid has another.
-    titles = {dataset: f"{FACTS[dataset].title}: " if dataset in FACTS else "" for dataset in notes}
-    lines = [f"- {name}: {note.removeprefix(titles[name])}" for name, sentences in notes.items() for note in sentences]
+    lines = [f"- {name}: {note}" for name, sentences in notes.items() for note in sentences]
     return table if not lines else "\n".join([table, "Notes on the data:", *lines, ""])

@@ -11,10 +11,10 @@ from stages.modelling.generation import batch_seed
 from stages.report.candidates import ALL, Candidate
 from stages.report.records import Part
 
-COUNTS = {"substring": "correct", "exact": "exact_correct"}
+COUNTS = {"substring match": "substring_correct", "exact match": "exact_correct"}
 """The rules by which an answer is right, and the counts behind them."""
 
-WAYS = {
+RESIZED = {
     "direct": "upright, resized to",
     "published": "resized to multiples of 28 and then, as in the paper's evaluation code, to",
 }
@@ -23,7 +23,7 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Base:
-    """The model that was taught.
+    """The model that was fine-tuned.
 
     Attributes:
         architecture: its `model_type`, as transformers has it.
@@ -44,16 +44,16 @@ class Base:
 
 @dataclass(frozen=True)
 class Model:
-    """What is told of a saved model beside what the records of the candidates say.
+    """What the card says of a saved model beside what the records of the candidates have.
 
     Attributes:
         folder: where it is saved.
         dataset: by its name in `params.yaml`.
-        question: that is asked of each image.
+        question: that is put about each image.
         classes: their names.
         dataset_repository: the name of the dataset on the hub, None where it has none.
         notes: how the dataset differs from the paper's.
-        base: what was taught.
+        base: what was fine-tuned.
         adapters: whether the folder has LoRA adapters, and not all weights.
         dtype: the type of numbers that it is loaded in.
         attention: the implementation of attention.
@@ -75,25 +75,28 @@ class Model:
     versions: Mapping[str, str]
 
 
-def model_card(model: Model, candidates: Sequence[Candidate]) -> str:
-    """The card of the first of `candidates`, which are in order; it names no time, host or absolute path."""
+def model_card(model: Model, candidates: Sequence[Candidate], test: Part) -> str:
+    """The card of the first of `candidates`, which are in order; `test` are its numbers on test images.
+
+    It names no time, host or absolute path.
+    """
     best = candidates[0]
-    metadata = _metadata(model, best)
+    metadata = _metadata(model, best, test)
     lines = [
         f"# {model.dataset}: {best.method}",
         "",
-        f"Names what is in an image: one of the {len(model.classes)} classes of the dataset {model.dataset}. The best "
-        f"by exact accuracy on validation images of the few-shot models below ({len(candidates)}).",
+        f"{_purpose(model, best)} The best "
+        f"by exact match on validation images of the few-shot models below ({len(candidates)}).",
         "",
         "## Accuracy",
         "",
-        "Percent by two rules; substring: substring match, the published rule; exact: exact match. The choice was made "
-        "on validation images alone, by the exact rule; ties go to the substring one, then to fewer tokens.",
+        "Percent by two rules: substring match, the published one, and exact match. The choice was made "
+        "on validation images alone, by exact match; ties go to substring match, then to fewer tokens.",
         "",
         _accuracies(candidates),
         "",
-        f"On {best.test[ALL].samples} test images, which nothing was chosen by, the accuracy of the saved model is "
-        f"{_both(best.test[ALL])}.",
+        f"On {test.samples} test images, which nothing was chosen by, the accuracy of the saved model is "
+        f"{_both(test)}.",
         "",
         "## Use",
         "",
@@ -130,8 +133,7 @@ def model_card(model: Model, candidates: Sequence[Candidate]) -> str:
     return str(ModelCard("\n".join(["---", metadata.to_yaml(), "---", "", *lines, ""])))
 
 
-def _metadata(model: Model, best: Candidate) -> ModelCardData:
-    test = best.test[ALL]
+def _metadata(model: Model, best: Candidate, test: Part) -> ModelCardData:
     results = [
         EvalResult(
             task_type="image-text-to-text",
@@ -139,7 +141,7 @@ def _metadata(model: Model, best: Candidate) -> ModelCardData:
             dataset_name=model.dataset,
             dataset_split="test",
             metric_type="accuracy",
-            metric_name=f"{rule} accuracy",
+            metric_name=f"accuracy, {rule}",
             metric_value=round(_percent(test, count), 2),
         )
         for rule, count in COUNTS.items()
@@ -150,7 +152,13 @@ def _metadata(model: Model, best: Candidate) -> ModelCardData:
         base_model_relation=model.base.repository and ("adapter" if model.adapters else "finetune"),
         library_name="peft" if model.adapters else "transformers",
         pipeline_tag="image-text-to-text",
-        tags=[model.base.architecture, "image-classification", "few-shot", best.method, best.recipe["trainer"]],
+        tags=[
+            model.base.architecture,
+            *(["image-classification"] if model.classes else []),
+            "few-shot",
+            best.method,
+            best.recipe["trainer"],
+        ],
         datasets=model.dataset_repository and [model.dataset_repository],
         metrics=["accuracy"],
         eval_results=results,
@@ -179,10 +187,9 @@ def _facts(model: Model, best: Candidate) -> str:
         + (", with LoRA adapters" if model.adapters else ""),
         "rewards": " + ".join(best.recipe["rewards"]) or "none",
         "seed": str(best.seed),
-        "training images": f"{best.taught.images}, {best.taught.shots} of each class; a question listed "
-        f"{best.taught.options} of {len(model.classes)} class names, in predictions all of them",
+        "training samples": _samples(model, best),
         "question": model.question,
-        "images": f"{WAYS[best.task.images.evaluation]} {best.task.images.size} x {best.task.images.size} pixels",
+        "images": _images(best),
         "base model": f"{model.base.architecture}, {model.base.origin}; md5 `{model.base.md5}`",
         **{f"md5 of {name}": f"`{md5}`" for name, md5 in model.weights.items()},
         "md5 of the model as trained": f"`{best.model_md5}`",
@@ -192,6 +199,33 @@ def _facts(model: Model, best: Candidate) -> str:
         ),
     }
     return "\n".join(f"- {name}: {value}" for name, value in rows.items())
+
+
+def _tags(model: Model, best: Candidate) -> list[str]:
+    kind = ["image-classification"] if model.classes else []
+    return [model.base.architecture, *kind, "few-shot", best.method, best.recipe["trainer"]]
+
+
+def _images(best: Candidate) -> str:
+    size = best.prompting.images.size
+    return f"{RESIZED[best.prompting.images.evaluation]} " + (
+        "their own size" if size is None else f"{size} x {size} pixels"
+    )
+
+
+def _purpose(model: Model, best: Candidate) -> str:
+    if model.classes:
+        return f"Names what is in an image: one of the {len(model.classes)} classes of the dataset {model.dataset}."
+    return f"Answers the question of the dataset {model.dataset} about an image (task {best.prompting.task})."
+
+
+def _samples(model: Model, best: Candidate) -> str:
+    if best.trained.shots is None:
+        return str(best.trained.samples)
+    return (
+        f"{best.trained.samples}, {best.trained.shots} of each class; a question listed {best.trained.options} of "
+        f"{len(model.classes)} class names, in predictions all of them"
+    )
 
 
 def _usage(model: Model, best: Candidate) -> str:
@@ -212,21 +246,21 @@ def _usage(model: Model, best: Candidate) -> str:
             'model = PeftModel.from_pretrained(base, ".")',
         ]
     seed = []
-    if best.task.generation.temperature > 0:
+    if best.prompting.generation.temperature > 0:
         names.append("set_seed")
-        seed = [f"set_seed({batch_seed(best.task.seed, 0)})"]
-    size = best.task.images.size
+        seed = [f"set_seed({batch_seed(best.prompting.seed, 0)})"]
+    size = best.prompting.images.size
     read = ['image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")']
-    square = f"resize(({size}, {size}), Image.Resampling.LANCZOS)"
-    resize = [f"image = image.{square}"]
+    square = "" if size is None else f".resize(({size}, {size}), Image.Resampling.LANCZOS)"
+    resize = [f"image = image{square}"] if square else []
     pillow = "from PIL import Image, ImageOps"
-    if best.task.images.evaluation == "published":
+    if best.prompting.images.evaluation == "published":
         helper = ["from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize"]
         pillow = "from PIL import Image"
         read = ['image = Image.open("image.jpg").convert("RGB")', "image.info.clear()  # nothing turns it, as in tests"]
         resize = [
             "height, width = smart_resize(image.height, image.width, 28, 4 * 28 * 28, 16384 * 28 * 28)",
-            f"image = image.resize((width, height), Image.Resampling.BICUBIC).{square}",
+            f"image = image.resize((width, height), Image.Resampling.BICUBIC){square}",
         ]
     return "\n".join(
         [
@@ -264,7 +298,7 @@ def _percent(part: Part, count: str) -> float:
 def _both(part: Part) -> str:
     """Accuracy by both rules.
 
-    >>> _both(Part(samples=4, correct=3, exact_correct=2, valid_rate=100, completion_tokens=8))
-    '75.00 substring, 50.00 exact'
+    >>> _both(Part(samples=4, substring_correct=3, exact_correct=2, valid_rate=100, completion_tokens=8))
+    '75.00 substring match, 50.00 exact match'
     """
     return ", ".join(f"{_percent(part, count):.2f} {rule}" for rule, count in COUNTS.items())

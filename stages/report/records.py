@@ -15,10 +15,10 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationEr
 
 from stages.runtime.errors import UserError
 from stages.runtime.params import Grid
-from stages.tasks.classes import BASE_TO_NEW, FEW_SHOT
+from stages.tasks.settings import BASE_TO_NEW, FEW_SHOT
 
 RULES = ("substring", "exact")
-"""When an answer is right: by the published substring match, and by exact match; see `stages.tasks.matching`."""
+"""When an answer is right: by the published substring match, and by exact match; see `stages.tasks.task`."""
 
 PARTS = {FEW_SHOT: ("all",), BASE_TO_NEW: ("base", "new")}
 ZERO_SHOT = "zero_shot"
@@ -28,20 +28,20 @@ class Part(BaseModel):
     """What one part of a test set gave: counts, and rates in percent."""
 
     samples: PositiveInt
-    correct: NonNegativeInt
+    substring_correct: NonNegativeInt
     exact_correct: NonNegativeInt
     valid_rate: float = Field(ge=0, le=100)
     completion_tokens: NonNegativeInt
 
     @model_validator(mode="after")
     def _counts(self) -> "Part":
-        if max(self.correct, self.exact_correct) > self.samples:
+        if max(self.substring_correct, self.exact_correct) > self.samples:
             raise ValueError("more correct answers than samples")
         return self
 
 
 class Evaluation(BaseModel):
-    """The record of `evaluate`, `zero_shot`, or of one target of `cross_eval`."""
+    """The record of `evaluate`, `zero_shot`, or `cross_eval`; a part may have sub-scores too."""
 
     stage: str
     setting: str
@@ -101,14 +101,14 @@ def read_records(grid: Grid, folder: Path) -> Records:
     curves: list[pd.DataFrame] = []
     for setting, method, dataset, seed in product(grid.settings, grid.methods, grid.datasets, grid.seeds):
         key = f"{setting}-{method}-{dataset}-{seed}"
-        path = folder / "evaluate" / f"{key}.json"
+        path = folder / "evaluate" / f"{setting}-{dataset}" / f"{method}-{seed}.json"
         evaluations += _evaluation(path, f"evaluate@{key}", setting, method, dataset, dataset, seed)
         trained = folder / "train" / key
         costs.append(_cost(trained / "cost.json", f"train@{key}", setting, method, dataset, seed))
         curves.append(_curve(trained / "curves.csv", f"train@{key}", method))
     for method, source, seed, target in _transfers(grid):
-        key = f"{FEW_SHOT}-{method}-{source}-{seed}"
-        path = folder / "cross_eval" / key / f"{target}.json"
+        key = f"{FEW_SHOT}-{method}-{source}-{target}-{seed}"
+        path = folder / "cross_eval" / f"{key}.json"
         evaluations += _evaluation(path, f"cross_eval@{key}", FEW_SHOT, method, source, target, seed)
     return Records(pd.DataFrame(evaluations), pd.DataFrame(costs), pd.concat(curves, ignore_index=True))
 
@@ -150,9 +150,9 @@ def _evaluation(
                 **expected,
                 "part": name,
                 "samples": part.samples,
-                "substring_correct": part.correct,
+                "substring_correct": part.substring_correct,
                 "exact_correct": part.exact_correct,
-                "substring": 100 * part.correct / part.samples,
+                "substring": 100 * part.substring_correct / part.samples,
                 "exact": 100 * part.exact_correct / part.samples,
                 "valid_rate": part.valid_rate,
                 "mean_completion_tokens": part.completion_tokens / part.samples,

@@ -199,7 +199,8 @@ def _stages(table: pd.DataFrame, setting: str, grid: Grid) -> list[str]:
 def _transfer_stages(row: tuple, grid: Grid) -> str:
     source, seed = _any(row.source, grid.datasets), _any(row.seed, grid.seeds)
     evaluate = _name("evaluate", FEW_SHOT, row.method, source, seed)
-    cross_eval = _name("cross_eval", FEW_SHOT, row.method, source, seed)
+    target = _any(row.target, grid.datasets)
+    cross_eval = _name("cross_eval", FEW_SHOT, row.method, source, target, seed)
     if row.source == row.target != MEAN or len(grid.datasets) == 1:
         return evaluate
     # The means, and a target's mean over sources, have the diagonal in them too.

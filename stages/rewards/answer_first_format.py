@@ -2,15 +2,18 @@
 
 import re
 
+from stages.rewards.reward import Completion, Params
+from stages.tasks.task import BaseTask, Sample
+
 _PATTERN = re.compile(r"<answer>.*?</answer>\s*<reason>.*?</reason>", re.DOTALL)
 
 
-def reward(completion: str, answer: str, tokens: int) -> float:
+def reward(completion: Completion, sample: Sample, task: BaseTask, params: Params) -> float:
     """1 where the whole completion is an answer tag and a reason tag, else 0.
 
-    >>> reward("<answer>one</answer> <reason>Round.</reason>", "zero", tokens=9)
-    1.0
-    >>> reward("<reason>Round.</reason> <answer>one</answer>", "zero", tokens=9)
-    0.0
+    >>> from stages.tasks.classification import Task
+    >>> texts = ("<answer>one</answer> <reason>Round.</reason>", "<reason>Round.</reason> <answer>one</answer>")
+    >>> [reward(Completion(text, "one", 9), Sample("Which?", "zero"), Task(), Params()) for text in texts]
+    [1.0, 0.0]
     """
-    return float(_PATTERN.fullmatch(completion) is not None)
+    return float(_PATTERN.fullmatch(completion.text) is not None)

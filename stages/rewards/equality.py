@@ -1,14 +1,17 @@
 """Equality: the reward of No-Thinking-RL (P1 section 2.2 and code)."""
 
+from stages.rewards.reward import Completion, Params
+from stages.tasks.task import BaseTask, Sample
 
-def reward(completion: str, answer: str, tokens: int) -> float:
-    """1 where the raw completion is the label, to the letter and the space, else 0.
 
-    The label is stripped, as what the paper's code takes from the solution's tag; the completion is not.
+def reward(completion: Completion, sample: Sample, task: BaseTask, params: Params) -> float:
+    """1 where the raw completion is the answer, to the letter and the space, else 0.
 
-    >>> reward("zero", " zero ", tokens=2)
-    1.0
-    >>> reward(" zero", "zero", tokens=2)
-    0.0
+    The answer is stripped, as what the paper's code takes from the solution's tag; the completion is not.
+
+    >>> from stages.tasks.classification import Task
+    >>> sample = Sample("Which?", " zero ", ("zero", "one"))
+    >>> [reward(Completion(text, None, 2), sample, Task(), Params()) for text in ("zero", " zero")]
+    [1.0, 0.0]
     """
-    return float(completion == answer.strip())
+    return float(completion.text == sample.answer.strip())

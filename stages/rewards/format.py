@@ -2,15 +2,18 @@
 
 import re
 
+from stages.rewards.reward import Completion, Params
+from stages.tasks.task import BaseTask, Sample
+
 _PATTERN = re.compile(r"<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
 
 
-def reward(completion: str, answer: str, tokens: int) -> float:
+def reward(completion: Completion, sample: Sample, task: BaseTask, params: Params) -> float:
     """1 where the whole completion is a think tag and an answer tag, else 0.
 
-    >>> reward("<think>Round.</think> <answer>one</answer>", "zero", tokens=9)
-    1.0
-    >>> reward("<think>Round.</think> <answer>one</answer> I hope.", "zero", tokens=12)
-    0.0
+    >>> from stages.tasks.classification import Task
+    >>> texts = ("<think>Round.</think> <answer>one</answer>", "<think>Round.</think> <answer>one</answer> I hope.")
+    >>> [reward(Completion(text, "one", 9), Sample("Which?", "zero"), Task(), Params()) for text in texts]
+    [1.0, 0.0]
     """
-    return float(_PATTERN.fullmatch(completion) is not None)
+    return float(_PATTERN.fullmatch(completion.text) is not None)

@@ -1,33 +1,37 @@
 """P2's normalized length reward: longer is better, up to a limit (P2 section 3; its constants are not published)."""
 
 import math
-from dataclasses import dataclass
 
-from stages.rewards import accuracy
+from pydantic import Field
+
+from stages.rewards import reward as base
+from stages.rewards.reward import Completion
+from stages.tasks.task import BaseTask, Rule, Sample
 
 
-@dataclass(frozen=True)
-class Reward:
-    """`weight / (1 + steepness * exp(-(L - midpoint)))`, where L is the completion's tokens divided by `unit`.
+class Params(base.Params):
+    """`steepness` is P2's lambda, `midpoint` its L0, both in units of `unit` tokens.
 
-    Steepness is P2's lambda and midpoint its L0. `correct_only` is our variant that never pays for
-    an answer that is wrong by this rule of the accuracy reward (None: paid whatever the answer).
-
-    >>> Reward(weight=1.0, steepness=1.0, midpoint=4.0, unit=5.0, correct_only=None)("<answer>a</answer>", "b", 20)
-    0.5
-    >>> Reward(weight=1.0, steepness=1.0, midpoint=4.0, unit=5.0, correct_only="exact")("<answer>a</answer>", "b", 20)
-    0.0
+    `correct_only` is our variant that never pays for an answer that is wrong by this rule of the accuracy reward; None:
+    paid whatever the answer.
     """
 
-    weight: float
-    steepness: float
+    steepness: float = Field(gt=0)
     midpoint: float
-    unit: float
-    correct_only: accuracy.Rule | None
+    unit: float = Field(gt=0)
+    correct_only: Rule | None
 
-    def __call__(self, completion: str, answer: str, tokens: int) -> float:
-        """The reward of one completion, between 0 and `weight`."""
-        if self.correct_only and not accuracy.Reward(self.correct_only)(completion, answer, tokens):
-            return 0.0
-        # At least -700, where exp still fits a float.
-        return self.weight / (1 + self.steepness * math.exp(-max(tokens / self.unit - self.midpoint, -700.0)))
+
+def reward(completion: Completion, sample: Sample, task: BaseTask, params: Params) -> float:
+    """`1 / (1 + steepness * exp(-(L - midpoint)))`, where L is the completion's tokens divided by `unit`.
+
+    >>> from stages.tasks.classification import Task
+    >>> constants = {"steepness": 1.0, "midpoint": 4.0, "unit": 5.0}
+    >>> wrong = Completion("<answer>a</answer>", "a", 20), Sample("Which?", "b", ("a", "b")), Task()
+    >>> [reward(*wrong, Params(**constants, correct_only=rule)) for rule in (None, "exact")]
+    [0.5, 0.0]
+    """
+    if params.correct_only and not task.rewarded(completion.text, sample, params.correct_only):
+        return 0.0
+    # At least -700, where exp still fits a float.
+    return 1 / (1 + params.steepness * math.exp(-max(completion.tokens / params.unit - params.midpoint, -700.0)))

@@ -17,6 +17,9 @@ from stages.runtime.errors import UserError
 
 PARAMS = Path("params.yaml")
 
+RENAMED = {"prompts_per_step": "global_batch_size", "prompts_per_pass": "per_device_batch_size"}
+"""Keys that had other names once."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -106,6 +109,8 @@ def read_grid() -> Grid:
 def _explain(key: str, error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     path = ".".join([*([key] if key else []), *(str(part) for part in first["loc"])])
+    if first["type"] == "extra_forbidden" and (new := RENAMED.get(str(first["loc"][-1]))):
+        return f"{path}: unknown key; it is now called {new}"
     if first["type"] == "extra_forbidden":
         return f"{path}: unknown key; valid: {', '.join(_keys_beside(model, first['loc']))}"
     if first["type"] == "missing":

@@ -19,24 +19,12 @@ def parse(key: str, section: Any) -> Source:
         UserError: names the first offending key, its value, and what is valid.
     """
     params: Source = validate_by_source(key, section, {name: module.Params for name, module in SOURCES.items()})
-    if isinstance(params, SourceParams):
-        params.check(key)
+    params.check(key)
     return params
 
 
-def may_have_validation(params: Source) -> bool:
-    """Whether a source has validation images, as far as its section tells: a folder shows it only when it is read."""
-    if isinstance(params, embedded.Params) or params.validation_per_class is not None:
-        return True
-    if isinstance(params, hub.Params):
-        return "validation" in params.splits
-    if isinstance(params, parquet.Params):
-        return "validation" in (params.splits or {})
-    return not isinstance(params, coop.Params) or params.dataset != "imagenet"
-
-
 def load(key: str, params: Source) -> Chosen:
-    """List the images of a source, choose those that are kept, and compare with what is known of the dataset.
+    """List the samples of a source, choose those that are kept, and compare with what is known of the dataset.
 
     Raises:
         UserError: the source is not there, is not in its format, or lacks what is asked for.
@@ -46,12 +34,16 @@ def load(key: str, params: Source) -> Chosen:
     listing = SOURCES[params.source].list_images(key, params)
     classes, warnings = checked_classes(key, listing, params)
     chosen = assign(key, listing, params)
-    return Chosen(classes, chosen, listing.read, listing.where, _notes(listing, chosen, params), warnings)
+    notes = _notes(key.rpartition(".")[2], listing, chosen, params)
+    return Chosen(classes, chosen, listing.read, listing.where, notes, warnings)
 
 
-def _notes(listing: Listing, chosen: list, params: SourceParams) -> list[str]:
+def _notes(name: str, listing: Listing, chosen: list, params: SourceParams) -> list[str]:
     if params.known is None:
         return []
     kept = Counter(example.split for example in chosen)["test"]
     test = Counter(example.split for example in listing.examples)["test"] or kept
-    return facts.compare(params.known, len(listing.classes), test, kept, params.question, params.source == "coop")
+    notes = facts.compare(params.known, len(listing.classes), test, kept, params.question, params.source == "coop")
+    # The paper's name of a dataset says something only where the grid has another.
+    title = "" if name == params.known else f"{facts.FACTS[params.known].title}: "
+    return [f"{title}{note}" for note in notes]

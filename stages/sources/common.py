@@ -1,21 +1,24 @@
 """What all sources share: their common keys, what they list, and which of it is kept."""
 
+import json
 import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from stages.runtime.errors import UserError
+from stages.runtime.messages import first_of
 from stages.runtime.params import Section
 from stages.sources.facts import COPIES, Known
-from stages.tasks.few_shot import SPLITS
+from stages.tasks import task as tasks
+from stages.tasks.draws import SPLITS
 
 _HIDDEN = re.compile(
     "[\\u034f\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180d\\u180f\\u3164\\ufe00-\\ufe0f\\uffa0\\U000e0100-\\U000e01ef]"
@@ -45,11 +48,13 @@ class SourceParams(Section):
     training images, which shrink by them. The choice is by `seed` and by what an image is known by, so that the order
     of files changes nothing.
 
-    `dataset` says which of the paper's eleven sets this is, if any: then it is compared with what the paper has.
+    `task` is a file of `stages/tasks`; where it has no classes, all its samples count as one class here. `dataset` says
+    which of the paper's eleven sets this is, if any: then it is compared with what the paper has.
     `underscores` in class names are kept, as in the paper's own data, or become spaces.
     """
 
-    question: str = Field(min_length=1)
+    task: str = "classification"
+    question: str | None = Field(min_length=1)
     train_per_class: int | None = Field(gt=0)
     validation_per_class: Amount | None = None
     test_per_class: Amount | None = None
@@ -62,23 +67,57 @@ class SourceParams(Section):
         """Which of the paper's sets this is, by its key or as a known copy of it."""
         return self.dataset or COPIES.get(getattr(self, "repository", None) or "")
 
+    def task_of(self, key: str) -> str:
+        """The task of the dataset that `key` names."""
+        return self.task
+
+    def may_have_validation(self) -> bool:
+        """Whether there are validation images, as far as the section tells: some show it only when they are read."""
+        return self.validation_per_class is not None or self.has_own_validation()
+
+    def has_own_validation(self) -> bool:
+        """The same, of the source's own split."""
+        return True
+
     def check(self, key: str) -> None:
         """Check what no single key tells.
 
         Raises:
             UserError: keys do not fit together.
         """
+        if self.task not in tasks.names():
+            raise UserError(f"{key}.task: {self.task!r} is invalid; valid: {', '.join(tasks.names())}")
+        self.check_columns(key, tasks.load(self.task))
+
+    def check_columns(self, key: str, task: tasks.BaseTask) -> None:
+        """Check that the source has what the task needs; here images and classes alone, as in a folder."""
+        if not task.by_class:
+            raise UserError(
+                f"{key}.task: {self.task!r} is invalid for a source of images and classes; valid: classification, or "
+                "source parquet or hub"
+            )
+        if self.question is None:
+            raise UserError(f"{key}.question: None is invalid where samples have no question of their own; valid: text")
 
 
-class Example(NamedTuple):
-    """One labelled image: its split, its class, and what it is known by (its path, or the digest of its bytes)."""
+@dataclass(frozen=True, order=True)
+class Example:
+    """What a source has of one sample.
+
+    Attributes:
+        split: train, validation or test.
+        label: its class; 0 where the task has no classes, which then counts as one class.
+        name: what it is known by: its path, or a digest of its content.
+        values: the columns of its task, such as `answer`.
+    """
 
     split: str
     label: int
     name: str
+    values: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
-Read = Callable[[Sequence[Example]], Iterator[bytes]]
+Read = Callable[[Sequence[Example]], Iterator[list[bytes]]]
 
 
 @dataclass(frozen=True)
@@ -86,9 +125,9 @@ class Listing:
     """All that a source has.
 
     Attributes:
-        classes: names by label.
-        examples: the images, in any order.
-        read: yields the encoded bytes of the examples that it is given, in their order.
+        classes: names by label; none where the task has no classes.
+        examples: in any order.
+        read: yields the encoded images of each of the examples that it is given, in their order.
         where: how an example is called in a message.
     """
 
@@ -126,7 +165,7 @@ def assign(key: str, listing: Listing, params: SourceParams) -> list[Example]:
     for example in listing.examples:
         by_class[example.label, example.split].append(example)
     chosen: list[Example] = []
-    for label, name in enumerate(listing.classes):
+    for label, name in enumerate(listing.classes or ["all"]):
         ranked = {split: sorted(by_class[label, split], key=lambda each: _rank(each, params.seed)) for split in SPLITS}
         pool = ranked["train"]
         size = len(pool)
@@ -144,7 +183,7 @@ def assign(key: str, listing: Listing, params: SourceParams) -> list[Example]:
         if not parts["train"]:
             raise UserError(_too_few(key, name, size, len(parts["test"]) + len(parts["validation"])))
         for split in SPLITS:
-            chosen += sorted(example._replace(split=split) for example in parts[split])
+            chosen += sorted(replace(example, split=split) for example in parts[split])
     return chosen
 
 
@@ -158,6 +197,8 @@ def checked_classes(key: str, listing: Listing, params: SourceParams) -> tuple[l
         UserError: there are fewer than two classes, a class has no name or no image, a name cannot stand in a question
             or an answer, or two names become one or are one but for case.
     """
+    if not tasks.load(params.task).by_class:
+        return [], []
     if len(listing.classes) < 2:
         found = f" ({listing.classes[0]!r})" if listing.classes else ""
         raise UserError(f"{key}: {len(listing.classes)} class{found}; valid: two or more, to choose between")
@@ -262,13 +303,6 @@ def _ambiguous(key: str, names: Sequence[str], known: bool) -> list[str]:
     return warnings
 
 
-def first_of(sentences: Iterable[str], shown: int = 10) -> str:
-    """The first of what is to be listed, and how many more there are."""
-    listed = list(sentences)
-    more = [f"and {len(listed) - shown} more"] if len(listed) > shown else []
-    return "; ".join([*listed[:shown], *more])
-
-
 def inside(where: str, name: str) -> PurePosixPath:
     """A relative path that stays below its root.
 
@@ -296,6 +330,14 @@ def below(where: str, folder: Path, name: str) -> Path:
     if "://" in name or not (real.is_relative_to(root) or (inner and cached)):
         raise UserError(f"{where}: {name!r} leads out of the dataset; valid: a path below {folder}")
     return path
+
+
+def digest(images: Sequence[bytes], values: Mapping[str, Any]) -> str:
+    """What a sample is known by wherever it stands: of one image without further values the digest of its bytes."""
+    parts = [blake2b(image, digest_size=16).hexdigest() for image in images]
+    if len(parts) == 1 and not values:
+        return parts[0]
+    return blake2b(json.dumps([parts, values], sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def read_file(path: Path, hint: str) -> bytes:

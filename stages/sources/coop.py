@@ -66,8 +66,13 @@ class Params(SourceParams):
     repository: str | None = None
     revision: str | None = None
 
+    def has_own_validation(self) -> bool:
+        """See the base class."""
+        return self.dataset != "imagenet"
+
     def check(self, key: str) -> None:
         """One place, and in a repository one commit."""
+        super().check(key)
         if self.path is not None and self.repository is not None:
             raise UserError(f"{key}: path and repository are both set; valid: one of them")
         hub.check_revision(key, self.repository, self.revision)
@@ -151,8 +156,8 @@ def list_images(key: str, params: Params) -> Listing:
     prefix = f"{layout.images}/" if layout.images else ""
     hint = "unpack the dataset's images again, they are not complete"
 
-    def read(chosen: Sequence[Example]) -> Iterator[bytes]:
-        return (files.read(prefix + each.name, hint) for each in chosen)
+    def read(chosen: Sequence[Example]) -> Iterator[list[bytes]]:
+        return ([files.read(prefix + each.name, hint)] for each in chosen)
 
     return Listing(classes, examples, read, lambda example: files.where(prefix + example.name))
 

@@ -11,7 +11,7 @@ from stages.sources.common import Chosen, Example
 
 
 class Params(Section):
-    """What an embedded dataset is told."""
+    """An embedded dataset, whose name in `params.yaml` says which; a task without classes counts as one class."""
 
     source: Literal["embedded"]
     question: str = Field(min_length=1)
@@ -20,27 +20,51 @@ class Params(Section):
     test_per_class: int = Field(gt=0)
     seed: int = Field(ge=0)
 
+    def task_of(self, key: str) -> str:
+        """The task of the dataset that `key` names."""
+        from stages.embedded import datasets
+
+        return datasets.TASKS[key.rpartition(".")[2]]
+
+    def may_have_validation(self) -> bool:
+        """Whether there are validation images."""
+        return True
+
+    def check(self, key: str) -> None:
+        """Check that there is such a dataset.
+
+        Raises:
+            UserError: there is none.
+        """
+        from stages.embedded import datasets
+
+        name = key.rpartition(".")[2]
+        if name not in datasets.TASKS:
+            valid = ", ".join(datasets.TASKS)
+            raise UserError(f"{key}.source: 'embedded' is invalid for {name!r}; valid for {valid}")
+
 
 def load(key: str, params: Params) -> Chosen:
     """Draw the dataset that `key` names.
 
     Raises:
-        UserError: there is no such dataset, or it has fewer images than are asked for.
+        UserError: it has fewer images than are wanted.
     """
-    from stages.embedded import datasets as embedded
+    from stages.embedded import datasets
 
-    name = key.rpartition(".")[2]
-    if name not in embedded.CLASSES:
-        raise UserError(f"{key}.source: 'embedded' is invalid for {name!r}; valid for {', '.join(embedded.CLASSES)}")
     try:
-        images, labels, splits, classes = embedded.build(
-            name, params.seed, params.train_per_class, params.validation_per_class, params.test_per_class
+        drawn, classes = datasets.build(
+            key.rpartition(".")[2],
+            params.seed,
+            params.train_per_class,
+            params.validation_per_class,
+            params.test_per_class,
         )
     except ValueError as error:
         raise UserError(f"{key}: {error}; next: lower train_, validation_ or test_per_class") from None
-    examples = [Example(split, label, str(i)) for i, (split, label) in enumerate(zip(splits, labels, strict=True))]
+    examples = [Example(each.split, each.label, str(i), each.values) for i, each in enumerate(drawn)]
 
-    def read(chosen: Sequence[Example]) -> Iterator[bytes]:
-        return (images[int(example.name)] for example in chosen)
+    def read(chosen: Sequence[Example]) -> Iterator[list[bytes]]:
+        return (drawn[int(example.name)].images for example in chosen)
 
     return Chosen(classes, examples, read, lambda example: f"{key}: image {example.name}")

@@ -86,7 +86,7 @@ def compare(name: str, classes: int, test: int, kept: int, question: str, coop: 
         coop: whether the split is CoOp's.
 
     >>> compare("dtd", 47, 1880, 1880, FACTS["dtd"].question, coop=False)
-    ["DTD: the test split is not CoOp's, which the paper scores", 'DTD: 1880 test images, the paper has 1692']
+    ["the test split is not CoOp's, which the paper scores", '1880 test images, the paper has 1692']
     """
     facts = FACTS[name]
     notes = []
@@ -100,4 +100,4 @@ def compare(name: str, classes: int, test: int, kept: int, question: str, coop: 
         notes.append(f"{kept} of {test} test images are kept")
     if question != facts.question:
         notes.append(f"the question is {question!r}, the paper asks {facts.question!r}")
-    return [f"{facts.title}: {note}" for note in notes]
+    return notes

@@ -51,8 +51,8 @@ def list_images(key: str, params: Params) -> Listing:
                 paths[Example(part, labels[name], f"{part}/{name}/{inner}")] = path
     by_name = {example.name: path for example, path in paths.items()}
 
-    def read(chosen: Sequence[Example]) -> Iterator[bytes]:
-        return (read_file(by_name[each.name], "leave the folder alone while it is read") for each in chosen)
+    def read(chosen: Sequence[Example]) -> Iterator[list[bytes]]:
+        return ([read_file(by_name[each.name], "leave the folder alone while it is read")] for each in chosen)
 
     return Listing(classes, list(paths), read, lambda example: str(by_name[example.name]))
 

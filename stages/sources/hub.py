@@ -6,18 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
-
 from stages.runtime.errors import UserError
 from stages.runtime.files import expand, is_of_content
 from stages.runtime.hub import check_revision, fetch_snapshot, line
-from stages.sources.columns import Row, image_bytes, list_rows
-from stages.sources.common import Listing, SourceParams, below, read_file
+from stages.sources.columns import Row, TableParams, list_rows, row
+from stages.sources.common import Listing, below, read_file
+from stages.tasks import task as tasks
 
 SplitName = Literal["train", "validation", "test"]
 
 
-class Params(SourceParams):
+class Params(TableParams):
     """A hub dataset: `repository` at `revision` (a commit hash: branches and tags move), or `path`, a copy of one.
 
     `splits` says which of its splits is which of ours; splits that are not named are left out. `configuration` is one
@@ -31,12 +30,14 @@ class Params(SourceParams):
     configuration: str | None = None
     files: list[str] | None = None
     splits: dict[SplitName, str]
-    image_column: str
-    label_column: str
-    names: list[str] | None = Field(default=None, min_length=2)
+
+    def has_own_validation(self) -> bool:
+        """See the base class."""
+        return "validation" in self.splits
 
     def check(self, key: str) -> None:
         """One place, in a repository one commit, and splits that have no image in common."""
+        super().check(key)
         if (self.path is None) == (self.repository is None):
             found = "neither is" if self.path is None else "both are"
             raise UserError(f"{key}: of path and repository {found} set; valid: one of them")
@@ -61,22 +62,23 @@ def list_images(key: str, params: Params) -> Listing:
         folder = fetch_snapshot(key, str(params.repository), str(params.revision), params.files, "dataset")
     # Read once per iteration and never copied whole: neither into memory nor into the cache of `datasets`.
     tables = _open(key, folder, params)
-    label = tables["train"].features[params.label_column]
+    label = tables["train"].features.get(params.label_column)
     names = params.names or getattr(label, "names", None)
 
     def rows() -> Iterator[Row]:
         for split, table in tables.items():
             with _reading(key, folder):
-                for number, row in enumerate(table):
+                for number, found in enumerate(table):
                     where = f"{key}: {params.splits[split]} row {number}"
-                    content = image_bytes(row[params.image_column], where, partial(_read, where, folder))
-                    yield Row(split, content, row[params.label_column], where)
+                    cells = {ours: found[theirs] for ours, theirs in params.own_columns.items()}
+                    yield row(cells, split, where, partial(_read, where, folder))
 
-    return list_rows(key, rows, names if not _is_text(label) else None)
+    by_class = tasks.load(params.task).by_class
+    return list_rows(key, rows, names if not _is_text(label) else None, by_class)
 
 
 def _open(key: str, folder: Path, params: Params) -> dict[str, Any]:
-    """The splits that are named, with their two columns, images undecoded."""
+    """The splits that are named, with the columns that are read, images undecoded."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -96,12 +98,17 @@ def _columns(key: str, found: Any, split: str, params: Params) -> Any:
     if split not in found:
         raise UserError(f"{key}.splits: {split!r} is invalid; valid: {', '.join(map(str, found))}")
     table = found[split]
-    for name in ("image_column", "label_column"):
-        if (column := getattr(params, name)) not in (table.features or {}):
-            raise UserError(f"{key}.{name}: {column!r} is invalid; valid: {', '.join(table.features or {})}")
-    table = table.select_columns([params.image_column, params.label_column])
-    if isinstance(table.features[params.image_column], datasets.Image):
-        table = table.cast_column(params.image_column, datasets.Image(decode=False))
+    for name, column in params.own_columns.items():
+        if column not in (table.features or {}):
+            place = f"{name}_column" if name in ("image", "label") else f"columns.{name}"
+            raise UserError(f"{key}.{place}: {column!r} is invalid; valid: {', '.join(table.features or {})}")
+    table = table.select_columns(list(dict.fromkeys(params.own_columns.values())))
+    shown = table.features[params.image_column]
+    undecoded = datasets.Image(decode=False)
+    if isinstance(shown, datasets.Image):
+        table = table.cast_column(params.image_column, undecoded)
+    elif isinstance(getattr(shown, "feature", None), datasets.Image):
+        table = table.cast_column(params.image_column, datasets.List(undecoded))
     return table
 
 

@@ -5,17 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
-
 from stages.runtime.errors import UserError
 from stages.runtime.files import expand
-from stages.sources.columns import Row, image_bytes, list_rows
-from stages.sources.common import Listing, SourceParams, inside, read_file
+from stages.sources.columns import Row, TableParams, list_rows, row
+from stages.sources.common import Listing, inside, read_file
+from stages.tasks import task as tasks
 
 SplitName = Literal["train", "validation", "test"]
 
 
-class Params(SourceParams):
+class Params(TableParams):
     """Parquet files below `path` (a folder, or one file).
 
     `splits` gives the files of each split as patterns below `path` (`train-*.parquet`); without it all files are
@@ -26,12 +25,14 @@ class Params(SourceParams):
     source: Literal["parquet"]
     path: str
     splits: dict[SplitName, str] | None = None
-    image_column: str
-    label_column: str
-    names: list[str] | None = Field(default=None, min_length=2)
+
+    def has_own_validation(self) -> bool:
+        """See the base class."""
+        return "validation" in (self.splits or {})
 
     def check(self, key: str) -> None:
         """There is something to learn from."""
+        super().check(key)
         if self.splits is not None and "train" not in self.splits:
             raise UserError(f"{key}.splits: train is missing")
 
@@ -53,7 +54,7 @@ def list_images(key: str, params: Params) -> Listing:
         for split, path in files:
             yield from _rows(path, split, folder, params)
 
-    return list_rows(key, rows, found[0])
+    return list_rows(key, rows, found[0], tasks.load(params.task).by_class)
 
 
 def _files(key: str, root: Path, params: Params) -> list[tuple[str, Path]]:
@@ -73,17 +74,15 @@ def _files(key: str, root: Path, params: Params) -> list[tuple[str, Path]]:
 
 
 def _rows(path: Path, split: str, folder: Path, params: Params) -> Iterator[Row]:
-    columns = [params.image_column, params.label_column]
+    columns = params.own_columns
     number = 0
 
     def read(name: str) -> bytes:
         return read_file(folder / inside(f"{path}: row {number}", name), "complete the images beside the table")
 
-    for batch in _open(path, params).iter_batches(batch_size=64, columns=columns):
-        pairs = zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
-        for value, label in pairs:
-            where = f"{path}: row {number}"
-            yield Row(split, image_bytes(value, where, read), label, where)
+    for batch in _open(path, params).iter_batches(batch_size=64, columns=list(dict.fromkeys(columns.values()))):
+        for cells in zip(*(batch.column(name).to_pylist() for name in columns.values()), strict=True):
+            yield row(dict(zip(columns, cells, strict=True)), split, f"{path}: row {number}", read)
             number += 1
 
 
@@ -92,6 +91,8 @@ def _names(path: Path, params: Params) -> list[str] | None:
     import pyarrow as pa
 
     schema = _open(path, params).schema_arrow
+    if params.label_column is None:
+        return None
     kind = schema.field(params.label_column).type
     if not pa.types.is_integer(kind):
         return None
@@ -122,8 +123,9 @@ def _open(path: Path, params: Params) -> Any:
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: is no parquet file ({reason}); next: write or download it again") from None
-    for key in ("image_column", "label_column"):
-        if (name := getattr(params, key)) not in file.schema_arrow.names:
+    for ours, name in params.own_columns.items():
+        if name not in file.schema_arrow.names:
+            place = f"{ours}_column" if ours in ("image", "label") else f"columns.{ours}"
             valid = ", ".join(file.schema_arrow.names)
-            raise UserError(f"{path}: has no column {name!r}; valid for {key}: {valid}")
+            raise UserError(f"{path}: has no column {name!r}; valid for {place}: {valid}")
     return file

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from itertools import permutations
 
-from stages.rewards import accuracy
-from stages.sources.common import first_of
+from stages.runtime.messages import first_of
+from stages.tasks import rules
 
 _SHOWN = 3
 
@@ -13,7 +13,7 @@ def notes(names: Sequence[str]) -> list[str]:
     """What the published rules of reward and evaluation would pay or count among these class names.
 
     >>> notes(["ok", "not ok"])
-    ["the substring rule cannot tell 1 pair of class names apart: 'not ok' counts as 'ok'"]
+    ["substring match cannot tell 1 pair of class names apart: 'not ok' counts as 'ok'"]
     >>> notes(["river", "forest"])
     []
     """
@@ -23,7 +23,7 @@ def notes(names: Sequence[str]) -> list[str]:
         found.append(f"the published accuracy reward pays {_pairs(paid)} of class names, wrong for right: {shown}")
     if contained := contained_pairs(names):
         shown = first_of((f"{longer!r} counts as {shorter!r}" for longer, shorter in contained), _SHOWN)
-        found.append(f"the substring rule cannot tell {_pairs(contained)} of class names apart: {shown}")
+        found.append(f"substring match cannot tell {_pairs(contained)} of class names apart: {shown}")
     return found
 
 
@@ -36,7 +36,7 @@ def paid_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     from sympy import Integer
 
     distinct = list(dict.fromkeys(names))
-    found = {name: accuracy.expressions(f"<answer>{name}</answer>") for name in distinct}
+    found = {name: rules.expressions(f"<answer>{name}</answer>") for name in distinct}
     verdicts: dict[tuple[str, str], bool] = {}
 
     def paid(wrong: str, right: str) -> bool:
@@ -50,14 +50,14 @@ def paid_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
         # Names often share an expression.
         key = repr(found[wrong]), repr(found[right])
         if key not in verdicts:
-            verdicts[key] = accuracy.equal(found[wrong], found[right])
+            verdicts[key] = rules.equal(found[wrong], found[right])
         return verdicts[key]
 
     return [pair for pair in permutations(distinct, 2) if paid(*pair)]
 
 
 def contained_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs (longer, shorter) where an answer that is the first counts as the second too; see `stages.tasks.matching`.
+    """Pairs (longer, shorter) where an answer that is the first counts as the second too; see `stages.tasks.rules`.
 
     >>> contained_pairs(["1", "10", "palm_tree", "old palm tree"])
     [('10', '1'), ('old palm tree', 'palm_tree')]

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from stages.methods.method import Method
 from stages.modelling.folder import RegularExpression
+from stages.rewards.reward import Completion, Reward
+from stages.rewards.reward import load as load_reward
 from stages.runtime.errors import UserError
 from stages.runtime.params import Section
+from stages.tasks.task import BaseTask, Sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +71,61 @@ class TrainingParams(Section):
         if self.adaptation == "qlora" and self.precision != "bfloat16":
             raise ValueError("precision is bfloat16 where adaptation is qlora, whose adapters are")
         return self
+
+
+@dataclass(frozen=True)
+class Example:
+    """What a model is trained on.
+
+    Attributes:
+        prompt: the turns of a conversation, with a placeholder for each image.
+        images: PIL images.
+        sample: the question and its answer.
+        target: the completion to be learned, of supervised methods.
+    """
+
+    prompt: list[dict[str, Any]]
+    images: list[Any]
+    sample: Sample
+    target: str | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], method: Method) -> Example:
+        """The example that a method makes of a row of `stages.tasks.samples.Samples`."""
+        sample = Sample.of(row)
+        target = method.target(sample.answer) if method.target else None
+        return cls(method.conversation(sample.question, images=len(row["images"])), row["images"], sample, target)
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """The rewards of a training: by name a function of completion, sample and task, and its weight in the sum."""
+
+    functions: dict[str, Reward]
+    weights: dict[str, float]
+    parse: Callable[[str], str | None]
+    task: BaseTask
+
+    @classmethod
+    def load(cls, params: Mapping[str, Any], parse: Callable[[str], str | None], task: BaseTask) -> Rewards:
+        """The rewards that a recipe names, with their parameters; `parse` reads the answers of the method."""
+        loaded = {name: load_reward(name, each) for name, each in params.items()}
+        functions = {name: function for name, (function, _) in loaded.items()}
+        return cls(functions, {name: weight for name, (_, weight) in loaded.items()}, parse, task)
+
+    def batched(self, name: str, ends: Collection[int]) -> Callable[..., list[float]]:
+        """A reward as TRL calls it: with the whole batch. A completion that no token of `ends` ends is truncated."""
+
+        def reward(completions: list, completion_ids: list[list[int]], sample: list[dict], **_: Any) -> list[float]:
+            found = []
+            for (turn, *_rest), ids, row in zip(completions, completion_ids, sample, strict=True):
+                text = turn["content"]
+                completion = Completion(text, self.parse(text), len(ids), not ids or ids[-1] not in ends)
+                found.append(float(self.functions[name](completion, Sample.of(row), self.task)))
+            return found
+
+        reward.__name__ = name
+        return reward
 
 
 @dataclass(frozen=True)
@@ -156,12 +215,12 @@ def quantisation(params: TrainingParams) -> Any:
     )
 
 
-def check_prompt_lengths(processor: Any, samples: list[dict[str, Any]], longest: int | None) -> None:
+def check_prompt_lengths(processor: Any, examples: list[Example], longest: int | None) -> None:
     """Refuse prompts above `max_prompt_length`: to cut one would cut its image.
 
     Args:
-        processor: of the model that is taught.
-        samples: each with `prompt` (conversation) and `image` (PIL), all images of one size.
+        processor: of the model that is trained.
+        examples: what it is trained on.
         longest: in tokens; None: any.
 
     Raises:
@@ -170,16 +229,21 @@ def check_prompt_lengths(processor: Any, samples: list[dict[str, Any]], longest:
     if longest is None:
         return
     texts = [
-        processor.apply_chat_template(sample["prompt"], tokenize=False, add_generation_prompt=True)
-        for sample in samples
+        processor.apply_chat_template(example.prompt, tokenize=False, add_generation_prompt=True)
+        for example in examples
     ]
     lengths = [len(ids) for ids in processor.tokenizer(texts)["input_ids"]]
-    # The text has one token in the image's place; as images are of one size, the first tells how many come of it.
-    first = len(processor(text=texts[:1], images=[samples[0]["image"]])["input_ids"][0])
-    lengths = [length + first - lengths[0] for length in lengths]
+    # The text has one token in an image's place; how many come of it depends on the sizes of the images alone.
+    more: dict[tuple, int] = {}
+    for number, example in enumerate(examples):
+        sizes = tuple(image.size for image in example.images)
+        if sizes not in more:
+            whole = processor(text=[texts[number]], images=example.images)["input_ids"][0]
+            more[sizes] = len(whole) - lengths[number]
+        lengths[number] += more[sizes]
     if above := sum(length > longest for length in lengths):
         raise UserError(
-            f"max_prompt_length: {longest} is invalid for {above} of {len(samples)} prompts, whose longest has "
+            f"max_prompt_length: {longest} is invalid for {above} of {len(examples)} prompts, whose longest has "
             f"{max(lengths)} tokens; valid: from {max(lengths)} on, or null; or list fewer names (split.options)"
         )
 

@@ -6,16 +6,19 @@ Every key that changes the gradient is written out in `params.yaml`: TRL's defau
 
 import os
 import sys
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from stages.modelling.generation import ends
 from stages.runtime.errors import UserError
 from stages.training import vllm
 from stages.training.common import (
+    Example,
     Record,
+    Rewards,
     TrainingParams,
     adapters,
     arguments,
@@ -26,8 +29,6 @@ from stages.training.common import (
 )
 from stages.training.epochs import GPUS, Epoch, PublishedEpoch, Schedule, schedule
 from stages.training.spread import Spread, complaint
-
-RewardFunction = Callable[[str, str, int], float]
 
 
 class Params(TrainingParams):
@@ -77,8 +78,8 @@ class Params(TrainingParams):
 def train(
     model: Any,
     processor: Any,
-    samples: list[dict[str, Any]],
-    rewards: dict[str, RewardFunction],
+    examples: list[Example],
+    rewards: Rewards,
     params: Params,
     seed: int,
     folder: str | Path,
@@ -89,15 +90,15 @@ def train(
     Args:
         model: an image-text-to-text model, loaded from a folder, which is also where its frozen reference comes from.
         processor: its processor.
-        samples: each with `prompt` (conversation), `image` (PIL), `answer` (text).
-        rewards: by name; each takes a completion, its answer and its number of tokens. They are summed.
+        examples: what is prompted with.
+        rewards: of a completion; their weighted sum counts.
         params: section `grpo`, as the method's recipe resolves it.
         seed: seeds the order of the samples, the adapters' start and the sampling.
         folder: of the checkpoints; training goes on from the newest.
         callbacks: transformers callbacks.
 
     Raises:
-        UserError: there are fewer samples than a step takes, prompts are too long, or processes too many.
+        UserError: there are fewer examples than a step takes, prompts are too long, or processes too many.
 
     Returns:
         The trained model (the adapters' model for LoRA) and its record.
@@ -109,13 +110,13 @@ def train(
     from stages.training.shared_prefix import SharedPrefixGRPOTrainer
 
     check_lora_target(model, params)
-    check_prompt_lengths(processor, samples, params.max_prompt_length)
-    check_step(len(samples), params.global_batch_size, params.epoch)
+    check_prompt_lengths(processor, examples, params.max_prompt_length)
+    check_step(len(examples), params.global_batch_size, params.epoch)
     check_processes(params, int(os.environ.get("WORLD_SIZE", "1")))
     plan = schedule(
-        len(samples), params.steps, params.epochs, params.global_batch_size, params.iterations, params.epoch
+        len(examples), params.steps, params.epochs, params.global_batch_size, params.iterations, params.epoch
     )
-    if line := dropped(len(samples), params.global_batch_size, params.epoch):
+    if line := dropped(len(examples), params.global_batch_size, params.epoch):
         print(line, file=sys.stderr, flush=True)
     if params.vllm:
         vllm.check_installed()
@@ -123,9 +124,10 @@ def train(
     stock = SharedPrefixGRPOTrainer if params.shared_prefix else GRPOTrainer
     trainer = resumable(type(stock.__name__, (*own, stock), {"step_prompts": plan.prompts}))(
         model=model,
-        reward_funcs=[_batched(name, reward) for name, reward in rewards.items()],
+        reward_funcs=[rewards.batched(name, ends(model, processor.tokenizer)) for name in rewards.functions],
         args=GRPOConfig(
             **arguments(params, seed, folder, rows_per_prompt=params.generations) | {"max_steps": plan.steps},
+            reward_weights=list(rewards.weights.values()),
             num_generations=params.generations,
             max_completion_length=params.max_completion_length,
             temperature=params.temperature,
@@ -142,7 +144,7 @@ def train(
             **vllm.SETTINGS,
         ),
         train_dataset=Dataset.from_list(
-            [{key: sample[key] for key in ("prompt", "image", "answer")} for sample in samples]
+            [{"prompt": each.prompt, "images": each.images, "sample": asdict(each.sample)} for each in examples]
         ),
         processing_class=processor,
         peft_config=adapters(params),
@@ -153,7 +155,7 @@ def train(
     progress(trainer)
     trainer.train()
     history = trainer.state.log_history
-    for line in complaint(history, params, [sample["prompt"] for sample in samples]):
+    for line in complaint(history, params, [example.prompt for example in examples]):
         print(line, file=sys.stderr, flush=True)
     return result(trainer, cost(history, trainer.state.global_step, plan, params.generations))
 
@@ -224,16 +226,3 @@ def check_step(samples: int, global_batch_size: int, epoch: Epoch = "whole_steps
             f"grpo.global_batch_size: {global_batch_size} is invalid for {samples} samples, of which no step can be "
             f"made; valid: up to {samples}, or more images of each class (split.shots)"
         )
-
-
-def _batched(name: str, reward: RewardFunction) -> Callable[..., list[float]]:
-    """A reward of one completion, as TRL calls it: with the whole batch."""
-
-    def batched(completions: list, completion_ids: list[list[int]], answer: list[str], **_: Any) -> list[float]:
-        return [
-            float(reward(completion[0]["content"], label, len(tokens)))
-            for completion, label, tokens in zip(completions, answer, completion_ids, strict=True)
-        ]
-
-    batched.__name__ = name
-    return batched

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from stages.training.common import (
+    Example,
     Record,
+    Rewards,
     TrainingParams,
     adapters,
     arguments,
@@ -28,8 +30,8 @@ class Params(TrainingParams):
 def train(
     model: Any,
     processor: Any,
-    samples: list[dict[str, Any]],
-    rewards: dict[str, Any],
+    examples: list[Example],
+    rewards: Rewards,
     params: Params,
     seed: int,
     folder: str | Path,
@@ -40,7 +42,7 @@ def train(
     Args:
         model: an image-text-to-text model.
         processor: its processor.
-        samples: each with `prompt` (conversation), `image` (PIL), `target` (text).
+        examples: what is learned, their targets.
         rewards: none; they stand here because every trainer is called alike.
         params: section `sft`, as the method's recipe resolves it.
         seed: seeds the order of the samples and the adapters' start.
@@ -56,15 +58,15 @@ def train(
     from stages.training.checkpoints import resumable
 
     check_lora_target(model, params)
-    check_prompt_lengths(processor, samples, params.max_prompt_length)
+    check_prompt_lengths(processor, examples, params.max_prompt_length)
     dataset = Dataset.from_list(
         [
             {
-                "prompt": sample["prompt"],
-                "completion": [{"role": "assistant", "content": [{"type": "text", "text": sample["target"]}]}],
-                "image": sample["image"],
+                "prompt": example.prompt,
+                "completion": [{"role": "assistant", "content": [{"type": "text", "text": example.target}]}],
+                "images": example.images,
             }
-            for sample in samples
+            for example in examples
         ]
     )
     trainer = resumable(SFTTrainer)(
@@ -89,7 +91,7 @@ def train(
     tokens = int(max(entry.get("num_tokens", 0) for entry in history))
     cost = {
         "steps": steps,
-        "samples_seen": samples_seen(len(samples), steps, params.global_batch_size),
+        "samples_seen": samples_seen(len(examples), steps, params.global_batch_size),
         "prompt_tokens": tokens,
         "completion_tokens": 0,
     }
@@ -104,7 +106,7 @@ def whole_text(processor: Any, rows: list[dict[str, Any]]) -> Any:
 
     Args:
         processor: of the model that is taught.
-        rows: each with `prompt` and `completion` (conversations) and `image` (PIL).
+        rows: each with `prompt` and `completion` (conversations) and `images` (PIL).
 
     Returns:
         What the processor returns, and `labels` (R, T), -100 where no loss is.
@@ -113,7 +115,7 @@ def whole_text(processor: Any, rows: list[dict[str, Any]]) -> Any:
         processor.apply_chat_template(row["prompt"] + row["completion"], tokenize=False, add_generation_prompt=True)
         for row in rows
     ]
-    images = [[row["image"]] for row in rows]
+    images = [row["images"] for row in rows]
     batch = processor(text=texts, images=images, padding=True, padding_side="right", return_tensors="pt")
     ids = batch["input_ids"]
     unused = (batch["attention_mask"] == 0) | (ids == processor.image_token_id)

@@ -1,6 +1,6 @@
 """Whether a training of reinforcement could learn: the spread of rewards within the groups, and one line where not.
 
-A group whose completions all have one reward has an advantage of zero, and teaches nothing.
+A group whose completions all have one reward has an advantage of zero, and nothing is learned from it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ class Spread:
         """As TRL: (completions of all processes, rewards), the completions of a group one after the other."""
         rewards = super()._calculate_rewards(inputs, *arguments)
         if self.model.training:
-            groups = rewards.nansum(dim=1).view(-1, self.num_generations).double()
+            weighted = rewards * self.reward_weights.to(rewards)
+            groups = weighted.nansum(dim=1).view(-1, self.num_generations).double()
             flat = groups.amax(dim=1) == groups.amin(dim=1)
             values = {
                 "reward_spread": groups.std(dim=1).mean(),

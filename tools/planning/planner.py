@@ -23,8 +23,8 @@ from stages.runtime.errors import UserError
 from stages.runtime.files import expand, read_json, read_parquet, reading
 from stages.runtime.params import validate
 from stages.sources import facts
-from stages.tasks import questions
-from stages.tasks.classes import SETTINGS, BaseToNewParams, parts
+from stages.tasks import classification
+from stages.tasks.settings import SETTINGS, BaseToNewParams, parts
 from stages.training import grpo
 from tools.planning import costs
 from tools.planning.architecture import Architecture
@@ -191,9 +191,9 @@ def writes_reason(method: Method) -> bool:
 
 def prompt(method: Method, question: str, names: list[str], rule: Any, part: str | None, base: BaseModel) -> float:
     """Tokens of a prompt with a list of options as long as it will be, drawn evenly from `names`."""
-    count = questions.option_count(len(names), rule)
+    count = classification.option_count(len(names), rule)
     options = [names[i * len(names) // count] for i in range(count)]
-    return base.prompt_tokens(method.conversation(questions.render(question, options), part))
+    return base.prompt_tokens(method.conversation(classification.render(question, options), part))
 
 
 def stages_of_dag(dag: Path, params: dict[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""k labelled images per class, drawn by a seed (P1 section 3.1; the paper draws without one: its samples are lost)."""
+"""Samples drawn by a seed: k of each class (P1 section 3.1, which draws without one: its samples are lost), or n."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,25 +9,20 @@ from pydantic import Field
 
 from stages.runtime.errors import UserError
 from stages.runtime.params import Section
+from stages.tasks.task import OptionRule
 
 SPLITS = ("train", "validation", "test")
 
 
-class OptionRule(Section):
-    """How many class names a question lists; see `stages.tasks.questions.option_count`."""
-
-    fraction: float = Field(gt=0, le=1)
-    minimum: int = Field(ge=1)
-    maximum: int = Field(ge=1)
-    all_below_minimum: bool
-
-
 class SplitParams(Section):
-    """Section `split` of `params.yaml`."""
+    """Section `split` of `params.yaml`: of tasks with classes, how many samples of each; of others, how many."""
 
     shots: int = Field(gt=0)
     validation_shots: int | None = Field(ge=0)
     test_per_class: int | None = Field(gt=0)
+    train_count: int | None = Field(gt=0)
+    validation_count: int | None = Field(ge=0)
+    test_count: int | None = Field(gt=0)
     options: OptionRule
 
 
@@ -41,7 +36,7 @@ def generator(*purpose: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
 
 
-def draw(
+def by_class(
     key: str,
     rows: Sequence[int],
     labels: Sequence[int],
@@ -83,3 +78,21 @@ def draw(
         count = len(candidates) if shots is None else shots
         drawn += [candidates[i] for i in random.permutation(len(candidates))[:count]]
     return drawn
+
+
+def by_count(
+    key: str,
+    rows: Sequence[int],
+    identities: Sequence[bytes],
+    count: int | None,
+    random: np.random.Generator,
+) -> list[int]:
+    """Draw `count` rows of all (all of them where None), as drawn; see `by_class` for the arguments.
+
+    Raises:
+        UserError: there are fewer than `count`.
+    """
+    candidates = [row for _, row in sorted(zip(identities, rows, strict=True))]
+    if count is not None and len(candidates) < count:
+        raise UserError(f"{key}: {count} is invalid: there are {len(candidates)} samples; valid: at most that")
+    return [candidates[i] for i in random.permutation(len(candidates))[:count]]

@@ -1,22 +1,22 @@
-"""Which classes are taught and which are new: the settings `few_shot` and `base_to_new`."""
+"""Which classes are trained on and which are new: the settings `few_shot` and `base_to_new`."""
 
 from typing import Literal
 
 from stages.runtime.errors import UserError
 from stages.runtime.params import Section
-from stages.tasks.few_shot import OptionRule
+from stages.tasks.task import OptionRule
 
 FEW_SHOT, BASE_TO_NEW = "few_shot", "base_to_new"
 
 
 class FewShotParams(Section):
-    """Section `partition.few_shot`: all classes are taught and tested; the questions of the split are kept."""
+    """Section `partition.few_shot`: all classes are trained on and tested; the questions of the split are kept."""
 
     classes: Literal["all"]
 
 
 class BaseToNewParams(Section):
-    """Section `partition.base_to_new`: half of the classes is taught, both halves are tested.
+    """Section `partition.base_to_new`: half of the classes is trained on, both halves are tested.
 
     `base_half` says who gets the middle class of an odd number: with `floor` it is new, as in the paper's data; with
     `ceil` it is base, as in CoOp.
@@ -31,7 +31,7 @@ SETTINGS: dict[str, type[Section]] = {FEW_SHOT: FewShotParams, BASE_TO_NEW: Base
 
 
 def parts(classes: int, params: FewShotParams | BaseToNewParams) -> dict[str, range]:
-    """The labels of each part of a setting; the first part is the one that is taught.
+    """The labels of each part of a setting; the first part is the one that is trained on.
 
     >>> parts(5, BaseToNewParams.model_construct(base_half="floor"))
     {'base': range(0, 2), 'new': range(2, 5)}

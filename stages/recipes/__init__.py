@@ -1,0 +1,1 @@
+"""All of `params.yaml`, checked, and resolved into what each stage depends on."""

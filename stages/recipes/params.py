@@ -1,0 +1,145 @@
+"""All of `params.yaml`, names and axes included."""
+
+import re
+from typing import Any
+
+from stages import sources
+from stages.evaluation.outputs import EvaluateParams
+from stages.methods import method as methods
+from stages.modelling import catalogue as models
+from stages.rewards import reward as rewards
+from stages.runtime.errors import UserError
+from stages.runtime.launch import LaunchParams
+from stages.runtime.params import RENAMED, Grid, Section, validate
+from stages.tasks import task as tasks
+from stages.tasks.draws import SplitParams
+from stages.tasks.images import ImageParams
+from stages.tasks.settings import BASE_TO_NEW, FEW_SHOT, SETTINGS
+from stages.training import grpo, sft
+
+
+class Params(Grid):
+    """All of `params.yaml`."""
+
+    best: list[str]
+    launch: LaunchParams
+    reward: str | list[str] | None
+    rewards: dict[str, dict[str, Any]]
+    images: ImageParams
+    model: str
+    models: dict[str, dict[str, Any]]
+    download: dict[str, dict[str, Any]]
+    split: SplitParams
+    partition: dict[str, dict[str, Any]]
+    sft: dict[str, Any]
+    grpo: dict[str, Any]
+    train: dict[str, dict[str, Any]]
+    overrides: dict[str, dict[str, Any]]
+    evaluate: EvaluateParams
+
+
+TRAINERS = {"sft": sft.Params, "grpo": grpo.Params}
+
+
+def check(params: dict[str, Any]) -> Params:
+    """Validate all of `params.yaml`, names and axes included.
+
+    Raises:
+        UserError: names the first offending key, its value, and what is valid.
+    """
+    checked = validate("", params, Params)
+    for dataset, section in checked.download.items():
+        sources.parse(f"download.{dataset}", section)
+    _check_names("model", [checked.model], checked.models)
+    for model, section in checked.models.items():
+        models.parse(f"models.{model}", section)
+    for axis, valid in {"datasets": checked.download, "methods": methods.names(), "settings": SETTINGS}.items():
+        _check_names(axis, getattr(checked, axis), valid)
+    _check_names("transfer", checked.transfer, checked.settings)
+    _check_names("best", checked.best, checked.datasets)
+    if checked.best and FEW_SHOT not in checked.settings:
+        raise UserError(f"best: {checked.best} is invalid without {FEW_SHOT} in settings; valid: []")
+    if checked.best and checked.split.validation_shots == 0:
+        raise UserError("split.validation_shots: 0 is invalid where best names datasets; valid: from 1 on, or null")
+    for dataset in checked.best:
+        source = sources.parse(f"download.{dataset}", checked.download[dataset])
+        if tasks.load(source.task_of(f"download.{dataset}")).question("", []) is None:
+            raise UserError(
+                f"best: {dataset!r} is invalid, since each of its samples has a question of its own, and predictions "
+                "have one for all"
+            )
+        if not source.may_have_validation():
+            raise UserError(
+                f"download.{dataset}.validation_per_class: None is invalid where best names {dataset}, whose source "
+                "has no validation images; valid: a number, or a share of the training images"
+            )
+    _check_unique("seeds", checked.seeds)
+    for seed in checked.seeds:
+        if seed < 0:
+            raise UserError(f"seeds: {seed} is invalid; valid: whole numbers from 0 on")
+    _check_names("partition", list(checked.partition), SETTINGS)
+    for setting in checked.settings:
+        if setting not in checked.partition:
+            raise UserError(f"partition.{setting}: missing; every setting of the grid has a section")
+    for setting, section in checked.partition.items():
+        validate(f"partition.{setting}", section, SETTINGS[setting])
+    _check_names("reward", names(checked.reward), rewards.names())
+    _check_names("rewards", list(checked.rewards), rewards.names())
+    for name in rewards.names():
+        validate(f"rewards.{name}", checked.rewards.get(name, {}), rewards.params_of(name))
+    _check_names("train", list(checked.train), methods.names())
+    _check_names("overrides", list(checked.overrides), checked.download)
+    _check_names("evaluate.zero_shot_method", [checked.evaluate.zero_shot_method], methods.names())
+    _check_tasks(checked)
+    return checked
+
+
+def task_of(dataset: str, params: Params) -> str:
+    """The task of a dataset of the grid."""
+    key = f"download.{dataset}"
+    return sources.parse(key, params.download[dataset]).task_of(key)
+
+
+def _check_tasks(params: Params) -> None:
+    """Every dataset of the grid has what its settings and rewards need."""
+    for dataset in params.datasets:
+        task = tasks.load(name := task_of(dataset, params))
+        if BASE_TO_NEW in params.settings and not task.by_class:
+            raise UserError(
+                f"settings: {BASE_TO_NEW!r} is invalid with dataset {dataset!r}, whose task {name} has no classes; "
+                f"valid: {FEW_SHOT}"
+            )
+        for reward in names(params.reward):
+            if not rewards.fits(reward, task):
+                raise UserError(f"reward: {reward!r} is invalid with dataset {dataset!r}, whose task is {name}")
+
+
+def names(reward: str | list[str] | None) -> list[str]:
+    """The rewards that the key `reward` names; none where each method has its own."""
+    return [] if reward is None else [reward] if isinstance(reward, str) else reward
+
+
+def _check_names(key: str, names: list[str], valid: Any) -> None:
+    """Each name is valid, stands once, and has no character that DVC's stage names give a meaning."""
+    for name in names:
+        if name not in valid:
+            dash = " (and no dash: it joins the parts of a stage's name)" if "-" in name else ""
+            raise UserError(f"{key}: {name!r} is invalid; valid: {', '.join(valid)}{dash}")
+        if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+            raise UserError(f"{key}: {name!r} is invalid; valid: letters, digits and underscores, no dash")
+    _check_unique(key, names)
+
+
+def check_keys(key: str, section: dict[str, Any], *sections: type[Section]) -> None:
+    """Refuse keys of a section of overrides that are none of those that it overrides; `UserError`."""
+    valid = dict.fromkeys(name for each in sections for name in each.model_fields)
+    for name in section:
+        if name not in valid:
+            renamed = f"it is now called {RENAMED[name]}" if name in RENAMED else f"valid: {', '.join(valid)}"
+            raise UserError(f"{key}.{name}: unknown key; {renamed}")
+
+
+def _check_unique(key: str, values: list) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise UserError(f"{key}: {value!r} stands twice; valid: each value once")

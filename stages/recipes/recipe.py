@@ -1,0 +1,108 @@
+"""What each stage runs with and depends on, beyond what DVC selects from `params.yaml` and `stages/` by itself."""
+
+from itertools import product
+from typing import Any
+
+from stages.methods import method as methods
+from stages.modelling import catalogue as models
+from stages.recipes.params import TRAINERS, Params, check_keys, names, task_of
+from stages.rewards import reward as rewards
+from stages.runtime.content import content_md5
+from stages.runtime.errors import UserError
+from stages.runtime.launch import check as check_launch
+from stages.runtime.launch import configuration
+from stages.runtime.params import validate
+from stages.runtime.provenance import ROOT, code_md5
+
+# The stages that follow this one; the code of `train` is in its recipes.
+STAGES = (
+    "base_model",
+    "download",
+    "split",
+    "partition",
+    "zero_shot",
+    "evaluate",
+    "cross_eval",
+    "validate",
+    "best",
+    "aggregate",
+)
+
+
+def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
+    """What `method` trains with on `dataset`, all defaults and overrides resolved.
+
+    The trainer's section is overridden by the dataset's, and both by the method's.
+
+    Raises:
+        UserError: a hyperparameter is invalid, or no trainer has it.
+    """
+    loaded = methods.load(method)
+    model = TRAINERS[loaded.trainer]
+    shared = getattr(params, loaded.trainer)
+    validate(loaded.trainer, shared, model)
+    own = params.train.get(method, {})
+    check_keys(f"train.{method}", own, model)
+    of_dataset = params.overrides.get(dataset, {})
+    check_keys(f"overrides.{dataset}", of_dataset, *TRAINERS.values())
+    of_dataset = {key: value for key, value in of_dataset.items() if key in model.model_fields}
+    validate(f"overrides.{dataset}", {**shared, **of_dataset}, model)
+    settings = validate(f"train.{method}", {**shared, **of_dataset, **own}, model).model_dump()
+    check_launch(params.launch, settings, loaded.trainer)
+    if settings["adaptation"] != "full":
+        settings["lora"]["target"] = lora_target(settings["lora"], params)
+        if settings["lora"]["target"] is None:
+            raise UserError(
+                f"models.{params.model}.lora: missing, and {loaded.trainer}.lora.target is null; one of them is needed"
+            )
+    path = configuration(params.launch.strategy)
+    chosen = loaded.rewards if params.reward is None or loaded.trainer != "grpo" else names(params.reward)
+    return {
+        "method": method,
+        "task": task_of(dataset, params),
+        "trainer": loaded.trainer,
+        "rewards": {name: rewards.params_of(name)(**params.rewards.get(name, {})).model_dump() for name in chosen},
+        "settings": settings,
+        # Only where it is used, so that a change of one strategy retrains nothing of another.
+        "launch": {} if params.launch.strategy == "single" else {path: content_md5(ROOT / path)},
+        "code": code_md5(
+            "stages.train",
+            f"stages.training.{loaded.trainer}",
+            f"stages.methods.{method}",
+            f"stages.tasks.{task_of(dataset, params)}",
+            *(f"stages.rewards.{name}" for name in chosen),
+        ),
+    }
+
+
+def lora_target(lora: dict[str, Any], params: Params) -> str | None:
+    """Where adapters go, by a trainer's `lora.target` or else by the base model's section; None if neither says it."""
+    if lora["target"] is not None:
+        return lora["target"]
+    if (targets := models.parse(f"models.{params.model}", params.models[params.model]).lora) is None:
+        return None
+    return f"({targets.language})|({targets.vision})" if lora["vision_tower"] else targets.language
+
+
+def code(stage: str) -> dict[str, str]:
+    """The md5 by path of the code of a stage, without that of a single method, on whose file it depends by itself."""
+    found = code_md5(f"stages.{stage}")
+    if "stages/methods/method.py" not in found:
+        return found
+    own = {f"stages/methods/{name}.py" for name in methods.names()}
+    found = code_md5(f"stages.{stage}", *(f"stages.methods.{name}" for name in methods.names()))
+    return {path: md5 for path, md5 in found.items() if path not in own}
+
+
+def files(params: Params) -> dict[str, Any]:
+    """The content of each file of `recipes/`, by its path there."""
+    key = f"models.{params.model}"
+    # Where adapters go makes no other base model.
+    chosen = models.parse(key, params.models[params.model]).model_dump(exclude={"lora"})
+    found: dict[str, Any] = {"base_model.json": {"key": key, "params": chosen}}
+    for method, dataset in product(dict.fromkeys([*params.methods, *params.train]), params.datasets):
+        found[f"train/{method}-{dataset}.json"] = recipe(method, dataset, params)
+    for dataset in params.datasets:
+        task = task_of(dataset, params)
+        found[f"tasks/{dataset}.json"] = {"task": task, "code": code_md5(f"stages.tasks.{task}")}
+    return found | {f"code/{stage}.json": code(stage) for stage in STAGES}

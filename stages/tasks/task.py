@@ -1,0 +1,132 @@
+"""What a task is: how an example becomes a question, which answers are right, and what else is scored.
+
+A task is one file of this room with a class `Task` derived from the one here. Nothing else of the project names a task:
+sources give what its `columns` say, the engine prompts with its question, rewards and evaluation ask it for a verdict.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from stages.runtime.params import Section
+
+Rule = Literal["exact", "published"]
+"""By which the accuracy reward pays: the right answer, or what the authors' function takes for it."""
+
+
+class OptionRule(Section):
+    """How many options a question lists; see `stages.tasks.classification.option_count`."""
+
+    fraction: float = Field(gt=0, le=1)
+    minimum: int = Field(ge=1)
+    maximum: int = Field(ge=1)
+    all_below_minimum: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question about one or several images, and its right answer.
+
+    Attributes:
+        question: as it is put to the model, without a method's own words.
+        answer: the right one, as text.
+        options: what may be answered; empty where anything may.
+        box: of a region: left, top, right, bottom, as shares of width and height.
+    """
+
+    question: str
+    answer: str
+    options: tuple[str, ...] = ()
+    box: tuple[float, float, float, float] | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """What stands in a table of samples: the fields that this task has."""
+        box = {} if self.box is None else {"box": list(self.box)}
+        return {"answer": self.answer, "options": list(self.options), "question": self.question, **box}
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Sample":
+        """The sample in a row of a table of samples, which may have further columns."""
+        found = {field.name: row[field.name] for field in fields(cls) if row.get(field.name) is not None}
+        sequences = {name: tuple(found[name]) for name in ("options", "box") if name in found}
+        return cls(**found | sequences)
+
+
+class BaseTask(ABC):
+    """A task.
+
+    Attributes:
+        columns: what a source gives of each example beside its images and, where samples are drawn by class, its class;
+            `question` may be left to the dataset.
+        by_class: whether samples are drawn by class (`split.shots`), or by count (`split.train_count`).
+        scores: names of the sub-scores of `sub_scores`.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ()
+    by_class: ClassVar[bool] = False
+    scores: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def sample(
+        self, example: Mapping[str, Any], names: Sequence[str], rule: OptionRule, random: np.random.Generator
+    ) -> Sample:
+        """Make a sample of an example.
+
+        Args:
+            example: `question`, the other `columns`, and `answer`, the name of its class where it has one.
+            names: of the classes that may be listed, where there are classes.
+            rule: how many options are listed, where they are drawn.
+            random: of what is drawn.
+
+        Raises:
+            UserError: the example is none of this task.
+        """
+
+    @abstractmethod
+    def question(self, question: str, names: Sequence[str]) -> str | None:
+        """The question about an image of which nothing else is known; None where each sample has its own."""
+
+    @abstractmethod
+    def valid(self, answer: str | None, sample: Sample) -> bool:
+        """Whether an answer is one that could be right, such as one of the options."""
+
+    @abstractmethod
+    def substring_match(self, completion: str, sample: Sample) -> bool:
+        """Whether the right answer stands in a completion: the published rule of evaluation."""
+
+    @abstractmethod
+    def exact_match(self, answer: str | None, sample: Sample) -> bool:
+        """Whether the answer that the method's parser found is the right one."""
+
+    @abstractmethod
+    def rewarded(self, completion: str, sample: Sample, rule: Rule) -> bool:
+        """Whether the accuracy reward pays for a completion."""
+
+    def fields(self) -> list[str]:
+        """The columns of a table of samples; see `Sample.columns`."""
+        return ["answer", "options", "question", *(["box"] if "box" in self.columns else [])]
+
+    def sub_scores(self, answer: str | None, sample: Sample) -> dict[str, float]:
+        """Numbers from 0 to 1 beside right and wrong, by the names in `scores`."""
+        return {}
+
+    def notes(self, names: Sequence[str]) -> list[str]:
+        """What a reader of the tables should know of a dataset with these classes, one sentence each."""
+        return []
+
+
+def names() -> list[str]:
+    """The tasks, which are the files of this room that define a `Task`."""
+    files = sorted(path for path in Path(__file__).parent.glob("*.py") if "\nclass Task(" in path.read_text("utf-8"))
+    return [path.stem for path in files]
+
+
+def load(name: str) -> BaseTask:
+    """The task that the file `stages/tasks/<name>.py` defines as `Task`."""
+    return import_module(f"stages.tasks.{name}").Task()
