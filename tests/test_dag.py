@@ -12,7 +12,11 @@ from dvc.repo.index import Index
 from ruamel.yaml import YAML
 
 from stages import configure
-from stages.methods import catalogue
+from stages.methods import method as methods
+from stages.recipes.params import check, task_of
+from stages.recipes.recipe import STAGES as CODED
+from stages.recipes.recipe import code as code_of
+from stages.recipes.recipe import recipe as recipe_of
 from stages.runtime.provenance import EXEMPT, closure
 from tests.conftest import ROOT, Project
 
@@ -38,7 +42,7 @@ def expected_names(params: dict) -> set[str]:
         *names("zero_shot", settings, datasets, seeds),
         *names("train", settings, methods, datasets, seeds),
         *names("evaluate", settings, methods, datasets, seeds),
-        *names("cross_eval", transfer, methods, datasets, seeds),
+        *names("cross_eval", transfer, methods, datasets, datasets, seeds),
         *names("validate", methods, best, seeds),
         *names("best", best),
     }
@@ -49,36 +53,64 @@ def test_stage_names_and_count_of_the_default_grid():
         names = [stage.name for stage in repo.index.stages]
     assert len(names) == len(set(names))
     assert set(names) == expected_names(PARAMS)
-    assert len(names) == 3 + 4 + 4 + 8 + 8 + 32 + 32 + 16 + 4 + 1
+    assert len(names) == 3 + 4 + 4 + 8 + 8 + 32 + 32 + 64 + 4 + 1
     assert "evaluate@base_to_new-cls_rl-digits-1" in names
 
 
-@pytest.mark.parametrize("stage", configure.STAGES)
+def test_no_cell_depends_on_a_folder_that_other_cells_write_into():
+    """Only `best` and `aggregate` do, which are about several cells."""
+    with Repo(str(ROOT)) as repo:
+        written = {out.def_path: stage.name for stage in repo.index.stages for out in stage.outs}
+        for stage in repo.index.stages:
+            shared = [
+                dep.def_path
+                for dep in stage.deps
+                if not isinstance(dep, ParamsDependency)
+                and any(path.startswith(f"{dep.def_path}/") for path in written)
+                and dep.def_path not in written
+            ]
+            if stage.name == "aggregate":
+                assert shared == ["metrics/records"]
+            elif stage.name == "best@digits":
+                assert set(shared) == {"metrics/records/evaluate/few_shot-digits", "metrics/records/validate/digits"}
+            else:
+                assert not shared, stage.name
+
+
+def test_validation_does_not_depend_on_test_samples_or_records():
+    deps = STAGES["validate"]["deps"]
+    assert not [path for path in deps if "/test/" in path or path.startswith("metrics")]
+
+
+@pytest.mark.parametrize("stage", CODED)
 def test_stage_depends_on_the_code_that_it_imports(stage):
-    """A method's own file is loaded by its name, and stands in `dvc.yaml` by its name."""
+    """Files of methods and tasks are loaded by their names, and stand in `dvc.yaml` by their names."""
     deps = STAGES[stage]["deps"]
-    assert f"data/code/{stage}.json" in deps
-    code = configure.code(stage)
+    assert f"recipes/code/{stage}.json" in deps
+    code = code_of(stage)
     assert f"stages/{stage}.py" in code
     assert set(code) >= {path.as_posix() for path in closure(f"stages.{stage}")}
     assert not {path.as_posix() for path in EXEMPT} & set(code)
-    assert not {f"stages/methods/{method}.py" for method in catalogue.METHODS} & set(code)
+    assert not {f"stages/methods/{method}.py" for method in methods.names()} & set(code)
     by_name = [path for path in deps if path.startswith("stages/methods/")]
     assert len(by_name) == ("stages/methods/method.py" in code)
     assert ("stages/methods/answers.py" in code) == bool(by_name)
+    by_task = [path for path in deps if path.startswith("recipes/tasks/")]
+    assert len(by_task) == ("stages/tasks/task.py" in code and stage not in ("best", "aggregate"))
 
 
 def test_every_stage_waits_for_the_check_of_params():
-    assert set(STAGES) == {"configure", "train", *configure.STAGES}
-    assert "models/recipes/${item.method}-${item.dataset}.json" in STAGES["train"]["deps"]
-    assert STAGES["configure"]["outs"] == ["data/code", "models/recipes"]
+    assert set(STAGES) == {"configure", "train", *CODED}
+    assert "recipes/train/${item.method}-${item.dataset}.json" in STAGES["train"]["deps"]
+    assert STAGES["configure"]["outs"] == ["recipes"]
 
 
-@pytest.mark.parametrize("method", catalogue.METHODS)
+@pytest.mark.parametrize("method", methods.names())
 def test_recipe_names_the_code_that_training_loads_by_name(method):
-    recipe = configure.recipe(method, "digits", configure.check(PARAMS))
+    params = check(PARAMS)
+    recipe = recipe_of(method, "digits", params)
     trainer = importlib.import_module(f"stages.training.{recipe['trainer']}")
-    modules = ["train", f"training.{recipe['trainer']}", f"methods.{method}"]
+    modules = ["train", f"training.{recipe['trainer']}", f"methods.{method}", f"tasks.{task_of('digits', params)}"]
     modules += [f"rewards.{reward}" for reward in recipe["rewards"]]
     assert Path(trainer.__file__).relative_to(ROOT).as_posix() in recipe["code"]
     assert set(recipe["code"]) == {path.as_posix() for path in closure(*(f"stages.{module}" for module in modules))}
@@ -108,7 +140,6 @@ STALE = {
     "grpo.max_completion_length": ["train@*-cls_rl-*", "validate@cls_rl-*"],  # no_thinking has its own
     "grpo.*": ["train@*-cls_rl-*", "train@*-no_thinking-*", "validate@cls_rl-*", "validate@no_thinking-*"],
     "train.no_thinking.*": ["train@*-no_thinking-*", "validate@no_thinking-*"],
-    "train.*": [],  # methods that are not in this grid
     "evaluate.zero_shot_method": ["zero_shot@*"],
     "evaluate.*": ["zero_shot@*", "evaluate@*", "cross_eval@*", "validate@*"],
 }
@@ -203,7 +234,7 @@ def declared(index: Index) -> dict[str, tuple[list[str], list[Path]]]:
     for stage in index.stages:
         keys = [key for dep in stage.deps if isinstance(dep, ParamsDependency) for key in dep.params]
         files = [Path(dep.fs_path) for dep in stage.deps if not isinstance(dep, ParamsDependency)]
-        found[stage.name] = keys, [file for file in files if {"code", "recipes"} & set(file.parts)]
+        found[stage.name] = keys, [file for file in files if "recipes" in file.parts]
     return found
 
 
@@ -255,7 +286,7 @@ def test_each_parameter_makes_exactly_its_stages_stale(settled, in_directory):
     configure.configure()
     assert not wrong
     assert checked > 100
-    without_another_value = {"model", "partition.few_shot.*", "train.*", "download.*"}
+    without_another_value = {"model", "partition.few_shot.*", "download.*"}
     assert set(seen) >= set(STALE) - without_another_value
 
 
@@ -268,7 +299,7 @@ def test_an_accelerate_profile_makes_what_is_launched_with_it_stale(settled, in_
         with Repo(str(settled.root)) as repo:
             assert "profiles/accelerate" in [dep.def_path for dep in repo.stage.get_target("configure").deps]
         settled.run("python", "-m", "stages.configure")
-        return {file.name: file.read_bytes() for file in (settled.root / "models/recipes").iterdir()}
+        return {file.name: file.read_bytes() for file in (settled.root / "recipes/train").iterdir()}
 
     def touched(name: str) -> set[str]:
         before = recipes()
@@ -277,7 +308,7 @@ def test_an_accelerate_profile_makes_what_is_launched_with_it_stale(settled, in_
         after = recipes()
         return {recipe for recipe in before if before[recipe] != after[recipe]}
 
-    trainings = {f"{method}-{dataset}.json" for method in PARAMS["train"] for dataset in ("digits", "shapes")}
+    trainings = {f"{method}-{dataset}.json" for method in ("sft", "cls_rl", "no_thinking") for dataset in ("digits", "shapes")}
     assert touched("ddp") == set()  # one process alone
     settled.change(launch__strategy="ddp")
     assert touched("ddp") == trainings
@@ -297,7 +328,7 @@ def test_nothing_is_stale_in_the_settled_clone(settled, in_directory):
     ("axis", "value", "new"),
     [
         ("methods", ["sft", "cls_rl", "no_thinking", "adaptive_thinking"], ["*adaptive_thinking*", "best@*"]),
-        ("datasets", ["digits", "shapes", "letters"], ["*letters*", "cross_eval@*"]),
+        ("datasets", ["digits", "shapes", "letters"], ["*letters*"]),
         ("seeds", [1, 2], ["*-2", "best@*"]),
         ("best", ["digits", "shapes"], ["validate@*-shapes-*", "best@shapes"]),
     ],
@@ -313,27 +344,3 @@ def test_a_longer_axis_adds_cells_and_touches_no_other(settled, axis, value, new
     (settled.root / "params.yaml").write_text(original)
     configure.configure()
     assert stale == by_pattern(names, new)
-
-
-def test_a_new_method_makes_no_trained_model_stale(settled):
-    """README's three steps: its file, its name in catalogue.py, its section in params.yaml."""
-    methods = settled.root / "stages/methods"
-    catalogue_file, params = methods / "catalogue.py", settled.root / "params.yaml"
-    before = {path: path.read_text() for path in (catalogue_file, params)}
-    file = methods / "brief_thinking.py"
-    file.write_text((methods / "cls_rl.py").read_text().replace("thinking process", "brief thinking process"))
-    catalogue_file.write_text(before[catalogue_file].replace('"cls_rl",', '"cls_rl", "brief_thinking",'))
-    settled.change(train__brief_thinking={}, methods=["sft", "cls_rl", "no_thinking", "brief_thinking"])
-    settled.run("dvc", "repro", "-q", "configure")
-    stale = set(YAML(typ="safe").load(settled.run("dvc", "status", "--json").stdout))
-    for path, text in before.items():
-        path.write_text(text)
-    file.unlink()
-    settled.run("dvc", "repro", "-q", "configure")
-    kept = {name for name in stale if "brief_thinking" not in name}
-    assert {name for name in stale if name.startswith("train@")} == {
-        f"train@{setting}-brief_thinking-{dataset}-1"
-        for setting in ("few_shot", "base_to_new")
-        for dataset in ("digits", "shapes")
-    }
-    assert kept == {"aggregate", "best@digits"}
