@@ -42,7 +42,7 @@ class Project:
             *parents, last = key.split("__")
             section = params
             for parent in parents:
-                section = section[parent]
+                section = section.setdefault(parent, {})
             section[last] = value
         yaml.dump(params, self.root / "params.yaml")
 

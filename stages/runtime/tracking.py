@@ -53,9 +53,13 @@ for _name, _value in {
 def records_of(stage: str) -> Path:
     """Where a stage writes its metrics file or files, on which `md5.records` and `tools/publish.py` stand."""
     group, _, key = stage.partition("@")
-    if group == "validate":  # by dataset, since stage `best` depends on the candidates of one
+    # By dataset, since stage `best` depends on the candidates of one.
+    if group == "validate":
         method, dataset, seed = key.split("-")
         return Path("metrics/records", group, dataset, f"{method}-{seed}.json")
+    if group == "evaluate":
+        setting, method, dataset, seed = key.split("-")
+        return Path("metrics/records", group, f"{setting}-{dataset}", f"{method}-{seed}.json")
     folder = Path("metrics/records", group, key)
     return folder if folder.is_dir() else folder.with_name(f"{key}.json")
 
