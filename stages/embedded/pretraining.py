@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
 
-from stages.modelling.folder import LoraTargets
-from stages.runtime.params import Section
+from stages.modelling.catalogue import EmbeddedModelParams
 
 if TYPE_CHECKING:
     import torch
@@ -24,23 +22,6 @@ if TYPE_CHECKING:
 
     from stages.modelling.model import Qwen2VLProcessor
     from stages.training.checkpoints import Phases
-
-
-class EmbeddedModelParams(Section):
-    """A model of source `embedded` in section `models` of `params.yaml`."""
-
-    source: Literal["embedded"]
-    seed: int = Field(ge=0, description="of the first weights, the drawn images and the instructions")
-    images_per_class: int = Field(ge=1, description="drawn images of each class, before colour and noise")
-    vision_steps: int = Field(ge=0)
-    vision_batch_size: int = Field(ge=2)
-    vision_learning_rate: float = Field(gt=0)
-    language_steps: int = Field(ge=0)
-    language_batch_size: int = Field(ge=2)
-    language_learning_rate: float = Field(gt=0)
-    think_flaws: float = Field(ge=0, le=1, description="share of tagged answers that break their format")
-    direct_flaws: float = Field(ge=0, le=1, description="share of direct answers that are not a bare name")
-    lora: LoraTargets | None = None
 
 
 def _optimiser(

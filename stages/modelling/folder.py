@@ -9,20 +9,17 @@ files: nobody needs another copy of 4 or 16 GB.
 import contextlib
 import json
 import os
-import re
 import tempfile
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, Field, model_validator
-
+from stages.modelling.catalogue import HubModelParams
 from stages.runtime import hub
 from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
 from stages.runtime.files import expand, read_json, reading, write_json
-from stages.runtime.params import Section
 from stages.runtime.tracking_store import project_root
 
 FILE = "loading.json"
@@ -35,64 +32,6 @@ PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """Where transformers looks for weights, in this order: all of them, or which files have them."""
-
-
-def _compile(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"a regular expression ({error})") from None
-    return pattern
-
-
-RegularExpression = Annotated[str, AfterValidator(_compile)]
-
-
-class LoraTargets(Section):
-    """Which modules adapters go to, as regular expressions over module names: of the language model, of the tower."""
-
-    language: RegularExpression
-    vision: RegularExpression
-
-    @model_validator(mode="after")
-    def _both(self) -> "LoraTargets":
-        # With adapters in the tower they become one; `(?i)`, for instance, may only stand at the start of it.
-        try:
-            _compile(f"({self.language})|({self.vision})")
-        except ValueError as error:
-            raise ValueError(f"for (language)|(vision) together {error}") from None
-        return self
-
-
-class HubModelParams(Section):
-    """A model of the hub: `repository` at `revision` (a commit hash), or `path`, a folder of the same layout.
-
-    `dtype` is the type of numbers that it is published in, tested in and saved in; full fine-tuning keeps float32
-    weights while it runs. `minimum_pixels` and `maximum_pixels` bound what an image is resized to (null: as published).
-    """
-
-    source: Literal["hub"]
-    repository: str | None = None
-    revision: str | None = None
-    path: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"]
-    attention: Literal["sdpa", "eager", "flash_attention_2"]
-    minimum_pixels: int | None = Field(gt=0)
-    maximum_pixels: int | None = Field(gt=0)
-    lora: LoraTargets | None = None
-
-    def check(self, key: str) -> None:
-        """One place, in a repository one commit.
-
-        Raises:
-            UserError: keys do not fit together.
-        """
-        if (self.path is None) == (self.repository is None):
-            found = "neither is" if self.path is None else "both are"
-            raise UserError(f"{key}: of path and repository {found} set; valid: one of them")
-        hub.check_revision(key, self.repository, self.revision)
-        if None not in (self.minimum_pixels, self.maximum_pixels) and self.minimum_pixels > self.maximum_pixels:
-            raise UserError(f"{key}.minimum_pixels: {self.minimum_pixels} is invalid; valid: up to maximum_pixels")
 
 
 @dataclass(frozen=True)
