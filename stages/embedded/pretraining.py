@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stages.embedded import curriculum
 from stages.modelling.catalogue import EmbeddedModelParams
 
 if TYPE_CHECKING:
@@ -22,6 +24,55 @@ if TYPE_CHECKING:
 
     from stages.modelling.model import Qwen2VLProcessor
     from stages.training.checkpoints import Phases
+
+
+def pretrain(
+    params: EmbeddedModelParams, checkpoints: Path, log: Callable[[dict[str, float], int], None]
+) -> tuple[Qwen2VLForConditionalGeneration, Qwen2VLProcessor]:
+    """Train the embedded model from nothing to see and to answer.
+
+    Args:
+        params: of the model.
+        checkpoints: a folder for them; training resumes from the newest.
+        log: called after every step with its loss by name, and its number, from 1 on.
+
+    Returns:
+        The model (float32) and its processor.
+    """
+    from stages.embedded.model import build_model, build_processor, build_tokenizer
+    from stages.training.checkpoints import Phases
+
+    processor = build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
+    model = build_model(processor.tokenizer, params.seed)
+    drawing, looking, reading = (
+        np.random.Generator(np.random.PCG64(seed)) for seed in np.random.SeedSequence(params.seed).spawn(3)
+    )
+    bank = curriculum.ImageBank(params.images_per_class, drawing)
+    phases = Phases(checkpoints, model, {"looking": looking, "reading": reading})
+
+    def labelled_images(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = curriculum.draw_labels(count, looking)
+        return bank.batch(labels, looking), labels
+
+    def conversations(count: int) -> tuple[np.ndarray, list[tuple[list[dict], str]]]:
+        labels = curriculum.draw_labels(count, reading)
+        examples = [curriculum.example(label, params.think_flaws, params.direct_flaws, reading) for label in labels]
+        return bank.batch(labels, reading), [(each.messages, each.completion) for each in examples]
+
+    def report(name: str) -> Callable[[int, float], None]:
+        def report_step(step: int, loss: float) -> None:
+            log({f"loss/{name}": loss}, step + 1)
+            if (step + 1) % 50 == 0:
+                print(f"step {step + 1}: loss {loss:.3f}", flush=True)
+
+        return report_step
+
+    names = [name for _, name in curriculum.CLASSES]
+    print("vision tower: naming drawn images")
+    train_vision(model, processor, labelled_images, names, params, phases, report("vision"))
+    print("language model: following instructions")
+    train_language(model, processor, conversations, params, phases, report("language"))
+    return model, processor
 
 
 def _optimiser(
