@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stages.embedded import curriculum
+from stages.modelling import private
 from stages.modelling.catalogue import EmbeddedModelParams
 
 if TYPE_CHECKING:
@@ -177,21 +178,21 @@ def visual_tokens(visual: torch.nn.Module, pixel_values: torch.Tensor, grid: tor
         What the tower itself returns as merged tokens, as (images, tokens, width).
     """
     from torch.nn import functional
-    from transformers.models.qwen2_vl.modeling_qwen2_vl import (
-        apply_rotary_pos_emb_vision,
-        get_vision_position_ids,
-    )
+    from transformers.models.qwen2_vl import modeling_qwen2_vl as library
 
+    if missing := private.lacks(library, "apply_rotary_pos_emb_vision", "get_vision_position_ids"):
+        private.say_once(f"the vision tower takes one image after the other: {missing}")
+        return visual(pixel_values, grid_thw=grid).pooler_output.view(len(grid), -1, visual.merger.mlp[-1].out_features)
     count, patches = len(grid), int(grid[0].prod())
     hidden = visual.patch_embed(pixel_values)
-    positions = get_vision_position_ids(grid, visual.spatial_merge_size, kwargs={})
+    positions = library.get_vision_position_ids(grid, visual.spatial_merge_size, kwargs={})
     cosine, sine = visual.rotary_pos_emb(hidden, positions)
     for block in visual.blocks:
         heads = block.attn.num_heads
         query, key, value = (
             block.attn.qkv(block.norm1(hidden)).reshape(count * patches, 3, heads, -1).permute(1, 0, 2, 3).unbind(0)
         )
-        query, key = apply_rotary_pos_emb_vision(query, key, cosine, sine)
+        query, key = library.apply_rotary_pos_emb_vision(query, key, cosine, sine)
         query, key, value = (each.reshape(count, patches, heads, -1).transpose(1, 2) for each in (query, key, value))
         mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
         hidden = hidden + block.attn.proj(mixed.reshape(count * patches, -1))

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from stages.modelling import private
 from stages.modelling.catalogue import HubModelParams
 from stages.runtime import hub
 from stages.runtime.content import content_md5
@@ -90,7 +91,7 @@ def read(folder: str | Path) -> Loading:
     """What `loading.json` of a model folder says, or the defaults where there is none.
 
     Raises:
-        UserError: the file is broken.
+        UserError: the file is corrupt.
     """
     path = Path(folder) / FILE
     if not path.is_file():
@@ -171,15 +172,23 @@ def _check_whole(key: str, where: str, folder: Path) -> None:
             ) from None
 
 
+def known_kind(kind: Any) -> bool:
+    """Whether transformers has a `model_type` as a model that answers about images in text."""
+    from transformers.models.auto import modeling_auto
+
+    names = "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES"
+    if missing := private.lacks(modeling_auto, names):
+        private.say_once(f"whether a model answers about images is seen only when it runs: {missing}")
+    return isinstance(kind, str) and kind in getattr(modeling_auto, names, [kind])
+
+
 def _check_architecture(key: str, where: str, config: Path) -> None:
     """Refuse a model whose config tells of none that answers about images in text."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as VALID
-
     try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError):
-        raise UserError(f"{key}: config.json of {where} is broken; valid: a model as transformers saves it") from None
-    if not isinstance(kind, str) or kind not in VALID:
+        raise UserError(f"{key}: config.json of {where} is corrupt; valid: a model as transformers saves it") from None
+    if not known_kind(kind):
         valid = "'qwen2_vl', or another that transformers has as an image-text-to-text model"
         raise UserError(f"{key}: the model_type of {where} is {kind!r}; valid: {valid}")
 
