@@ -429,7 +429,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         self._kept = self._batch[self._mode] = None
         if self.why_stock:
             return super()._generate_and_score_completions(inputs)
-        if not all(_images(row) for row in inputs):
+        if not all(row.get("images") for row in inputs):
             logger.warning("Prompts of a batch are not shared, since a row has no image", main_process_only=True)
             return super()._generate_and_score_completions(inputs)
         self._batch[self._mode], self._row_numbers = self._distinct(inputs)
@@ -442,14 +442,13 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         numbers: dict[bytes, int] = {}
         rows = []
         for row in inputs:
-            images = _images(row)
             key = blake2b(repr(row["prompt"]).encode(), digest_size=16)
-            for image in images:
+            for image in row["images"]:
                 key.update(f"{image.mode} {image.size}".encode())
                 key.update(image.tobytes())
             if (key := key.digest()) not in numbers:
                 numbers[key] = len(samples)
-                samples.append(self._samples.get(key) or self._prepare_sample(key, row["prompt"], images))
+                samples.append(self._samples.get(key) or self._prepare_sample(key, row["prompt"], row["images"]))
             rows.append(numbers[key])
         return samples, rows
 
@@ -699,7 +698,7 @@ def why_not_shared(trainer: GRPOTrainer) -> str | None:
         "attn_implementation must be sdpa, which takes a mask of any shape": model.config._attn_implementation
         != "sdpa",
         "sliding window attention": getattr(model.config.get_text_config(), "use_sliding_window", False),
-        "the dataset has no column image or images": not {"image", "images"} & set(columns),
+        "the dataset has no column images": "images" not in columns,
         "gradient_checkpointing drops the cache that completions continue from": args.activation_checkpointing
         or model.is_activation_checkpointing,
         "dropout would draw one mask for a whole group": dropout > 0
@@ -730,11 +729,6 @@ def why_not_shared(trainer: GRPOTrainer) -> str | None:
         or private.lacks(trainer, "generation_config", "generation_kwargs")
         or private.lacks(model.model, *OF_INSIDE)
     )
-
-
-def _images(row: dict[str, Any]) -> list[Any]:
-    """The images of a row of a data set, as TRL reads them."""
-    return row.get("images") or ([row["image"]] if row.get("image") is not None else [])
 
 
 def _pad_left(tensors: list[Tensor], axis: int, value: int = 0, dim: int = 0) -> Tensor:
