@@ -136,7 +136,7 @@ def prompts(with_completion: int = 0) -> Dataset:
         words = " ".join(generator.choice(WORDS, TEXT - i))
         row = {
             "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": words}]}],
-            "image": Image.fromarray(generator.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)),
+            "images": [Image.fromarray(generator.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8))],
         }
         if with_completion:
             # The template closes the turn with two tokens.
@@ -364,7 +364,7 @@ def run(size: str, device: str, per_step: int, repeats: int) -> dict[str, Any]:
         processor = load_processor(base)
         row = prompts()[0]
         sentence = processor.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
-        prompt = processor(text=[sentence], images=[row["image"]])["input_ids"]
+        prompt = processor(text=[sentence], images=[row["images"]])["input_ids"]
         prompt_tokens = len(prompt[0])
     rate = statistics.median(rates)
     median = {key: {kind: statistics.median(values) for kind, values in case.items()} for key, case in samples.items()}

@@ -1,4 +1,4 @@
-"""A training that was killed goes on from its newest whole checkpoint and ends with the same bits.
+"""A training that was killed resumes from its newest whole checkpoint and ends with the same bits.
 
 An exception after a step stands for the kill here: nothing is done on the way out.
 """
@@ -17,11 +17,11 @@ from transformers import Trainer, TrainerCallback
 
 from stages.embedded import curriculum, pretraining
 from stages.embedded.model import build_model, build_processor, build_tokenizer
-from stages.modelling.model import load_model, load_processor
+from stages.modelling.catalogue import EmbeddedModelParams
+from stages.modelling.model import load_model
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, write_json
 from stages.runtime.params import read_params
-from stages.training import grpo, sft
 from stages.training.checkpoints import MANIFEST, Checkpoints, Phases, Resumable
 from tests import small
 from tests.conftest import ROOT, write_random_model
@@ -58,20 +58,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(base: Path, scratch: Path, method: str, kill_after: int | None = None, **changes: Any) -> tuple[str, str]:
-    """Train, or go on; return the md5 of the weights, and the record as it would be written, order included."""
-    names = changes.pop("names", NAMES)
-    settings = small.settings(method, **{"steps": STEPS, "learning_rate": 1e-2} | changes)
-    trainer = sft if method == "sft" else grpo
-    model, record = trainer.train(
-        load_model(base),
-        load_processor(base),
-        small.samples(method, names),
-        {"length": lambda completion, answer, tokens: tokens + len(completion) / 10},
-        trainer.Params.model_validate(settings),
-        1,
-        scratch,
-        [] if kill_after is None else [KillAfter(kill_after)],
-    )
+    """Train, or resume; return the md5 of the weights, and the record as it would be written, order included."""
+    given = small.examples(method, changes.pop("names", NAMES))
+    killer = [] if kill_after is None else [KillAfter(kill_after)]
+    changes = {"steps": STEPS, "learning_rate": 1e-2} | changes
+    model, record = small.train(base, method, scratch, given, callbacks=killer, **changes)
     return md5(model), json.dumps(asdict(record))
 
 
@@ -142,7 +133,7 @@ def test_epochs_and_dropout(base, tmp_path):
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "stock"])
 @pytest.mark.parametrize("in_pass", [1, 16])
-def test_a_published_epoch_goes_on_within_it_and_behind_its_short_step(base, tmp_path, shared, in_pass):
+def test_a_published_epoch_resumes_within_it_and_behind_its_short_step(base, tmp_path, shared, in_pass):
     """20 samples, 16 in a step: an epoch is a step of 16 and one of 8, of which 4 samples come again."""
     names = [f"name {i}" for i in range(20)]
     changes = {"epoch": "published", "shared_prefix": shared, "steps": 4, "names": names}
@@ -179,7 +170,7 @@ def lose_the_manifest(checkpoint: Path) -> None:
     (checkpoint / MANIFEST).unlink()
 
 
-def tear_the_manifest(checkpoint: Path) -> None:
+def cut_the_manifest(checkpoint: Path) -> None:
     path = checkpoint / MANIFEST
     path.write_bytes(path.read_bytes()[:40])
 
@@ -199,7 +190,7 @@ DAMAGES = [
     truncate,
     lose_a_file,
     lose_the_manifest,
-    tear_the_manifest,
+    cut_the_manifest,
     come_from_other_inputs,
     be_another_step,
 ]
@@ -224,13 +215,13 @@ def whole(base, tmp_path_factory) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=[damage.__name__ for damage in DAMAGES])
-def test_a_damaged_checkpoint_is_put_aside_and_told(tmp_path, capsys, killed, damage):
+def test_a_corrupt_checkpoint_is_put_aside_with_a_line(tmp_path, capsys, killed, damage):
     folder = shutil.copytree(killed, tmp_path / "training")
     damage(folder / "checkpoint-2")
     assert Checkpoints(folder).newest() == folder / "checkpoint-1"
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "training: checkpoint-2 is torn, changed or of other inputs; put aside as checkpoint-2.broken"
-    assert kept(folder) == ["checkpoint-1", "checkpoint-2.broken"]
+    assert line == "training: checkpoint-2 is corrupt or of other inputs; put aside as checkpoint-2.corrupt"
+    assert kept(folder) == ["checkpoint-1", "checkpoint-2.corrupt"]
     assert Checkpoints(folder).newest() == folder / "checkpoint-1"
     assert not capsys.readouterr().err
 
@@ -242,12 +233,12 @@ def test_a_checkpoint_that_was_being_written_is_none(tmp_path, killed):
     assert kept(folder) == ["checkpoint-1"]
 
 
-def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(base, tmp_path, capsys, killed, whole):
+def test_training_resumes_from_the_checkpoint_before_a_damaged_one(base, tmp_path, capsys, killed, whole):
     folder = shutil.copytree(killed, tmp_path / "training")
     change_one_byte(folder / "checkpoint-2")
     assert train(base, folder, "sft") == whole
-    assert "checkpoint-2.broken" in capsys.readouterr().err
-    assert kept(folder) == ["checkpoint-2.broken", "checkpoint-3", "checkpoint-4"]
+    assert "checkpoint-2.corrupt" in capsys.readouterr().err
+    assert kept(folder) == ["checkpoint-2.corrupt", "checkpoint-3", "checkpoint-4"]
 
 
 def test_with_no_whole_checkpoint_training_begins_anew(base, tmp_path, capsys, killed, whole):
@@ -265,17 +256,17 @@ def test_the_last_step_is_not_taken_twice(base, tmp_path, whole):
         assert kept(tmp_path / "training") == ["checkpoint-3", "checkpoint-4"]
 
 
-def test_without_this_a_full_fine_tune_goes_on_from_other_weights(base, tmp_path, monkeypatch, killed, whole):
+def test_without_this_a_full_fine_tune_resumes_from_other_weights(base, tmp_path, monkeypatch, killed, whole):
     """transformers#43701, so that this part goes where the library is mended: it reads `model.safetensors`, whose
     names are not the model's own, without being strict."""
     folder = shutil.copytree(killed, tmp_path / "training")
 
-    def as_transformers_does(self: Any, checkpoint: str, model: Any = None) -> None:
+    def as_transformers_does(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
         saved = load_model(base)
-        taught = {name: value for name, value in _weights(checkpoint).items()}
-        saved.load_state_dict(taught | {"lm_head.weight": taught["model.language_model.embed_tokens.weight"]})
-        saved.save_pretrained(checkpoint)
-        Trainer._load_from_checkpoint(self, checkpoint, model)
+        trained = dict(_weights(resume_from_checkpoint))
+        saved.load_state_dict(trained | {"lm_head.weight": trained["model.language_model.embed_tokens.weight"]})
+        saved.save_pretrained(resume_from_checkpoint)
+        Trainer._load_from_checkpoint(self, resume_from_checkpoint, model)
 
     monkeypatch.setattr(Resumable, "_load_from_checkpoint", as_transformers_does)
     assert train(base, folder, "sft")[0] != whole[0]
@@ -324,7 +315,7 @@ def test_the_clock(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("seconds", ["often", "-1", "nan"])
-def test_a_mistaken_interval_is_told(tmp_path, monkeypatch, seconds):
+def test_an_invalid_interval_is_refused(tmp_path, monkeypatch, seconds):
     monkeypatch.setenv("CHECKPOINT_SECONDS", seconds)
     with pytest.raises(UserError, match=r"CHECKPOINT_SECONDS: .* is invalid; valid: "):
         Checkpoints(tmp_path)
@@ -335,7 +326,7 @@ def test_a_mistaken_interval_is_told(tmp_path, monkeypatch, seconds):
 
 def pretrain(scratch: Path, kill_after: int | None = None) -> tuple[str, list[str]]:
     """Three steps of each phase, or what is left of them; return the md5 of the weights and the steps taken."""
-    params = pretraining.EmbeddedModelParams.model_validate(
+    params = EmbeddedModelParams.model_validate(
         read_params(ROOT / "params.yaml")["models"]["embedded"]
         | {"vision_steps": 3, "vision_batch_size": 6, "language_steps": 3, "language_batch_size": 4}
     )
@@ -387,7 +378,7 @@ def test_base_model_killed_in_either_phase_ends_with_the_same_bits(tmp_path, mon
     assert len(all_steps) == 6
 
 
-def test_base_model_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, capsys):
+def test_base_model_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path, capsys):
     whole, all_steps = pretrain(tmp_path / "whole")
     with pytest.raises(Killed):
         pretrain(tmp_path / "killed", kill_after=5)

@@ -2,19 +2,22 @@
 
 import hashlib
 import json
+import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
-from stages import rewards
-from stages.methods.method import load
 from stages.modelling.generation import GenerationParams, generate
 from stages.modelling.model import load_model, load_processor
+from stages.rewards.reward import Completion
 from stages.runtime.errors import UserError
-from stages.tasks import few_shot
+from stages.tasks import classification
+from stages.tasks.rules import tagged
+from stages.tasks.task import BaseTask, Sample
 from stages.training import grpo, sft
+from stages.training.common import Example
 from stages.training.epochs import Schedule
 from stages.training.spread import complaint
 from tests import small
@@ -29,32 +32,27 @@ def folder(tmp_path_factory) -> Path:
     return write_random_model(tmp_path_factory.mktemp("model"))
 
 
-def samples(method: str) -> list[dict]:
-    random = few_shot.generator("images")
-    way = load(method)
+def examples(method: str) -> list[Example]:
+    """One of each name, of one length each."""
+    return small.examples(method, NAMES, lambda i: [NAMES[i], "two"])
+
+
+def train(folder: Path, method: str, tmp_path: Path, **changes):
+    return small.train(folder, method, tmp_path / "scratch", examples(method), **changes)
+
+
+def rows(targets: list[str] | None = None) -> list[dict]:
+    """What TRL's collator takes of the supervised examples, with other targets where given."""
+    given = examples("sft")
+    targets = targets or [str(example.target) for example in given]
     return [
         {
-            "prompt": way.conversation(f"What digit is in the photo?\nPlease choose one from list [ {name}, two]."),
-            "image": Image.fromarray(random.integers(0, 256, (32, 32, 3), "uint8")),
-            "answer": name,
-            "target": f"<answer>{name}</answer>",
+            "prompt": example.prompt,
+            "completion": [{"role": "assistant", "content": [{"type": "text", "text": target}]}],
+            "images": example.images,
         }
-        for name in NAMES
+        for example, target in zip(given, targets, strict=False)
     ]
-
-
-def train(folder: Path, method: str, tmp_path: Path, seed: int = 1, functions=None, **overrides):
-    trainer = sft if method == "sft" else grpo
-    return trainer.train(
-        load_model(folder),
-        load_processor(folder),
-        samples(method),
-        functions or {"length": lambda completion, answer, tokens: tokens + len(completion) / 10},
-        trainer.Params.model_validate(small.settings(method, **overrides)),
-        seed,
-        str(tmp_path / "scratch"),
-        [],
-    )
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -66,7 +64,7 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 @pytest.mark.parametrize("method", ["sft", "no_thinking"])
 def test_training_changes_the_weights_and_is_the_same_again(folder, tmp_path, method):
-    first, again, other = (train(folder, method, tmp_path, seed) for seed in (1, 1, 2))
+    first, again, other = (train(folder, method, tmp_path, seed=seed) for seed in (1, 1, 2))
     assert fingerprint(first[0]) == fingerprint(again[0])
     assert first[1] == again[1]
     assert fingerprint(first[0]) != fingerprint(other[0])
@@ -90,7 +88,7 @@ def test_the_last_step_of_an_epoch_takes_what_is_left(folder, tmp_path):
 
 
 def test_fewer_samples_than_a_step_of_reinforcement_takes_are_refused(folder, tmp_path):
-    """TRL would end at once and leave an untaught model."""
+    """TRL would end at once and leave an untrained model."""
     with pytest.raises(UserError, match=r"grpo\.global_batch_size: 5 is invalid for 4 samples, .*valid: up to 4"):
         train(folder, "no_thinking", tmp_path, global_batch_size=5, per_device_batch_size=1)
 
@@ -98,9 +96,9 @@ def test_fewer_samples_than_a_step_of_reinforcement_takes_are_refused(folder, tm
 def test_record_of_reinforcement(folder, tmp_path):
     seen = []
 
-    def reward(completion: str, answer: str, tokens: int) -> float:
-        seen.append(tokens)
-        return float(tokens)
+    def reward(completion: Completion, sample: Sample, task: BaseTask) -> float:
+        seen.append(completion.tokens)
+        return float(completion.tokens)
 
     _, record = train(folder, "no_thinking", tmp_path, functions={"tokens": reward, "none": lambda *_: 0.0})
     assert [row["step"] for row in record.curves] == [1, 2]
@@ -117,9 +115,9 @@ def test_samples_and_tokens_are_counted_once_however_often_they_are_trained_on(f
     """Four steps of two prompts with two completions: four batches of 4 completions, or two that serve twice."""
     seen = []
 
-    def reward(completion: str, answer: str, tokens: int) -> float:
-        seen.append(tokens)
-        return float(tokens)
+    def reward(completion: Completion, sample: Sample, task: BaseTask) -> float:
+        seen.append(completion.tokens)
+        return float(completion.tokens)
 
     _, record = train(folder, "no_thinking", tmp_path, functions={"r": reward}, steps=4, iterations=iterations)
     assert record.cost["steps"] == 4
@@ -136,9 +134,9 @@ def test_a_published_epoch_ends_with_a_short_step_of_its_own_prompts(folder, tmp
     """Four samples are padded to 8, of 16 a step: each epoch is one step of each sample twice."""
     seen = []
 
-    def reward(completion: str, answer: str, tokens: int) -> float:
-        seen.append(answer)
-        return float(tokens)
+    def reward(completion: Completion, sample: Sample, task: BaseTask) -> float:
+        seen.append(sample.answer)
+        return float(completion.tokens)
 
     settings = {"steps": None, "epochs": 2, "global_batch_size": 16, "per_device_batch_size": 4, "epoch": "published"}
     _, record = train(
@@ -210,7 +208,7 @@ def test_curves_keep_what_tells_whether_a_training_could_learn(folder, tmp_path)
 @pytest.mark.parametrize(
     ("method", "functions", "cause"),
     [
-        ("cls_rl", {"equality": lambda *_: 0.0}, "prompt asks for tags, and `reward: equality` pays only a bare name"),
+        ("cls_rl", {"equality": lambda *_: 0.0}, "prompt wants tags, and `reward: equality` pays only a bare name"),
         ("no_thinking", {"accuracy": lambda *_: 0.0}, "100% of completions were cut at grpo.max_completion_length: 6"),
         (
             "no_thinking",
@@ -235,7 +233,7 @@ def test_the_share_of_groups_without_spread_is_said():
     assert told[0].startswith("62% of the groups of this training had no spread in their rewards")
     assert complaint([row | {"share_without_spread": 0.5}], settings, []) == []
     unpaid = row | {"share_without_spread": 1.0, "spread/flat": 0.0, "spread/unpaid": 1.0, "rewards/accuracy/mean": 0.0}
-    assert complaint([unpaid], settings, [])[0].endswith("taught nothing: accuracy paid no completion")
+    assert complaint([unpaid], settings, [])[0].endswith("no gradient: accuracy paid no completion")
     cut = row | {"share_without_spread": 1.0, "spread/flat": 0.0, "spread/unpaid": 1.0}
     cut |= {"completions/clipped_ratio": 0.9, "rewards/accuracy/mean": 0.0}
     assert "90% of completions were cut at grpo.max_completion_length: 6" in complaint([cut], settings, [])[0]
@@ -251,17 +249,10 @@ def test_a_training_whose_completions_were_all_masked_says_so(folder, tmp_path, 
 def test_loss_on_the_prompt_is_that_of_the_released_code(folder):
     """All text counts, the empty assistant header behind the answer too; what stands for the image and padding not."""
     processor = load_processor(folder)
-    rows = [
-        {
-            "prompt": sample["prompt"],
-            "completion": [{"role": "assistant", "content": [{"type": "text", "text": target}]}],
-            "image": sample["image"],
-        }
-        for sample, target in zip(samples("sft"), ["<answer>one</answer>", "two, two, two"], strict=False)
-    ]
-    batch = sft.whole_text(processor, rows)
+    given = rows(["<answer>one</answer>", "two, two, two"])
+    batch = sft.whole_text(processor, given)
     tokenizer = processor.tokenizer
-    for row, ids, labels, mask in zip(rows, batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+    for row, ids, labels, mask in zip(given, batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
         target = row["completion"][0]["content"][0]["text"]
         text = tokenizer.decode(ids[mask == 1])
         assert text.endswith(f"<|im_start|>assistant\n{target}<|im_end|>\n<|im_start|>assistant\n")
@@ -278,33 +269,85 @@ def test_loss_on_the_prompt_is_what_the_trainer_takes(folder, tmp_path):
     _, record = train(
         folder, "sft", tmp_path, steps=1, global_batch_size=4, per_device_batch_size=4, loss_on_prompt=True
     )
-    rows = [
-        {
-            "prompt": sample["prompt"],
-            "completion": [{"role": "assistant", "content": [{"type": "text", "text": sample["target"]}]}],
-            "image": sample["image"],
-        }
-        for sample in samples("sft")
-    ]
     with torch.no_grad():
-        loss = load_model(folder)(**sft.whole_text(load_processor(folder), rows)).loss
+        loss = load_model(folder)(**sft.whole_text(load_processor(folder), rows())).loss
     assert record.curves[0]["loss"] == pytest.approx(loss.item(), rel=1e-4)
 
 
-def test_rewards_see_the_raw_completion_and_the_answer(folder, tmp_path):
-    seen = set()
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "stock"])
+def test_a_reward_sees_the_completion_and_the_sample(folder, tmp_path, shared):
+    """The text as it is, its answer by the method's parser, its tokens, whether it was cut; and the whole sample."""
+    seen: list[tuple[Completion, Sample]] = []
+    questions = {example.sample.answer: example.sample for example in examples("cls_rl")}
+    end = load_processor(folder).tokenizer.eos_token
 
-    def reward(completion: str, answer: str, tokens: int) -> float:
-        seen.add(answer)
-        assert isinstance(completion, str)
-        return rewards.load("equality", {})(completion, answer, tokens)
+    def reward(completion: Completion, sample: Sample, task: BaseTask) -> float:
+        assert isinstance(task, classification.Task)
+        seen.append((completion, sample))
+        return float(completion.tokens)
 
-    train(folder, "no_thinking", tmp_path, functions={"equality": reward}, steps=2)
-    assert seen == set(NAMES)
+    settings = {"shared_prefix": shared, "max_completion_length": 300, "generations": 8}
+    train(folder, "cls_rl", tmp_path, functions={"r": reward}, steps=2, **settings)
+    assert {sample.answer for _, sample in seen} == set(NAMES)
+    for completion, sample in seen:
+        assert sample == questions[sample.answer]
+        assert sample.options == (sample.answer, "two")
+        assert completion.answer == tagged(completion.text)
+        assert end not in completion.text
+        assert completion.truncated or completion.tokens < 300
+    # What a random model says ends now before, now at the longest length.
+    assert {completion.truncated for completion, _ in seen} == {True, False}
+    assert all(completion.tokens == 300 for completion, _ in seen if completion.truncated)
+
+
+def test_a_reward_sees_the_answer_that_the_method_reads():
+    """Of each completion its own sample; one that ends in an end token is not truncated, an empty one is."""
+    seen: list[tuple[Completion, Sample]] = []
+    watch = small.rewards(
+        {"r": lambda completion, sample, _: seen.append((completion, sample)) or 1.0}, method="cls_rl"
+    )
+    texts = ["<answer> one </answer>", "two", ""]
+    samples = [Sample("Which?", name, ("one", "two")) for name in ("one", "two", "one")]
+    paid = watch.batched("r", ends=[7, 8])(
+        completions=[[{"role": "assistant", "content": text}] for text in texts],
+        completion_ids=[[1, 2, 8], [3, 4], []],
+        sample=[asdict(sample) for sample in samples],
+        prompts=None,
+    )
+    assert paid == [1.0] * 3
+    assert seen == [
+        (Completion("<answer> one </answer>", "one", 3, False), samples[0]),
+        (Completion("two", None, 2, True), samples[1]),
+        (Completion("", None, 0, True), samples[2]),
+    ]
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "stock"])
+def test_weights_of_rewards_weigh_the_sum_and_the_spread(folder, tmp_path, shared):
+    """Each group of two: `turns` pays 1 and 0, `half` 0.5 each, weighed 3 and 0.5: sums of 3.25 and 0.25."""
+    calls = iter(range(10_000))
+    functions = {"turns": lambda *_: float(next(calls) % 2 == 0), "half": lambda *_: 0.5}
+    weights = {"turns": 3.0, "half": 0.5}
+    _, record = train(folder, "no_thinking", tmp_path, functions=functions, weights=weights, shared_prefix=shared)
+    for row in record.curves:
+        assert (row["reward/turns"], row["reward/half"]) == (0.5, 0.5)
+        assert row["reward"] == pytest.approx((3.25 + 0.25) / 2)
+        assert row["reward_spread"] == pytest.approx(3 / math.sqrt(2))
+        assert row["share_without_spread"] == 0
+
+
+def test_a_reward_of_no_weight_makes_no_spread(folder, tmp_path):
+    """Whatever it pays: the groups are flat in the sum."""
+    functions = {"length": small.by_length, "none": lambda *_: 1.0}
+    weights = {"length": 0.0}
+    _, record = train(folder, "no_thinking", tmp_path, functions=functions, weights=weights)
+    for row in record.curves:
+        assert row["reward/length"] > 1
+        assert (row["reward"], row["reward_spread"], row["share_without_spread"]) == (1, 0, 1)
 
 
 def test_exception_in_a_reward_stops_the_run(folder, tmp_path):
-    def reward(completion: str, answer: str, tokens: int) -> float:
+    def reward(completion: Completion, sample: Sample, task: BaseTask) -> float:
         raise ZeroDivisionError("a reward that cannot be computed")
 
     with pytest.raises(ZeroDivisionError, match="cannot be computed"):
@@ -336,14 +379,13 @@ def test_gradient_accumulation_keeps_the_batch(folder, tmp_path):
 
 def test_generation_is_greedy_and_independent_of_the_batch(folder):
     model, processor = load_model(folder), load_processor(folder)
-    asked = [sample["prompt"] for method in ("no_thinking", "cls_rl") for sample in samples(method)]
-    images = [sample["image"] for method in ("no_thinking", "cls_rl") for sample in samples(method)]
+    given = [example for method in ("no_thinking", "cls_rl") for example in examples(method)]
     outputs = {
         size: generate(
             model,
             processor,
-            asked,
-            images,
+            [example.prompt for example in given],
+            [example.images for example in given],
             GenerationParams(batch_size=size, max_new_tokens=5, temperature=0.0),
             seed=0,
         )

@@ -1,4 +1,4 @@
-"""Where adapters go: what is no pattern is told by `configure`, and what fits no module before PEFT meets it."""
+"""Where adapters go: `configure` refuses what is no pattern, and training what fits no module, before PEFT does."""
 
 import re
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from stages import configure
-from stages.modelling.model import load_model, load_processor
+from stages.modelling.model import load_model
+from stages.recipes.params import check
+from stages.recipes.recipe import recipe
 from stages.runtime.errors import UserError
 from stages.runtime.params import read_params
 from stages.training import grpo, sft
@@ -49,7 +50,7 @@ def settings(method: str, target: str, **changes: Any) -> Any:
     ],
 )
 @pytest.mark.parametrize("adaptation", ["full", "lora"])
-def test_what_is_no_pattern_is_told_by_configure(key, pattern, reason, adaptation):
+def test_configure_refuses_what_is_no_pattern(key, pattern, reason, adaptation):
     params = read_params(ROOT / "params.yaml")
     *parents, last = key.split(".")
     section = params
@@ -59,13 +60,13 @@ def test_what_is_no_pattern_is_told_by_configure(key, pattern, reason, adaptatio
     for trainer in ("sft", "grpo"):
         params[trainer]["adaptation"] = adaptation
     with pytest.raises(UserError) as caught:
-        checked = configure.check(params)
+        checked = check(params)
         for method in params["methods"]:
-            configure.recipe(method, "digits", checked)
+            recipe(method, "digits", checked)
     assert str(caught.value) == f"{key}: {pattern!r} is invalid; valid: a regular expression ({reason})"
 
 
-def test_patterns_that_cannot_be_joined_are_told_by_configure():
+def test_configure_refuses_patterns_that_cannot_be_joined():
     """With adapters in the tower they are one pattern, at whose start alone there may be a flag."""
     params = read_params(ROOT / "params.yaml")
     params["models"]["embedded"]["lora"]["vision"] = "(?i).*qkv"
@@ -73,7 +74,7 @@ def test_patterns_that_cannot_be_joined_are_told_by_configure():
         r"^models\.embedded\.lora: .* is invalid; valid: for \(language\)\|\(vision\) together a regular expression"
     )
     with pytest.raises(UserError, match=message) as caught:
-        configure.check(params)
+        check(params)
     assert "\n" not in str(caught.value)
 
 
@@ -86,7 +87,7 @@ WRONG = [
 ]
 
 
-def told(trainer: str, pattern: str, found: str) -> str:
+def refusal(trainer: str, pattern: str, found: str) -> str:
     """The message, as a pattern of its own."""
     endings = "qkv, proj, fc1, fc2, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head"
     return "^" + re.escape(
@@ -96,8 +97,8 @@ def told(trainer: str, pattern: str, found: str) -> str:
 
 
 @pytest.mark.parametrize(("pattern", "found"), WRONG)
-def test_a_target_that_fits_no_module_is_told(model, pattern, found):
-    with pytest.raises(UserError, match=told("sft", pattern, found) + "$"):
+def test_a_target_that_fits_no_module_is_refused(model, pattern, found):
+    with pytest.raises(UserError, match=refusal("sft", pattern, found) + "$"):
         check_lora_target(model, settings("sft", pattern))
     check_lora_target(model, settings("sft", pattern, adaptation="full"))
 
@@ -146,16 +147,14 @@ def test_modules_that_quantisation_replaced_are_linear_ones(folder):
 
 
 @pytest.mark.parametrize(("method", "trainer"), [("sft", "sft"), ("no_thinking", "grpo")])
-def test_training_tells_a_target_that_fits_no_module(folder, tmp_path, method, trainer):
-    """Both trainers ask before PEFT does."""
-    with pytest.raises(UserError, match=told(trainer, ".*q_projj", "no module of the model")):
-        TRAINERS[method].train(
-            load_model(folder),
-            load_processor(folder),
-            small.samples(method, ["one", "two"]),
-            {"none": lambda *_: 0.0},
-            settings(method, ".*q_projj"),
-            1,
-            str(tmp_path / "checkpoints"),
-            [],
+def test_training_refuses_a_target_that_fits_no_module(folder, tmp_path, method, trainer):
+    """Both trainers check before PEFT does."""
+    with pytest.raises(UserError, match=refusal(trainer, ".*q_projj", "no module of the model")):
+        small.train(
+            folder,
+            method,
+            tmp_path / "checkpoints",
+            small.examples(method, ["one", "two"]),
+            adaptation="lora",
+            lora=settings(method, ".*q_projj").lora.model_dump(),
         )

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -16,19 +15,21 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from stages import base_model, configure, rewards
+from stages import base_model
 from stages.embedded import curriculum
 from stages.embedded.model import CHAT_TEMPLATE, build_tokenizer
-from stages.methods.method import load as load_method
 from stages.modelling import folder as loading
-from stages.modelling.folder import HubModelParams
+from stages.modelling.catalogue import HubModelParams
 from stages.modelling.generation import GenerationParams, generate
 from stages.modelling.model import load_model, load_processor
+from stages.recipes.params import check
+from stages.recipes.recipe import recipe as recipe_of
 from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
 from stages.runtime.files import write_json
 from stages.runtime.hub import fetch_file
 from stages.runtime.params import read_params
+from tests import small
 from tests.conftest import ROOT, Project, write_random_model
 from tests.hub import COMMIT, Hub, repository, serve
 
@@ -406,9 +407,9 @@ def cut(file: Path) -> None:
         (
             "config.json",
             lambda file: file.write_text("{"),
-            "config.json of .* is broken; valid: a model as transformers",
+            "config.json of .* is corrupt; valid: a model as transformers",
         ),
-        ("config.json", lambda file: file.write_text("[]"), "config.json of .* is broken"),
+        ("config.json", lambda file: file.write_text("[]"), "config.json of .* is corrupt"),
         ("config.json", lambda file: write_json(file, {}), "the model_type of .* is None; valid: 'qwen2_vl'"),
         (
             "config.json",
@@ -455,7 +456,7 @@ def test_a_foreign_repository_is_refused_before_its_weights_are_fetched(publishe
     assert asked == {"config.json"}
 
 
-def test_part_of_a_repository_in_the_cache_is_told_offline(hub, tmp_path, monkeypatch):
+def test_part_of_a_repository_in_the_cache_is_refused_offline(hub, tmp_path, monkeypatch):
     """Of a repository whose listing it has never seen, huggingface_hub takes what there is for all."""
     loading.write(tmp_path / "base", loading.Loading(repository="o/m", revision=COMMIT))
     fetch_file("models.mine", "o/m", "config.json", COMMIT)
@@ -472,7 +473,7 @@ def installed(monkeypatch) -> set[str]:
     return names
 
 
-def test_attention_without_its_package_is_told(published, tmp_path, installed):
+def test_attention_without_its_package_is_refused(published, tmp_path, installed):
     message = (
         r"models\.mine\.attention: 'flash_attention_2' needs the package flash-attn; next: pip install flash-attn, "
     )
@@ -482,7 +483,7 @@ def test_attention_without_its_package_is_told(published, tmp_path, installed):
     pointer(tmp_path / "base", published, attention="flash_attention_2")
 
 
-def test_attention_without_its_package_is_told_where_a_model_is_loaded(published, tmp_path, installed):
+def test_attention_without_its_package_is_refused_where_a_model_is_loaded(published, tmp_path, installed):
     """On another machine than that which pointed to it. To make it again would not help."""
     installed.add("flash_attn")
     path = pointer(tmp_path / "base", published, attention="flash_attention_2")
@@ -496,7 +497,7 @@ def test_the_stage_that_points_tells_mistakes_in_a_line_and_computes_nothing(pub
     """Its fingerprint has no device, though transformers is asked what it knows."""
     copy = shutil.copytree(published, tmp_path / "copy")
     recipe = {"key": "models.mine", "params": SECTION | {"path": str(copy)}}
-    write_json(tmp_path / "models/recipes/base_model.json", recipe)
+    write_json(tmp_path / "recipes/base_model.json", recipe)
 
     def stage() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -518,7 +519,7 @@ def test_the_stage_that_points_tells_mistakes_in_a_line_and_computes_nothing(pub
 
 
 def test_the_stage_that_points_and_one_that_trains_leave_no_path_of_this_machine(published, tmp_path, monkeypatch):
-    """Adapters and full weights taught on a model of the hub, through the entrypoints."""
+    """Adapters and full weights trained on a model of the hub, through the entrypoints."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MODELS", str(published.parent))
     params = read_params(ROOT / "params.yaml")
@@ -526,10 +527,9 @@ def test_the_stage_that_points_and_one_that_trains_leave_no_path_of_this_machine
     params["models"]["local"]["lora"] = params["models"]["embedded"]["lora"]
     params["model"] = "local"
     params["sft"]["adaptation"] = "lora"
-    checked = configure.check(params)
-    recipe = configure.recipe("sft", "digits", checked)
+    recipe = recipe_of("sft", "digits", check(params))
     assert recipe["settings"]["lora"]["target"] == params["models"]["embedded"]["lora"]["language"]
-    write_json("models/recipes/base_model.json", {"key": "models.local", "params": params["models"]["local"]})
+    write_json("recipes/base_model.json", {"key": "models.local", "params": params["models"]["local"]})
     base_model.base_model()
     assert str(tmp_path) not in Path("models/base_model/loading.json").read_text()
     assert str(published.parent) not in Path("models/base_model/loading.json").read_text()
@@ -538,7 +538,7 @@ def test_the_stage_that_points_and_one_that_trains_leave_no_path_of_this_machine
 
 @pytest.mark.parametrize("adaptation", ["full", "lora"])
 def test_training_on_a_model_of_the_hub(adaptation, published, module_project: Project):
-    """Taught in float32 or by adapters, saved in the catalogue's type of numbers, evaluated by the same command."""
+    """Trained in float32 or by adapters, saved in the catalogue's type of numbers, evaluated by the same command."""
     project = module_project
     project.environment |= {"MODELS": str(published.parent), "DISABLE_MLFLOW_INTEGRATION": "true"}
     params = read_params(ROOT / "params.yaml")
@@ -570,7 +570,7 @@ def test_training_on_a_model_of_the_hub(adaptation, published, module_project: P
     for file in trained.iterdir():
         assert str(published.parent).encode() not in file.read_bytes()
         assert str(project.root).encode() not in file.read_bytes()
-    record = json.loads((project.root / "metrics/records/evaluate/few_shot-sft-digits-1.json").read_text())
+    record = json.loads((project.root / "metrics/records/evaluate/few_shot-digits/sft-1.json").read_text())
     assert record["parts"]["all"]["samples"] == 20
 
 
@@ -606,39 +606,23 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("method", ["sft", "no_thinking"])
-def test_another_architecture_is_taught_and_tested_by_the_same_code(llava, tmp_path, caplog, method):
+def test_another_architecture_is_trained_and_evaluated_by_the_same_code(llava, tmp_path, caplog, method):
     """Where prompts cannot be shared, TRL's own trainer does it, and says so."""
     path = pointer(tmp_path / "base", llava)
-    recipe = configure.recipe(method, "digits", configure.check(read_params(ROOT / "params.yaml")))
-    trainer, way = import_module(f"stages.training.{recipe['trainer']}"), load_method(method)
-    settings = recipe["settings"] | {"steps": 2, "global_batch_size": 4, "per_device_batch_size": 4}
-    samples = [
-        {"prompt": way.conversation("What digit is in the photo?"), "answer": "nine", "target": "nine"}
-        | {"image": Image.new("RGB", (32, 32), (30 * i, 0, 0))}
-        for i in range(4)
-    ]
-    model, *_, record = trainer.train(
-        load_model(path),
-        load_processor(path),
-        samples,
-        {name: rewards.load(name, parameters) for name, parameters in recipe["rewards"].items()},
-        trainer.Params.model_validate(settings),
-        1,
-        tmp_path / "checkpoints",
-        [],
-    )
+    given = small.examples(method, ["zero", "one", "two", "nine"])
+    changes = {"global_batch_size": 4, "per_device_batch_size": 4}
+    model, record = small.train(path, method, tmp_path / "checkpoints", given, **changes)
     assert record.cost["steps"] == 2
     before = load_model(path).state_dict()
-    if method == "sft":  # what is drawn at random earns nothing
-        assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    outputs = generate(
+    assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    completions = generate(
         model,
         load_processor(path),
-        [sample["prompt"] for sample in samples],
-        [sample["image"] for sample in samples],
+        [example.prompt for example in given],
+        [example.images for example in given],
         GenerationParams(batch_size=2, max_new_tokens=3, temperature=0.0),
         seed=0,
     )
-    assert all(1 <= tokens <= 3 for _, tokens in outputs)
-    said = "Prompts are not shared, training goes on with stock GRPOTrainer: model type llava; known: qwen2_vl"
+    assert all(1 <= tokens <= 3 for _, tokens in completions)
+    said = "Prompts are not shared, training continues with stock GRPOTrainer: model type llava; known: qwen2_vl"
     assert any(said in record.message for record in caplog.records) == (method == "no_thinking")

@@ -4,6 +4,7 @@ Run as a module, this file is one process of the distributed test.
 """
 
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from trl import GRPOConfig, GRPOTrainer
 
 from stages.embedded.model import build_model, build_processor, build_tokenizer
+from stages.modelling import folder as loading
 from stages.modelling.model import load_model, load_processor
 from stages.training import shared_prefix
 from stages.training.common import splits_weights
@@ -43,8 +45,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def samples(count: int = PROMPTS) -> Dataset:
-    """Prompts of different lengths, each with an image of its own."""
+SIZES = [[(32, 32), (64, 16)], [(16, 8)], [(24, 40), (8, 8), (32, 32)]]
+"""Widths and heights of the images of samples that have several."""
+
+
+def samples(count: int = PROMPTS, several: bool = False) -> Dataset:
+    """Prompts of different lengths, each with an image of its own, or with one to three of different sizes."""
     generator = np.random.Generator(np.random.PCG64(0))
     return Dataset.from_list(
         [
@@ -53,15 +59,19 @@ def samples(count: int = PROMPTS) -> Dataset:
                     {
                         "role": "user",
                         "content": [
-                            {"type": "image"},
+                            *({"type": "image"} for _ in sizes),
                             {"type": "text", "text": f"what digit is in the photo {' '.join(CHOICES[: 3 * (i % 3)])}"},
                         ],
                     }
                 ],
-                "image": Image.fromarray(generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)),
+                "images": [
+                    Image.fromarray(generator.integers(0, 255, (height, width, 3), dtype=np.uint8))
+                    for width, height in sizes
+                ],
                 "number": i,
             }
             for i in range(count)
+            for sizes in [SIZES[i % len(SIZES)] if several else [(32, 32)]]
         ]
     )
 
@@ -71,7 +81,9 @@ def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [float(sum(tokens) % 7) for tokens in completion_ids]
 
 
-def build(cls: type, base: Path, folder: Path, lora: bool | dict = False, **changes: Any) -> GRPOTrainer:
+def build(
+    cls: type, base: Path, folder: Path, lora: bool | dict = False, several: bool = False, **changes: Any
+) -> GRPOTrainer:
     """A trainer of 4 prompts by 2 completions on one thread; `changes` of its configuration and of the adapters'."""
     torch.set_num_threads(1)
     adapters = lora if isinstance(lora, dict) else {}
@@ -101,7 +113,7 @@ def build(cls: type, base: Path, folder: Path, lora: bool | dict = False, **chan
         model=load_model(base),
         reward_funcs=reward,
         args=GRPOConfig(**settings),
-        train_dataset=samples(),
+        train_dataset=samples(several=several),
         eval_dataset=samples(2),
         processing_class=load_processor(base),
         peft_config=LoraConfig(**{"r": 4, "target_modules": "all-linear", "exclude_modules": ["lm_head"]} | adapters)
@@ -204,10 +216,48 @@ def test_log_probabilities_and_gradients_are_those_of_stock(base, tmp_path, monk
     assert_same_gradients(ours["gradients"], stock["gradients"])
 
 
+@pytest.fixture
+def own_sizes(base: Path, tmp_path: Path) -> Path:
+    """The same model, whose processor leaves images of 64 to 4096 pixels their own number of tokens."""
+    folder = shutil.copytree(base, tmp_path / "own_sizes")
+    loading.write(folder, loading.Loading(minimum_pixels=64, maximum_pixels=4096))
+    return folder
+
+
+def test_samples_of_several_images_of_different_sizes_are_those_of_stock(own_sizes, tmp_path, monkeypatch):
+    """Two, one and three images, of 1 to 16 visual tokens each."""
+    feed(monkeypatch, made_up(12))
+    settings = {"per_device_train_batch_size": 12, "num_generations": 4, "several": True}
+    stock, ours = (
+        one_pass(build(cls, own_sizes, tmp_path, **settings), 3, 4) for cls in (GRPOTrainer, SharedPrefixGRPOTrainer)
+    )
+    visual = [int(grid.prod(dim=1).sum()) // 4 for grid in split_grids(stock["inputs"])]
+    assert visual == [32] * 4 + [2] * 4 + [15 + 1 + 16] * 4
+    for name in ("log_probabilities", "entropies", "reference", "loss"):
+        torch.testing.assert_close(ours[name], stock[name], rtol=0, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+    assert_same_gradients(ours["gradients"], stock["gradients"])
+
+
+def split_grids(inputs: dict[str, Any]) -> list[torch.Tensor]:
+    """The grid of patches of each image of each row of TRL's batch."""
+    return list(inputs["image_grid_thw"].split(inputs["num_images"]))
+
+
+def test_samples_of_several_images_have_the_trajectory_of_stock(own_sizes, tmp_path):
+    stock, ours = (build(cls, own_sizes, tmp_path, several=True) for cls in (GRPOTrainer, SharedPrefixGRPOTrainer))
+    assert ours.why_stock is None
+    for trainer in (stock, ours):
+        torch.manual_seed(0)
+        trainer.train()
+    assert list(ours._logs["completion"]) == list(stock._logs["completion"])
+    for mine, theirs in zip(ours.model.parameters(), stock.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
 def plain_log_probabilities(model: Any, sample: Any, processor: Any, completion: list[int]) -> torch.Tensor:
     """Of one completion of one prompt, without batch, padding or cache."""
     text = processor.apply_chat_template(sample["prompt"], tokenize=False, add_generation_prompt=True)
-    batch = processor(text=[text], images=[sample["image"]], return_tensors="pt")
+    batch = processor(text=[text], images=[sample["images"]], return_tensors="pt")
     ids = torch.cat([batch["input_ids"], torch.tensor([completion])], dim=1)
     types = torch.cat([batch["mm_token_type_ids"], torch.zeros(1, len(completion), dtype=torch.long)], dim=1)
     logits = model(
@@ -401,7 +451,7 @@ def test_stores_take_no_more_than_their_limit(base, tmp_path, monkeypatch):
         ({"lora": {"lora_dropout": 0.1}}, "dropout"),
     ],
 )
-def test_what_cannot_be_shared_is_told_and_left_to_stock(base, tmp_path, caplog, settings, reason):
+def test_what_cannot_be_shared_is_said_and_left_to_stock(base, tmp_path, caplog, settings, reason):
     trainer = build(SharedPrefixGRPOTrainer, base, tmp_path, max_steps=1, **settings)
     assert [record for record in caplog.records if "stock GRPOTrainer" in record.message and reason in record.message]
     if trainer.ref_model is not None and "cache_implementation" not in settings:
@@ -423,10 +473,10 @@ def test_the_plan_and_the_trainer_agree_on_what_is_shared_and_split(base, tmp_pa
     trainer = build(SharedPrefixGRPOTrainer, base, tmp_path, **settings)
     trainer.model.config._attn_implementation = attention
     file = ROOT / f"profiles/accelerate/{strategy}.yaml"
-    told = {} if strategy == "single" else YAML(typ="safe").load(file)
-    kind = told.get("distributed_type")
+    configured = {} if strategy == "single" else YAML(typ="safe").load(file)
+    kind = configured.get("distributed_type")
     trainer.is_deepspeed_enabled, trainer.is_fsdp_enabled = kind == "DEEPSPEED", kind == "FSDP"
-    plugin = SimpleNamespace(zero_stage=told.get("deepspeed_config", {}).get("zero_stage"))
+    plugin = SimpleNamespace(zero_stage=configured.get("deepspeed_config", {}).get("zero_stage"))
     trainer.accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin))
     planned = Training(
         reinforced=True,
@@ -446,11 +496,11 @@ def test_the_plan_and_the_trainer_agree_on_what_is_shared_and_split(base, tmp_pa
     assert planned.splits_weights == splits_weights(trainer)
 
 
-def test_rows_without_image_are_told_and_left_to_stock(base, tmp_path, caplog):
+def test_rows_without_image_are_said_and_left_to_stock(base, tmp_path, caplog):
     trainer = build(SharedPrefixGRPOTrainer, base, tmp_path, max_steps=1)
     trainer.train_dataset = trainer.train_dataset.map(
         lambda row: {"prompt": [{"role": "user", "content": [{"type": "text", "text": "what digit"}]}]}
-    ).remove_columns("image")
+    ).remove_columns("images")
     trainer.train()
     assert [record for record in caplog.records if "not shared" in record.message]
 

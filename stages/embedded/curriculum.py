@@ -1,8 +1,8 @@
-"""What the embedded base model is taught: images in its own fonts and styles, and instructions in every prompt format.
+"""What the embedded base model is trained on: images in fonts and styles of its own, and every format of prompts.
 
 It learns the class names of all embedded datasets, but never sees one of their images, and nothing here reads their
 code (`stages/embedded/datasets.py`) or their stages. Part of the answers is imperfect in format on purpose, most often
-for a few classes of each subject, so that the format rewards have something to teach.
+for a few classes of each subject, so that the format rewards have something to improve.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PHRASES = (THINK, THINK_FIRST, THINK_SYSTEM, DIRECT, DIRECT_NAME, REASON_AFTER, 
 
 @dataclass(frozen=True)
 class Subject:
-    """One kind of picture: how it is asked for, what the classes look like, and how the base model's are drawn."""
+    """One kind of picture: its questions, what the classes look like, and how the base model's are drawn."""
 
     questions: tuple[str, ...]
     features: dict[str, tuple[str, ...]]
@@ -57,6 +57,8 @@ DIGIT_FONTS = (
     "DejaVuSans", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSerif", "DejaVuSerif-Italic",
     "STIXGeneral", "STIXGeneralItalic", "cmss10", "cmtt10", "cmr10",
 )  # fmt: skip
+OUTLINED = 0.35
+"""Share of shapes that are drawn as outlines."""
 LETTER_FONTS = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSerif",
     "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic",
@@ -91,7 +93,7 @@ def _draw_letter(name: str, generator: np.random.Generator) -> np.ndarray:
 
 
 def _draw_shape(name: str, generator: np.random.Generator) -> np.ndarray:
-    stroke = generator.uniform(4, 8) if generator.random() < 0.35 else None
+    stroke = generator.uniform(4, 8) if generator.random() < OUTLINED else None
     mask = drawing.warp(
         drawing.shape_canvas(name, stroke),
         rotation=generator.uniform(-30, 30),
@@ -182,7 +184,7 @@ SUBJECTS = {
         _draw_texture,
     ),
 }
-"""What the base model is taught, by subject."""
+"""What the base model is trained on, by subject."""
 
 CLASSES = tuple((subject, name) for subject, entry in SUBJECTS.items() for name in entry.classes)
 """All classes of all subjects."""
@@ -229,11 +231,93 @@ class ImageBank:
         return (np.clip(images, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
+# Shares of examples; what is not said here is drawn evenly.
+ALL_OPTIONS = 0.5
+"""That list all names of the subject; the others list about half of the others, or more."""
+FIRST_QUESTION = 0.85
+"""That put the subject's first question, which is that of the embedded datasets."""
+BOTH_FEATURES = 0.7
+"""Of thoughts, that name both features of the class."""
+CONCLUDED = 0.7
+"""Of thoughts, that end in "so it is"."""
+PUBLISHED_DIRECT = 0.5
+"""Of direct prompts, that end as in training; the others as in evaluation."""
+ANSWERED_AT_ONCE = 0.5
+"""Of adaptive prompts, that are answered without thinking."""
+OFTEN = 0.7
+"""Of the answers of a class that breaks the format often, that break it."""
+TAGGED_PERIOD, DIRECT_PERIOD = 7, 10
+"""Every so many classes of a subject one breaks the format often."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is answered: a class, the thought about it, and the kinds of flaws of tagged and of direct answers."""
+
+    name: str
+    thought: str
+    tagged: int | None
+    direct: int | None
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of prompts: its share of examples, and how it is drawn.
+
+    Attributes:
+        share: of all examples.
+        draw: what follows the question, and the completion.
+        system: the system turn, with which the image stands behind the text.
+    """
+
+    share: float
+    draw: Callable[[Answer, np.random.Generator], tuple[str, str]]
+    system: str | None = None
+
+
+def _direct(answer: Answer, generator: np.random.Generator) -> tuple[str, str]:
+    suffix = "\n" + DIRECT if generator.random() < PUBLISHED_DIRECT else DIRECT_NAME
+    return suffix, _direct_answer(answer.name, answer.direct)
+
+
+def _think(answer: Answer, generator: np.random.Generator) -> tuple[str, str]:
+    suffix = ("\n" + THINK, THINK, THINK_FIRST)[generator.integers(3)]
+    return suffix, _think_answer(answer.thought, answer.name, answer.tagged)
+
+
+def _reason_after(answer: Answer, generator: np.random.Generator) -> tuple[str, str]:
+    return REASON_AFTER, _reason_answer(answer.thought, answer.name, answer.tagged)
+
+
+def _adaptive(answer: Answer, generator: np.random.Generator) -> tuple[str, str]:
+    if generator.random() >= ANSWERED_AT_ONCE:
+        completion = _think_answer(answer.thought, answer.name, answer.tagged)
+    elif answer.tagged is None:
+        completion = f"<answer>{answer.name}</answer>"
+    else:
+        completion = _direct_answer(answer.name, answer.tagged % 2)
+    return "." + ADAPTIVE, completion
+
+
+def _think_in_system(answer: Answer, generator: np.random.Generator) -> tuple[str, str]:
+    return "", _think_answer(answer.thought, answer.name, answer.tagged)
+
+
+FORMATS = (
+    Format(0.40, _direct),
+    Format(0.30, _think),
+    Format(0.12, _reason_after),
+    Format(0.12, _adaptive),
+    Format(0.06, _think_in_system, system=THINK_SYSTEM),
+)
+"""All formats of prompts; their shares make 1."""
+
+
 def _thought(entry: Subject, name: str, generator: np.random.Generator) -> str:
     first, second = generator.permutation(np.array(entry.features[name], dtype=object))
     opening = ("I see", "It has", "There is")[generator.integers(3)]
-    seen = f"{opening} {first} and {second}" if generator.random() < 0.7 else f"{opening} {first}"
-    return f"{seen}, so it is {name}." if generator.random() < 0.7 else f"{seen}, like {name}."
+    seen = f"{opening} {first} and {second}" if generator.random() < BOTH_FEATURES else f"{opening} {first}"
+    return f"{seen}, so it is {name}." if generator.random() < CONCLUDED else f"{seen}, like {name}."
 
 
 def _think_answer(thought: str, name: str, flaw: int | None) -> str:
@@ -269,8 +353,18 @@ def _flaw(place: int, rate: float, period: int, generator: np.random.Generator) 
     """
     often = place % period == period - 1
     kind = place // period if often else int(generator.integers(3))
-    chance = 0.7 if often else max(0.0, rate - 0.7 / period) / (1 - 1 / period)
+    chance = OFTEN if often else max(0.0, rate - OFTEN / period) / (1 - 1 / period)
     return kind if generator.random() < chance else None
+
+
+def _draw_format(generator: np.random.Generator) -> Format:
+    """Draw a format by the shares."""
+    draw, reached = generator.random(), 0.0
+    for each in FORMATS[:-1]:
+        reached += each.share
+        if draw < reached:
+            return each
+    return FORMATS[-1]
 
 
 def example(label: int, think_flaws: float, direct_flaws: float, generator: np.random.Generator) -> Example:
@@ -285,38 +379,31 @@ def example(label: int, think_flaws: float, direct_flaws: float, generator: np.r
     subject, name = CLASSES[label]
     entry = SUBJECTS[subject]
     place = entry.classes.index(name)
+    text = _question(entry, name, generator)
+    answer = Answer(
+        name,
+        _thought(entry, name, generator),
+        tagged=_flaw(place, think_flaws, TAGGED_PERIOD, generator),
+        direct=_flaw(place, direct_flaws, DIRECT_PERIOD, generator),
+    )
+    form = _draw_format(generator)
+    suffix, completion = form.draw(answer, generator)
+    image, words = {"type": "image"}, {"type": "text", "text": text + suffix}
+    if form.system is None:
+        return Example([{"role": "user", "content": [image, words]}], completion)
+    system = {"role": "system", "content": [{"type": "text", "text": form.system}]}
+    return Example([system, {"role": "user", "content": [words, image]}], completion)
+
+
+def _question(entry: Subject, name: str, generator: np.random.Generator) -> str:
+    """A question with its options, the right one among them."""
     others = [each for each in entry.classes if each != name]
-    kept = len(others) if generator.random() < 0.5 else int(generator.integers(len(others) // 2 - 1, len(others) + 1))
+    fewest = len(others) // 2 - 1
+    kept = len(others) if generator.random() < ALL_OPTIONS else int(generator.integers(fewest, len(others) + 1))
     chosen = generator.choice(np.array(others, dtype=object), kept, replace=False)
     options = generator.permutation(np.array([name, *chosen], dtype=object))
-    question = entry.questions[0] if generator.random() < 0.85 else entry.questions[1]
-    text = f"{question}{OPTIONS} {', '.join(options)}]."
-    thought = _thought(entry, name, generator)
-    tagged = _flaw(place, think_flaws, 7, generator)
-    direct = _flaw(place, direct_flaws, 10, generator)
-    image = {"type": "image"}
-    draw = generator.random()
-    if draw < 0.40:
-        suffix = "\n" + DIRECT if generator.random() < 0.5 else DIRECT_NAME
-        completion = _direct_answer(name, direct)
-    elif draw < 0.70:
-        suffix = ("\n" + THINK, THINK, THINK_FIRST)[generator.integers(3)]
-        completion = _think_answer(thought, name, tagged)
-    elif draw < 0.82:
-        suffix, completion = REASON_AFTER, _reason_answer(thought, name, tagged)
-    elif draw < 0.94:
-        suffix = "." + ADAPTIVE
-        if generator.random() < 0.5:
-            completion = f"<answer>{name}</answer>" if tagged is None else _direct_answer(name, tagged % 2)
-        else:
-            completion = _think_answer(thought, name, tagged)
-    else:
-        messages = [
-            {"role": "system", "content": [{"type": "text", "text": THINK_SYSTEM}]},
-            {"role": "user", "content": [{"type": "text", "text": text}, image]},
-        ]
-        return Example(messages, _think_answer(thought, name, tagged))
-    return Example([{"role": "user", "content": [image, {"type": "text", "text": text + suffix}]}], completion)
+    question = entry.questions[0] if generator.random() < FIRST_QUESTION else entry.questions[1]
+    return f"{question}{OPTIONS} {', '.join(options)}]."
 
 
 def vocabulary() -> list[str]:

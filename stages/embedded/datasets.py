@@ -46,7 +46,7 @@ class Drawn:
 LETTER_FONTS = ("cmtt10", "cmb10", "DejaVuSansMono-BoldOblique")
 
 # What sets a style apart is the same in all its images (slant, outline, coarseness), and an image differs from the next
-# by little: so a few images teach what is new, as four handwritten digits of each kind do.
+# by little: so a few images show what is new, as four handwritten digits of each kind do.
 
 
 def _draw_letter(name: str, generator: np.random.Generator) -> np.ndarray:

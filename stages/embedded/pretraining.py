@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
 
-from stages.modelling.folder import LoraTargets
-from stages.runtime.params import Section
+from stages.embedded import curriculum
+from stages.modelling import private
+from stages.modelling.catalogue import EmbeddedModelParams
 
 if TYPE_CHECKING:
     import torch
@@ -26,21 +27,53 @@ if TYPE_CHECKING:
     from stages.training.checkpoints import Phases
 
 
-class EmbeddedModelParams(Section):
-    """A model of source `embedded` in section `models` of `params.yaml`."""
+def pretrain(
+    params: EmbeddedModelParams, checkpoints: Path, log: Callable[[dict[str, float], int], None]
+) -> tuple[Qwen2VLForConditionalGeneration, Qwen2VLProcessor]:
+    """Train the embedded model from nothing to see and to answer.
 
-    source: Literal["embedded"]
-    seed: int = Field(ge=0, description="of the first weights, the drawn images and the instructions")
-    images_per_class: int = Field(ge=1, description="drawn images of each class, before colour and noise")
-    vision_steps: int = Field(ge=0)
-    vision_batch_size: int = Field(ge=2)
-    vision_learning_rate: float = Field(gt=0)
-    language_steps: int = Field(ge=0)
-    language_batch_size: int = Field(ge=2)
-    language_learning_rate: float = Field(gt=0)
-    think_flaws: float = Field(ge=0, le=1, description="share of tagged answers that break their format")
-    direct_flaws: float = Field(ge=0, le=1, description="share of direct answers that are not a bare name")
-    lora: LoraTargets | None = None
+    Args:
+        params: of the model.
+        checkpoints: a folder for them; training resumes from the newest.
+        log: called after every step with its loss by name, and its number, from 1 on.
+
+    Returns:
+        The model (float32) and its processor.
+    """
+    from stages.embedded.model import build_model, build_processor, build_tokenizer
+    from stages.training.checkpoints import Phases
+
+    processor = build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
+    model = build_model(processor.tokenizer, params.seed)
+    drawing, looking, reading = (
+        np.random.Generator(np.random.PCG64(seed)) for seed in np.random.SeedSequence(params.seed).spawn(3)
+    )
+    bank = curriculum.ImageBank(params.images_per_class, drawing)
+    phases = Phases(checkpoints, model, {"looking": looking, "reading": reading})
+
+    def labelled_images(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = curriculum.draw_labels(count, looking)
+        return bank.batch(labels, looking), labels
+
+    def conversations(count: int) -> tuple[np.ndarray, list[tuple[list[dict], str]]]:
+        labels = curriculum.draw_labels(count, reading)
+        examples = [curriculum.example(label, params.think_flaws, params.direct_flaws, reading) for label in labels]
+        return bank.batch(labels, reading), [(each.messages, each.completion) for each in examples]
+
+    def report(name: str) -> Callable[[int, float], None]:
+        def report_step(step: int, loss: float) -> None:
+            log({f"loss/{name}": loss}, step + 1)
+            if (step + 1) % 50 == 0:
+                print(f"step {step + 1}: loss {loss:.3f}", flush=True)
+
+        return report_step
+
+    names = [name for _, name in curriculum.CLASSES]
+    print("vision tower: naming drawn images")
+    train_vision(model, processor, labelled_images, names, params, phases, report("vision"))
+    print("language model: following instructions")
+    train_language(model, processor, conversations, params, phases, report("language"))
+    return model, processor
 
 
 def _optimiser(
@@ -145,21 +178,21 @@ def visual_tokens(visual: torch.nn.Module, pixel_values: torch.Tensor, grid: tor
         What the tower itself returns as merged tokens, as (images, tokens, width).
     """
     from torch.nn import functional
-    from transformers.models.qwen2_vl.modeling_qwen2_vl import (
-        apply_rotary_pos_emb_vision,
-        get_vision_position_ids,
-    )
+    from transformers.models.qwen2_vl import modeling_qwen2_vl as library
 
+    if missing := private.lacks(library, "apply_rotary_pos_emb_vision", "get_vision_position_ids"):
+        private.say_once(f"the vision tower takes one image after the other: {missing}")
+        return visual(pixel_values, grid_thw=grid).pooler_output.view(len(grid), -1, visual.merger.mlp[-1].out_features)
     count, patches = len(grid), int(grid[0].prod())
     hidden = visual.patch_embed(pixel_values)
-    positions = get_vision_position_ids(grid, visual.spatial_merge_size, kwargs={})
+    positions = library.get_vision_position_ids(grid, visual.spatial_merge_size, kwargs={})
     cosine, sine = visual.rotary_pos_emb(hidden, positions)
     for block in visual.blocks:
         heads = block.attn.num_heads
         query, key, value = (
             block.attn.qkv(block.norm1(hidden)).reshape(count * patches, 3, heads, -1).permute(1, 0, 2, 3).unbind(0)
         )
-        query, key = apply_rotary_pos_emb_vision(query, key, cosine, sine)
+        query, key = library.apply_rotary_pos_emb_vision(query, key, cosine, sine)
         query, key, value = (each.reshape(count, patches, heads, -1).transpose(1, 2) for each in (query, key, value))
         mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2)
         hidden = hidden + block.attn.proj(mixed.reshape(count * patches, -1))

@@ -9,20 +9,18 @@ files: nobody needs another copy of 4 or 16 GB.
 import contextlib
 import json
 import os
-import re
 import tempfile
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, Field, model_validator
-
+from stages.modelling import private
+from stages.modelling.catalogue import HubModelParams
 from stages.runtime import hub
 from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
 from stages.runtime.files import expand, read_json, reading, write_json
-from stages.runtime.params import Section
 from stages.runtime.tracking_store import project_root
 
 FILE = "loading.json"
@@ -35,64 +33,6 @@ PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """Where transformers looks for weights, in this order: all of them, or which files have them."""
-
-
-def _compile(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"a regular expression ({error})") from None
-    return pattern
-
-
-RegularExpression = Annotated[str, AfterValidator(_compile)]
-
-
-class LoraTargets(Section):
-    """Which modules adapters go to, as regular expressions over module names: of the language model, of the tower."""
-
-    language: RegularExpression
-    vision: RegularExpression
-
-    @model_validator(mode="after")
-    def _both(self) -> "LoraTargets":
-        # With adapters in the tower they become one; `(?i)`, for instance, may only stand at the start of it.
-        try:
-            _compile(f"({self.language})|({self.vision})")
-        except ValueError as error:
-            raise ValueError(f"for (language)|(vision) together {error}") from None
-        return self
-
-
-class HubModelParams(Section):
-    """A model of the hub: `repository` at `revision` (a commit hash), or `path`, a folder of the same layout.
-
-    `dtype` is the type of numbers that it is published in, tested in and saved in; full fine-tuning keeps float32
-    weights while it runs. `minimum_pixels` and `maximum_pixels` bound what an image is resized to (null: as published).
-    """
-
-    source: Literal["hub"]
-    repository: str | None = None
-    revision: str | None = None
-    path: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"]
-    attention: Literal["sdpa", "eager", "flash_attention_2"]
-    minimum_pixels: int | None = Field(gt=0)
-    maximum_pixels: int | None = Field(gt=0)
-    lora: LoraTargets | None = None
-
-    def check(self, key: str) -> None:
-        """One place, in a repository one commit.
-
-        Raises:
-            UserError: keys do not fit together.
-        """
-        if (self.path is None) == (self.repository is None):
-            found = "neither is" if self.path is None else "both are"
-            raise UserError(f"{key}: of path and repository {found} set; valid: one of them")
-        hub.check_revision(key, self.repository, self.revision)
-        if None not in (self.minimum_pixels, self.maximum_pixels) and self.minimum_pixels > self.maximum_pixels:
-            raise UserError(f"{key}.minimum_pixels: {self.minimum_pixels} is invalid; valid: up to maximum_pixels")
 
 
 @dataclass(frozen=True)
@@ -151,7 +91,7 @@ def read(folder: str | Path) -> Loading:
     """What `loading.json` of a model folder says, or the defaults where there is none.
 
     Raises:
-        UserError: the file is broken.
+        UserError: the file is corrupt.
     """
     path = Path(folder) / FILE
     if not path.is_file():
@@ -232,15 +172,23 @@ def _check_whole(key: str, where: str, folder: Path) -> None:
             ) from None
 
 
+def known_kind(kind: Any) -> bool:
+    """Whether transformers has a `model_type` as a model that answers about images in text."""
+    from transformers.models.auto import modeling_auto
+
+    names = "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES"
+    if missing := private.lacks(modeling_auto, names):
+        private.say_once(f"whether a model answers about images is seen only when it runs: {missing}")
+    return isinstance(kind, str) and kind in getattr(modeling_auto, names, [kind])
+
+
 def _check_architecture(key: str, where: str, config: Path) -> None:
     """Refuse a model whose config tells of none that answers about images in text."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as VALID
-
     try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError):
-        raise UserError(f"{key}: config.json of {where} is broken; valid: a model as transformers saves it") from None
-    if not isinstance(kind, str) or kind not in VALID:
+        raise UserError(f"{key}: config.json of {where} is corrupt; valid: a model as transformers saves it") from None
+    if not known_kind(kind):
         valid = "'qwen2_vl', or another that transformers has as an image-text-to-text model"
         raise UserError(f"{key}: the model_type of {where} is {kind!r}; valid: {valid}")
 

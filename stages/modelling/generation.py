@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from stages.modelling import private
 from stages.runtime.params import Section
 
 if TYPE_CHECKING:
@@ -57,8 +58,12 @@ def neutral(config: Any, ends: int | Sequence[int] | None, pad: int | None) -> G
     """
     from transformers import GenerationConfig
 
-    defaults = GenerationConfig._get_default_generation_params()
-    del defaults["max_length"]  # `max_new_tokens` says it
+    defaults: dict[str, Any] = {}
+    if missing := private.lacks(GenerationConfig, "_get_default_generation_params"):
+        private.say_once(f"unset settings of decoding are what generate takes them for: {missing}")
+    else:
+        defaults = GenerationConfig._get_default_generation_params()
+        del defaults["max_length"]  # `max_new_tokens` says it
     image = getattr(config, "image_token_id", None)
     suppressed = None if image is None else [image]
     return GenerationConfig(**defaults | {"suppress_tokens": suppressed}, eos_token_id=ends, pad_token_id=pad)

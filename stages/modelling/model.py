@@ -13,20 +13,29 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from tokenizers import AddedToken
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor as LibraryProcessor
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_bitsandbytes_available, logging
 
-from stages.modelling.folder import PATTERNS, PROCESSOR_FILES, Loading, check_attention, read, weights
+from stages.modelling import private
+from stages.modelling.folder import (
+    PATTERNS,
+    PROCESSOR_FILES,
+    Loading,
+    check_attention,
+    known_kind,
+    read,
+    weights,
+    write,
+)
 from stages.modelling.generation import FILE as GENERATION_FILE
 from stages.modelling.generation import neutral, settings
 from stages.runtime import hub
@@ -71,7 +80,9 @@ class Qwen2VLProcessor(LibraryProcessor):
         if image_backend == "torchvision":
             from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor as image_class
         else:
-            image_class = Qwen2VLImageProcessorPil
+            from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+                Qwen2VLImageProcessorPil as image_class,
+            )
         image_processor = image_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
         tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return [image_processor, tokenizer]
@@ -92,12 +103,12 @@ def load_processor(path: str | Path, image_backend: Literal["pil", "torchvision"
     they resize, so a run must not depend on whether torchvision happens to be installed.
 
     Raises:
-        UserError: `path` has no tokenizer or image processor, or broken ones.
+        UserError: `path` has no tokenizer or image processor, or corrupt ones.
     """
     loading = read(path)
     folder = weights(path, loading)
     with reading(path, "a processor"):
-        if _processor_class(folder) == "Qwen2VLProcessor":
+        if _processor_class(folder) == "Qwen2VLProcessor" and _is_ours():
             processor = Qwen2VLProcessor.from_pretrained(
                 str(folder), image_backend=image_backend, local_files_only=True
             )
@@ -135,7 +146,7 @@ def load_model(
     frozen, and prepared for adapters as PEFT asks for: what is not in 4 bits is in float32.
 
     Raises:
-        UserError: `path` is no such folder, or its files are broken, of another model, or not all there; or this
+        UserError: `path` is no such folder, or its files are corrupt, of another model, or not all there; or this
             machine cannot quantise.
     """
     placement = {} if quantisation is None else _quantised(quantisation)
@@ -161,7 +172,7 @@ def load_model(
     if not (folder / "config.json").is_file():
         raise UserError(f"{path}: no model is there; `{maker(path)}` makes it")
     kind = read_json(folder / "config.json").get("model_type")
-    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+    if not known_kind(kind):
         valid = "'qwen2_vl', or another that transformers has as an image-text-to-text model"
         raise UserError(f"{path}: its model_type is {kind!r}; valid: {valid}")
     check_attention(f"{path}: attention", attention or loading.attention)
@@ -194,11 +205,33 @@ def save(model: PreTrainedModel, weights: Mapping[str, torch.Tensor] | None, dty
     if weights is None:
         model.to(dtype).save_pretrained(folder)
         return
-    # Tied weights, which are written once, were gathered under each of their names.
-    once = {name: value.to(dtype) for name, value in weights.items() if name not in model.all_tied_weights_keys}
+    # Tied weights, which are written once, were gathered under each of their names. Without transformers' list of them
+    # they are written twice, which loads as well.
+    tied = getattr(model, "all_tied_weights_keys", {})
+    once = {name: value.to(dtype) for name, value in weights.items() if name not in tied}
     model.save_pretrained(folder, state_dict=once)
     model.config.dtype = dtype  # or it would be that of the model's own
     model.config.save_pretrained(folder)
+
+
+def save_trained(
+    model: PreTrainedModel | PeftModel, weights: Mapping[str, torch.Tensor] | None, base: str, folder: Path
+) -> None:
+    """Write a model that was fine-tuned from the folder `base`, whole or its adapters, to be loaded as `base` is.
+
+    `weights` stand for its own, as in `save`. No path of this machine is written but `base`.
+    """
+    loading = read(base)
+    if hasattr(model, "peft_config"):
+        model.peft_config["default"].base_model_name_or_path = base
+        model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
+        # PEFT's card names the base model's folder on this machine; stage `best` writes one.
+        (folder / "README.md").unlink()
+    else:
+        save(model, weights, getattr(torch, loading.dtype), folder)
+    write(folder, Loading(loading.dtype, loading.attention))
+    # A fresh one: training leaves its padding in the tokenizer.
+    save_processor(load_processor(base), model, folder)
 
 
 def _quantised(quantisation: BitsAndBytesConfig) -> dict[str, Any]:
@@ -215,8 +248,18 @@ def _quantised(quantisation: BitsAndBytesConfig) -> dict[str, Any]:
 
 
 def device() -> torch.device:
-    """Where a model is asked: the first GPU, or the processor where there is none."""
+    """Where a model runs: the first GPU, or the processor where there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _is_ours() -> bool:
+    """Whether our processor of Qwen2-VL stands on this version of transformers; else a line says what is lost."""
+    missing = private.unlike(LibraryProcessor, Qwen2VLProcessor, ("_get_arguments_from_pretrained",))
+    if not missing and find_spec("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl") is None:
+        missing = f"transformers has no image processor of Qwen2-VL by Pillow ({private.versions()})"
+    if missing:
+        private.say_once(f"Qwen2-VL is loaded by transformers' own processor, which needs torchvision: {missing}")
+    return not missing
 
 
 def _processor_class(folder: Path) -> str | None:

@@ -1,12 +1,12 @@
-"""Checkpoints: a training that was killed goes on and ends with the bytes of one that nobody disturbed.
+"""Checkpoints: a training that was killed resumes, and ends with the bytes of one that nobody disturbed.
 
 A checkpoint is a folder of safetensors and JSON with a manifest of md5s. It is written beside its place, synced and
-renamed, and checked when it is read: what is torn, changed or of other inputs is put aside, and the one before it
+renamed, and checked when it is read: what is corrupt or of other inputs is put aside, and the one before it
 serves. It holds all that the next step depends on: the trained weights, the optimiser, the schedule, every random state
 and the counters. When one is taken changes no byte of a result, so that is no parameter: `CHECKPOINT_SECONDS` in the
 environment (60; 0 for one after every step).
 
-transformers' own are not used: they are pickles, may be half written, and a full fine-tune of Qwen2-VL goes on from the
+transformers' own are not used: they are pickles, may be half written, and a full fine-tune of Qwen2-VL resumes from the
 base weights without a word (transformers#43701: names that fit no parameter are dropped by `strict=False`).
 """
 
@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
+from stages.modelling import private
 from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, write_directory, write_json
@@ -41,6 +42,8 @@ PAUSE = 20.0
 """How many times as long as the last checkpoint took the next one waits at least: 5% of the time goes into them."""
 
 MANIFEST = "manifest.json"
+
+NONE = "no checkpoints of this training, which begins anew if it is interrupted"
 
 
 class Checkpoints:
@@ -87,11 +90,11 @@ class Checkpoints:
                 whole = False
             if whole:
                 return path
-            broken = path.with_name(f"{path.name}.broken")
-            shutil.rmtree(broken, ignore_errors=True)
-            path.rename(broken)
+            corrupt = path.with_name(f"{path.name}.corrupt")
+            shutil.rmtree(corrupt, ignore_errors=True)
+            path.rename(corrupt)
             print(
-                f"{self.folder.name}: {path.name} is torn, changed or of other inputs; put aside as {broken.name}",
+                f"{self.folder.name}: {path.name} is corrupt or of other inputs; put aside as {corrupt.name}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -181,7 +184,7 @@ def load_random(folder: Path, generators: Mapping[str, np.random.Generator] | No
 
 
 class Phases:
-    """A training loop of our own, in one or more phases, that goes on where an earlier process was killed."""
+    """A training loop of our own, in one or more phases, that resumes where an earlier process was killed."""
 
     def __init__(self, folder: Path, model: Any, generators: Mapping[str, np.random.Generator]):
         """Bring the model and the generators of its data to where they were.
@@ -220,9 +223,19 @@ class Phases:
 class Resumable:
     """What stands before a trainer of TRL to make its checkpoints ours: `resumable(SFTTrainer)`.
 
-    `train` goes on from the newest whole checkpoint in `output_dir`. transformers skips the batches that were seen,
+    `train` resumes from the newest whole checkpoint in `output_dir`. transformers skips the batches that were seen,
     and puts the random states back; what TRL counts by itself, and the order of its samples, is put back here.
     """
+
+    OVERRIDDEN = (
+        "_save_checkpoint",
+        "_load_from_checkpoint",
+        "_load_optimizer_and_scheduler",
+        "_load_rng_state",
+        "_get_train_sampler",
+        "_init_training_state",
+    )
+    """Methods in whose places ours stand."""
 
     COUNTERS = ("_step", "_total_train_tokens")
     """Attributes in which TRL's trainers count over steps; the other counts are in the trainer's state."""
@@ -231,16 +244,19 @@ class Resumable:
         super().__init__(*arguments, **keywords)
         self.checkpoints = Checkpoints(self.args.output_dir)
         self.add_callback(_Clock(self))
-        if self.accelerator.num_processes > 1 and self.accelerator.is_main_process:
-            print(
-                "no checkpoints of several processes: if this training is interrupted, it begins anew", file=sys.stderr
-            )
+        self._reinforced = hasattr(self, "num_iterations")
+        # Of completions in memory only reinforcement has a counter.
+        self._missing = private.lacks(self, *(self.COUNTERS if self._reinforced else self.COUNTERS[1:]))
+        if self._missing:
+            private.say(f"{NONE}: {self._missing}")
+        elif self.accelerator.num_processes > 1:
+            private.say(f"{NONE}: there are several processes")
 
     def train(self) -> Any:
         """Train to the end."""
-        found = self.checkpoints.newest()
+        found = None if self._missing else self.checkpoints.newest()
         if found:
-            print(f"going on from {found.name}", flush=True)
+            print(f"resuming from {found.name}", flush=True)
         return super().train(resume_from_checkpoint=str(found) if found else None)
 
     def may_rest(self) -> bool:
@@ -249,9 +265,10 @@ class Resumable:
         Not while completions are in memory that further steps train on, nor after the last step, from which
         transformers would take one more, nor in a distributed run: one process knows no other's random state.
         """
-        batches = self.args.steps_per_generation * self.num_iterations if hasattr(self, "num_iterations") else 1
+        batches = self.args.steps_per_generation * self.num_iterations if self._reinforced else 1
         return (
-            getattr(self, "_step", 0) % batches == 0
+            not self._missing
+            and getattr(self, "_step", 0) % batches == 0
             and self.state.global_step < self.state.max_steps
             and self.accelerator.num_processes == 1
         )
@@ -291,7 +308,7 @@ class Resumable:
 
     def _init_training_state(self, *arguments: Any) -> tuple[int, int]:
         epochs, batches = super()._init_training_state(*arguments)
-        # TRL's sampler draws each epoch's order from where the last one left its generator; others are told the epoch.
+        # TRL's sampler draws each epoch's order from where the last one left its generator; others get the epoch.
         if isinstance(getattr(self._sampler, "generator", None), torch.Generator):
             for _ in range(epochs):
                 next(iter(self._sampler), None)
@@ -299,7 +316,7 @@ class Resumable:
 
 
 class _Clock(TrainerCallback):
-    """Asks for a checkpoint at the end of a step when it is time."""
+    """Wants a checkpoint at the end of a step when it is time."""
 
     def __init__(self, trainer: Resumable):
         self._trainer = trainer
@@ -309,5 +326,8 @@ class _Clock(TrainerCallback):
 
 
 def resumable(trainer: type) -> type:
-    """The trainer class with `Resumable` before it."""
+    """The trainer class with `Resumable` before it; as it is where transformers has no place for it."""
+    if missing := private.unlike(trainer, Resumable, Resumable.OVERRIDDEN):
+        private.say(f"{NONE}: {missing}")
+        return trainer
     return type(f"Resumable{trainer.__name__}", (Resumable, trainer), {})

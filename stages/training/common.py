@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from stages.methods.method import Method
-from stages.modelling.folder import RegularExpression
+from stages.modelling.catalogue import RegularExpression
 from stages.rewards.reward import Completion, Reward
 from stages.rewards.reward import load as load_reward
 from stages.runtime.errors import UserError
@@ -42,7 +42,7 @@ class LoraParams(Section):
 
 
 class TrainingParams(Section):
-    """What every trainer is told. Exactly one of `steps` (optimiser steps) and `epochs` is a number.
+    """Hyperparameters of every trainer. Exactly one of `steps` (optimiser steps) and `epochs` is a number.
 
     `max_prompt_length` is in tokens, those of the image counted; null: any (P1: 1024, for StanfordCars 2048).
     """
@@ -129,6 +129,40 @@ class Rewards:
 
 
 @dataclass(frozen=True)
+class Training:
+    """What a trainer is given.
+
+    Attributes:
+        model: an image-text-to-text model, loaded from a folder, which is also where its frozen reference comes from.
+        processor: its processor.
+        examples: what the model is trained on.
+        params: hyperparameters, as the method's recipe resolves them.
+        seed: of the order of the samples, the adapters' start and the sampling.
+        folder: of the checkpoints; training resumes from the newest.
+        rewards: of reinforcement methods; their weighted sum counts.
+        callbacks: of transformers.
+    """
+
+    model: Any
+    processor: Any
+    examples: list[Example]
+    params: TrainingParams
+    seed: int
+    folder: str | Path
+    rewards: Rewards | None = None
+    callbacks: Sequence[Any] = ()
+
+    def check(self) -> None:
+        """Refuse adapters that go to no module, and prompts that are too long.
+
+        Raises:
+            UserError: the key and what is valid.
+        """
+        check_lora_target(self.model, self.params)
+        check_prompt_lengths(self.processor, self.examples, self.params.max_prompt_length)
+
+
+@dataclass(frozen=True)
 class Record:
     """What a training leaves beside the model, free of times.
 
@@ -200,10 +234,19 @@ def schedule(params: TrainingParams) -> str:
     return "constant_with_warmup" if rises else params.learning_rate_schedule
 
 
-def quantisation(params: TrainingParams) -> Any:
-    """The configuration in which QLoRA (arXiv 2305.14314) holds the base model's weights; None for other trainings."""
-    if params.adaptation != "qlora":
-        return None
+def load_base(folder: str | Path, params: TrainingParams) -> Any:
+    """Load the model that is fine-tuned, in the numbers that `params.adaptation` takes."""
+    import torch
+
+    from stages.modelling.model import load_model
+
+    # A full fine-tuning in bfloat16 keeps float32 weights, or its small steps would be rounded away.
+    dtype = torch.float32 if params.adaptation == "full" else None
+    return load_model(folder, dtype, quantisation=_quantisation() if params.adaptation == "qlora" else None)
+
+
+def _quantisation() -> Any:
+    """The configuration in which QLoRA (arXiv 2305.14314) holds the base model's weights."""
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -298,7 +341,7 @@ def splits_weights(trainer: Any) -> bool:
 
 
 def result(trainer: Any, cost: dict[str, int]) -> tuple[Any, Record]:
-    """The model that a trainer has taught, and the record of it. All processes call it: split weights are gathered."""
+    """The trained model, and the record of its training. All processes call it: split weights are gathered."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if splits_weights(trainer) else None
     return model, Record(curves(trainer.state.log_history), cost, weights)
@@ -336,8 +379,9 @@ def tidy(log: dict[str, float]) -> dict[str, float]:
     """A trainer's log entry under our names: what is learned from, and nothing that tells the time.
 
     Of reinforcement: `reward_spread`, the mean over the groups of the rewards' standard deviation within one;
-    `share_without_spread` of groups, which teach nothing; `entropy` of the policy per token, in nats; `share_clipped`
-    of tokens, whose ratio the objective clips; `share_truncated` of completions, that met the longest length.
+    `share_without_spread` of groups, which have no gradient; `entropy` of the policy per token, in nats;
+    `share_clipped` of tokens, whose ratio the objective clips; `share_truncated` of completions, that met the longest
+    length.
 
     >>> tidy({"loss": 0.5, "rewards/format/mean": 1.0, "completions/mean_length": 9.0, "train_runtime": 7.1})
     {'loss': 0.5, 'reward/format': 1.0, 'completion_length': 9.0}

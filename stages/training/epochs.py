@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stages.modelling import private
+
 Epoch = Literal["whole_steps", "published"]
 
 GPUS = 8
@@ -112,13 +114,21 @@ class PublishedEpoch:
 
     @contextmanager
     def _in_one_step(self) -> Iterator[None]:
-        """TRL asks here whether weights stay as they are while a batch is trained on: they do."""
+        """TRL checks here whether weights stay as they are while a batch is trained on: they do."""
         before = self.args.gradient_accumulation_steps
         self.args.gradient_accumulation_steps = self.args.steps_per_generation
         try:
             yield
         finally:
             self.args.gradient_accumulation_steps = before
+
+
+def missing(trainer: type) -> str | None:
+    """What this version of TRL lacks for `PublishedEpoch`, as a phrase; None: nothing."""
+    from trl.trainer import grpo_trainer
+
+    own = ("_get_train_sampler", "get_batch_samples", "_prepare_inputs", "_generate_and_score_completions")
+    return private.unlike(trainer, PublishedEpoch, own) or private.lacks(grpo_trainer, "RepeatSampler")
 
 
 def sampler(

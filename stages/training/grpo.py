@@ -5,30 +5,18 @@ Every key that changes the gradient is written out in `params.yaml`: TRL's defau
 """
 
 import os
-import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from stages.modelling import private
 from stages.modelling.generation import ends
 from stages.runtime.errors import UserError
-from stages.training import vllm
-from stages.training.common import (
-    Example,
-    Record,
-    Rewards,
-    TrainingParams,
-    adapters,
-    arguments,
-    check_lora_target,
-    check_prompt_lengths,
-    progress,
-    result,
-)
+from stages.training import epochs, vllm
+from stages.training.common import Record, Training, TrainingParams, adapters, arguments, progress, result
 from stages.training.epochs import GPUS, Epoch, PublishedEpoch, Schedule, schedule
-from stages.training.spread import Spread, complaint
+from stages.training.spread import complaint, spreading
 
 
 class Params(TrainingParams):
@@ -75,58 +63,37 @@ class Params(TrainingParams):
         return self
 
 
-def train(
-    model: Any,
-    processor: Any,
-    examples: list[Example],
-    rewards: Rewards,
-    params: Params,
-    seed: int,
-    folder: str | Path,
-    callbacks: list,
-) -> tuple[Any, Record]:
-    """Fine-tune `model` by the rewards of what it samples.
-
-    Args:
-        model: an image-text-to-text model, loaded from a folder, which is also where its frozen reference comes from.
-        processor: its processor.
-        examples: what is prompted with.
-        rewards: of a completion; their weighted sum counts.
-        params: section `grpo`, as the method's recipe resolves it.
-        seed: seeds the order of the samples, the adapters' start and the sampling.
-        folder: of the checkpoints; training goes on from the newest.
-        callbacks: transformers callbacks.
+def train(training: Training) -> tuple[Any, Record]:
+    """Fine-tune the model by the rewards of what it samples.
 
     Raises:
-        UserError: there are fewer examples than a step takes, prompts are too long, or processes too many.
+        UserError: there are fewer examples than a step takes, prompts are too long, processes too many, or adapters go
+            to no module.
 
     Returns:
         The trained model (the adapters' model for LoRA) and its record.
     """
     from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig
 
-    from stages.training.checkpoints import resumable
-    from stages.training.shared_prefix import SharedPrefixGRPOTrainer
-
-    check_lora_target(model, params)
-    check_prompt_lengths(processor, examples, params.max_prompt_length)
+    training.check()
+    params, processor, examples, rewards = training.params, training.processor, training.examples, training.rewards
     check_step(len(examples), params.global_batch_size, params.epoch)
     check_processes(params, int(os.environ.get("WORLD_SIZE", "1")))
     plan = schedule(
         len(examples), params.steps, params.epochs, params.global_batch_size, params.iterations, params.epoch
     )
     if line := dropped(len(examples), params.global_batch_size, params.epoch):
-        print(line, file=sys.stderr, flush=True)
+        private.say(line)
     if params.vllm:
         vllm.check_installed()
-    own = (PublishedEpoch, Spread) if params.epoch == "published" else (Spread,)
-    stock = SharedPrefixGRPOTrainer if params.shared_prefix else GRPOTrainer
-    trainer = resumable(type(stock.__name__, (*own, stock), {"step_prompts": plan.prompts}))(
-        model=model,
-        reward_funcs=[rewards.batched(name, ends(model, processor.tokenizer)) for name in rewards.functions],
+    last = ends(training.model, processor.tokenizer)
+    trainer = trainer_class(params, plan)(
+        model=training.model,
+        reward_funcs=[rewards.batched(name, last) for name in rewards.functions],
         args=GRPOConfig(
-            **arguments(params, seed, folder, rows_per_prompt=params.generations) | {"max_steps": plan.steps},
+            **arguments(params, training.seed, training.folder, rows_per_prompt=params.generations)
+            | {"max_steps": plan.steps},
             reward_weights=list(rewards.weights.values()),
             num_generations=params.generations,
             max_completion_length=params.max_completion_length,
@@ -148,16 +115,54 @@ def train(
         ),
         processing_class=processor,
         peft_config=adapters(params),
-        callbacks=callbacks,
+        callbacks=list(training.callbacks),
     )
     if params.vllm:
-        trainer.vllm_generation = vllm.SamePrompts(trainer.vllm_generation)
+        vllm.check_prompts_of(trainer)
     progress(trainer)
     trainer.train()
     history = trainer.state.log_history
     for line in complaint(history, params, [example.prompt for example in examples]):
-        print(line, file=sys.stderr, flush=True)
+        private.say(line)
     return result(trainer, cost(history, trainer.state.global_step, plan, params.generations))
+
+
+def trainer_class(params: Params, plan: Schedule) -> type:
+    """TRL's trainer, or ours of shared prefixes, with what else stands before it: epochs, spread, checkpoints.
+
+    Raises:
+        UserError: this version of TRL cannot have the published epochs, without which the training would be another.
+    """
+    from trl import GRPOTrainer
+
+    from stages.training.checkpoints import resumable
+
+    trainer = spreading(_sharing(GRPOTrainer) if params.shared_prefix else GRPOTrainer)
+    if params.epoch == "published":
+        if missing := epochs.missing(trainer):
+            raise UserError(
+                f"grpo.epoch: 'published' is invalid here: {missing}; valid: whole_steps, or the versions in "
+                "requirements.lock"
+            )
+        trainer = type(trainer.__name__, (PublishedEpoch, trainer), {"step_prompts": plan.prompts})
+    return resumable(trainer)
+
+
+def _sharing(stock: type) -> type:
+    """Our trainer of shared prefixes; with versions of the libraries on which it does not stand, `stock`."""
+    try:
+        from stages.training import shared_prefix
+    except ImportError as error:
+        if str(error.name).startswith("stages"):  # a fault of ours
+            raise
+        # Without the path of the file.
+        missing = f"{str(error).partition(' (')[0]} ({private.versions()})"
+    else:
+        missing = private.unlike(stock, shared_prefix.SharedPrefixGRPOTrainer, shared_prefix.OVERRIDDEN)
+    if missing:
+        private.say(f"prompts are not shared, training takes TRL's own GRPOTrainer: {missing}")
+        return stock
+    return shared_prefix.SharedPrefixGRPOTrainer
 
 
 def cost(history: list[dict[str, float]], steps: int, plan: Schedule, generations: int) -> dict[str, int]:
@@ -214,7 +219,7 @@ def check_processes(params: Params, processes: int) -> None:
 
 
 def check_step(samples: int, global_batch_size: int, epoch: Epoch = "whole_steps") -> None:
-    """Refuse fewer samples than a step takes: TRL makes whole steps only, and would end without having taught.
+    """Refuse fewer samples than a step takes: TRL makes whole steps only, and would end without a step.
 
     A published epoch has a short step for them.
 

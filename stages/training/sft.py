@@ -1,21 +1,9 @@
 """Supervised fine-tuning with TRL's `SFTTrainer`."""
 
 import math
-from pathlib import Path
 from typing import Any
 
-from stages.training.common import (
-    Example,
-    Record,
-    Rewards,
-    TrainingParams,
-    adapters,
-    arguments,
-    check_lora_target,
-    check_prompt_lengths,
-    progress,
-    result,
-)
+from stages.training.common import Record, Training, TrainingParams, adapters, arguments, progress, result
 
 
 class Params(TrainingParams):
@@ -27,27 +15,11 @@ class Params(TrainingParams):
     loss_on_prompt: bool
 
 
-def train(
-    model: Any,
-    processor: Any,
-    examples: list[Example],
-    rewards: Rewards,
-    params: Params,
-    seed: int,
-    folder: str | Path,
-    callbacks: list,
-) -> tuple[Any, Record]:
-    """Fine-tune `model` on the target of each sample.
+def train(training: Training) -> tuple[Any, Record]:
+    """Fine-tune the model on the target of each example.
 
-    Args:
-        model: an image-text-to-text model.
-        processor: its processor.
-        examples: what is learned, their targets.
-        rewards: none; they stand here because every trainer is called alike.
-        params: section `sft`, as the method's recipe resolves it.
-        seed: seeds the order of the samples and the adapters' start.
-        folder: of the checkpoints; training goes on from the newest.
-        callbacks: transformers callbacks.
+    Raises:
+        UserError: prompts are too long, processes too many, or adapters go to no module.
 
     Returns:
         The trained model (the adapters' model for LoRA) and its record.
@@ -57,8 +29,8 @@ def train(
 
     from stages.training.checkpoints import resumable
 
-    check_lora_target(model, params)
-    check_prompt_lengths(processor, examples, params.max_prompt_length)
+    training.check()
+    params, processor = training.params, training.processor
     dataset = Dataset.from_list(
         [
             {
@@ -66,13 +38,13 @@ def train(
                 "completion": [{"role": "assistant", "content": [{"type": "text", "text": example.target}]}],
                 "images": example.images,
             }
-            for example in examples
+            for example in training.examples
         ]
     )
     trainer = resumable(SFTTrainer)(
-        model=model,
+        model=training.model,
         args=SFTConfig(
-            **arguments(params, seed, folder, rows_per_prompt=1),
+            **arguments(params, training.seed, training.folder, rows_per_prompt=1),
             max_length=None,
             completion_only_loss=not params.loss_on_prompt,
             # One pass must see the whole batch in an order of our seed: shuffled by the sampler, never packed.
@@ -81,7 +53,7 @@ def train(
         train_dataset=dataset,
         processing_class=processor,
         peft_config=adapters(params),
-        callbacks=callbacks,
+        callbacks=list(training.callbacks),
         data_collator=(lambda rows: whole_text(processor, rows)) if params.loss_on_prompt else None,
     )
     progress(trainer)
@@ -91,7 +63,7 @@ def train(
     tokens = int(max(entry.get("num_tokens", 0) for entry in history))
     cost = {
         "steps": steps,
-        "samples_seen": samples_seen(len(examples), steps, params.global_batch_size),
+        "samples_seen": samples_seen(len(training.examples), steps, params.global_batch_size),
         "prompt_tokens": tokens,
         "completion_tokens": 0,
     }
@@ -105,7 +77,7 @@ def whole_text(processor: Any, rows: list[dict[str, Any]]) -> Any:
     it. All of it counts but padding and what stands for the image.
 
     Args:
-        processor: of the model that is taught.
+        processor: of the model that is trained.
         rows: each with `prompt` and `completion` (conversations) and `images` (PIL).
 
     Returns:
@@ -124,7 +96,7 @@ def whole_text(processor: Any, rows: list[dict[str, Any]]) -> Any:
 
 
 def samples_seen(samples: int, steps: int, global_batch_size: int) -> int:
-    """How many samples so many steps were taught with: the last step of an epoch takes what is left.
+    """How many samples so many steps took: the last step of an epoch takes what is left.
 
     >>> samples_seen(40, 3, 16), samples_seen(40, 4, 16)
     (40, 56)

@@ -21,7 +21,7 @@ Where it differs from stock TRL 1.16:
   sampling: the prompt is encoded once per step.
 - Prompts are tokenised and images preprocessed once per run, and the frozen reference's keys and values of a prompt
   are kept for the run, each up to a limit in bytes. Through TRL's batches travel the numbers of samples, not pixels.
-- What cannot be shared is told in one line, and the trainer is then the stock one: see `why_not_shared`.
+- What cannot be shared is said in one line, and the trainer is then the stock one: see `why_not_shared`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from trl.kernels import ChunkedLogProbFunction
 from trl.models.utils import _ForwardRedirection, unwrap_model_for_generation
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
+from stages.modelling import private
 from stages.training.common import splits_weights
 
 logger = get_logger(__name__)
@@ -58,6 +59,39 @@ REFERENCE_LIMIT = 2**30
 
 ARCHITECTURES = ("qwen2_vl",)
 """Model types whose positions and cache are known to be shareable, by tests."""
+
+OVERRIDDEN = (
+    "_generate_and_score_completions",
+    "_tokenize_prompts",
+    "_prepare_inputs",
+    "_generate_single_turn",
+    "_get_per_token_logps_and_entropies",
+)
+"""Methods of `GRPOTrainer` in whose places ours stand; see `stages.training.grpo` for versions without them."""
+
+OF_TRAINER = (
+    "_buffered_inputs",
+    "_step",
+    "_tokenizer",
+    "environment_factories",
+    "eos_token_ids",
+    "ref_model",
+    "rollout_func",
+    "tools",
+)
+OF_ARGUMENTS = (
+    "activation_checkpointing",
+    "cast_lm_head_to_fp32",
+    "pad_to_multiple_of",
+    "steps_per_generation",
+    "sync_ref_model",
+    "torch_compile",
+    "use_transformers_continuous_batching",
+    "use_vllm",
+)
+OF_INSIDE = ("get_rope_index", "language_model")
+OF_MODEL = ("_get_logits_processor", "_prepare_generation_config", "_prepare_special_tokens")
+"""What is read of a trainer, of its arguments and of a model that samples, and may have another name tomorrow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -364,7 +398,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self.why_stock = why_not_shared(self)
         if self.why_stock:
-            logger.warning(f"Prompts are not shared, training goes on with stock GRPOTrainer: {self.why_stock}")
+            logger.warning(f"Prompts are not shared, training continues with stock GRPOTrainer: {self.why_stock}")
         elif self.args.per_device_train_batch_size % self.num_generations:
             logger.warning(
                 f"A pass of {self.args.per_device_train_batch_size} completions does not hold whole groups of "
@@ -395,7 +429,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         self._kept = self._batch[self._mode] = None
         if self.why_stock:
             return super()._generate_and_score_completions(inputs)
-        if not all(_images(row) for row in inputs):
+        if not all(row.get("images") for row in inputs):
             logger.warning("Prompts of a batch are not shared, since a row has no image", main_process_only=True)
             return super()._generate_and_score_completions(inputs)
         self._batch[self._mode], self._row_numbers = self._distinct(inputs)
@@ -408,14 +442,13 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         numbers: dict[bytes, int] = {}
         rows = []
         for row in inputs:
-            images = _images(row)
             key = blake2b(repr(row["prompt"]).encode(), digest_size=16)
-            for image in images:
+            for image in row["images"]:
                 key.update(f"{image.mode} {image.size}".encode())
                 key.update(image.tobytes())
             if (key := key.digest()) not in numbers:
                 numbers[key] = len(samples)
-                samples.append(self._samples.get(key) or self._prepare_sample(key, row["prompt"], images))
+                samples.append(self._samples.get(key) or self._prepare_sample(key, row["prompt"], row["images"]))
             rows.append(numbers[key])
         return samples, rows
 
@@ -481,7 +514,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
                 prompt_ids, images, multimodal_fields, num_generations, has_tool_images
             )
         device = self.accelerator.device
-        # Weights stand still until the next optimiser step, so the pass that follows can go on from this encoding.
+        # Weights stand still until the next optimiser step, so the pass that follows can continue from this encoding.
         keep = self._mode == "train" and self.args.steps_per_generation == 1
         with (
             unwrap_model_for_generation(
@@ -598,7 +631,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         return Encoding.join([found[sample.key] for sample in samples])
 
     def reference_tensors(self) -> dict[str, Tensor]:
-        """The stored encodings of the reference, for `keep_reference` of a process that goes on from here.
+        """The stored encodings of the reference, for `keep_reference` of a process that resumes from here.
 
         To encode them again would not do: beside other prompts, the last bits of an encoding are others.
         """
@@ -647,8 +680,11 @@ class _Numbers:
 
 def why_not_shared(trainer: GRPOTrainer) -> str | None:
     """What in the trainer's configuration cannot be shared, in words; None if all can."""
-    args, config = trainer.args, getattr(trainer, "generation_config", None)
-    model = trainer.model.get_base_model() if is_peft_model(trainer.model) else trainer.model
+    args, model = trainer.args, trainer.model.get_base_model() if is_peft_model(trainer.model) else trainer.model
+    for owner, wanted in ((args, OF_ARGUMENTS), (trainer, OF_TRAINER), (model, OF_MODEL)):
+        if missing := private.lacks(owner, *wanted):
+            return missing
+    config = getattr(trainer, "generation_config", None)
     columns = getattr(trainer.train_dataset, "column_names", None) or []
     dropout = max((m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)), default=0)
     checks = {
@@ -662,7 +698,7 @@ def why_not_shared(trainer: GRPOTrainer) -> str | None:
         "attn_implementation must be sdpa, which takes a mask of any shape": model.config._attn_implementation
         != "sdpa",
         "sliding window attention": getattr(model.config.get_text_config(), "use_sliding_window", False),
-        "the dataset has no column image or images": not {"image", "images"} & set(columns),
+        "the dataset has no column images": "images" not in columns,
         "gradient_checkpointing drops the cache that completions continue from": args.activation_checkpointing
         or model.is_activation_checkpointing,
         "dropout would draw one mask for a whole group": dropout > 0
@@ -687,12 +723,12 @@ def why_not_shared(trainer: GRPOTrainer) -> str | None:
             or config.guidance_scale not in (None, 1)
         ),
     }
-    return next((reason for reason, applies in checks.items() if applies), None)
-
-
-def _images(row: dict[str, Any]) -> list[Any]:
-    """The images of a row of a data set, as TRL reads them."""
-    return row.get("images") or ([row["image"]] if row.get("image") is not None else [])
+    reason = next((reason for reason, applies in checks.items() if applies), None)
+    return (
+        reason
+        or private.lacks(trainer, "generation_config", "generation_kwargs")
+        or private.lacks(model.model, *OF_INSIDE)
+    )
 
 
 def _pad_left(tensors: list[Tensor], axis: int, value: int = 0, dim: int = 0) -> Tensor:

@@ -1,20 +1,38 @@
 """Whether a training of reinforcement could learn: the spread of rewards within the groups, and one line where not.
 
-A group whose completions all have one reward has an advantage of zero, and nothing is learned from it.
+A group whose completions all have one reward has an advantage of zero, and no gradient comes of it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from stages.modelling import private
+
+UNKNOWN = "whether groups have a spread in their rewards is not logged"
+
+
+def spreading(trainer: type) -> type:
+    """The trainer class with `Spread` before it; as it is where this version of TRL has no place for it."""
+    if missing := private.unlike(trainer, Spread, ("_calculate_rewards",)):
+        private.say(f"{UNKNOWN}: {missing}")
+        return trainer
+    return type(trainer.__name__, (Spread, trainer), {})
+
 
 class Spread:
     """What stands before a trainer of reinforcement of TRL to log the spread within groups, whatever scales rewards."""
 
+    def __init__(self, *arguments: Any, **keywords: Any):
+        super().__init__(*arguments, **keywords)
+        self._missing = private.lacks(self, "_metrics", "reward_weights", "num_generations")
+        if self._missing:
+            private.say(f"{UNKNOWN}: {self._missing}")
+
     def _calculate_rewards(self, inputs: Any, *arguments: Any) -> Any:
         """As TRL: (completions of all processes, rewards), the completions of a group one after the other."""
         rewards = super()._calculate_rewards(inputs, *arguments)
-        if self.model.training:
+        if self.model.training and not self._missing:
             weighted = rewards * self.reward_weights.to(rewards)
             groups = weighted.nansum(dim=1).view(-1, self.num_generations).double()
             flat = groups.amax(dim=1) == groups.amin(dim=1)
@@ -31,7 +49,7 @@ class Spread:
 
 
 def complaint(history: list[dict[str, float]], settings: Any, prompts: list[Any]) -> list[str]:
-    """What is to be said of a training that taught little or nothing, one line each; none of any other.
+    """What is to be said of a training that had little or no gradient, one line each; none of any other.
 
     Args:
         history: the trainer's log.
@@ -47,13 +65,13 @@ def complaint(history: list[dict[str, float]], settings: Any, prompts: list[Any]
         lines.append(
             f"no completion of this training counted: each was cut at grpo.max_completion_length: "
             f"{settings.max_completion_length} and masked (grpo.mask_truncated_completions: true), so that no step "
-            "taught the model anything; set a longer limit, or false"
+            "changed the model; set a longer limit, or false"
         )
     elif all(entry.get("grad_norm") == 0 for entry in history if "loss" in entry):
         lines.append(f"no step of this training moved a weight by its rewards: {_cause(sampled, settings, prompts)}")
     elif (share := _mean(sampled, "share_without_spread")) > 0.5:
         lines.append(
-            f"{share:.0%} of the groups of this training had no spread in their rewards and taught nothing: "
+            f"{share:.0%} of the groups of this training had no spread in their rewards and no gradient: "
             f"{_cause(sampled, settings, prompts)}"
         )
     return lines
@@ -68,7 +86,7 @@ def _cause(sampled: list[dict[str, float]], settings: Any, prompts: list[Any]) -
         names = [name for name in sampled[0] if name.startswith("rewards/") and name.endswith("/mean")]
         unpaid = [name.split("/")[1] for name in names if not any(entry[name] for entry in sampled)]
         if "equality" in unpaid and "<answer>" in str(prompts[:1]):
-            return "this method's prompt asks for tags, and `reward: equality` pays only a bare name"
+            return "this method's prompt wants tags, and `reward: equality` pays only a bare name"
         if cut > 0.5:
             return truncated
         return f"{', '.join(unpaid)} paid no completion" if unpaid else "in most of them no completion was paid"

@@ -1,14 +1,15 @@
 """Sampling by vLLM on the GPU that trains (TRL's colocate mode), and its guards.
 
 TRL hands vLLM the token ids of a prompt, those in the image's place included, and the image, which vLLM preprocesses
-itself. Where the two make another number of tokens of it, vLLM fails or reads a spoilt prompt without a word (trl#6401,
-#6294). Images that are all resized to one square size, as here (`images.size`), are the case in which they agree; that
+itself. Where the two make another number of tokens of it, vLLM fails or reads another prompt without a word
+(trl#6401, #6294). Images that are all resized to one square size (`images.size`) are the case in which they agree; that
 they do is checked all the same, for every prompt.
 """
 
 from importlib.util import find_spec
 from typing import Any
 
+from stages.modelling import private
 from stages.runtime.errors import UserError
 
 SETTINGS = {
@@ -34,6 +35,14 @@ def check_installed() -> None:
         raise UserError("grpo.vllm: true needs the package vllm; next: pip install 'trl[vllm]', or grpo.vllm: false")
     if not torch.cuda.is_available():
         raise UserError("grpo.vllm: true is invalid without a GPU; valid: false")
+
+
+def check_prompts_of(trainer: Any) -> None:
+    """Let a trainer refuse prompts that vLLM reads otherwise than they were sent."""
+    if missing := private.lacks(trainer, "vllm_generation"):
+        private.say(f"whether vLLM reads prompts as they are sent is not checked: {missing}")
+    else:
+        trainer.vllm_generation = SamePrompts(trainer.vllm_generation)
 
 
 class SamePrompts:
