@@ -1,6 +1,1 @@
-"""The pipeline: one entrypoint per DVC stage, and the rooms they share (tasks, methods, engine, report)."""
-
-from stages.runtime import process, warm
-
-process.starters()
-warm.hand_over()
+"""The pipeline: one entrypoint per command (`python -m stages train ...`), and the rooms that they share."""

@@ -12,7 +12,6 @@ from stages.report import curves, markdown, plots, summary, tables
 from stages.report.footnotes import read_notes, with_notes
 from stages.report.records import Records, read_records
 from stages.runtime import environment
-from stages.runtime.errors import main
 from stages.runtime.files import write_file
 from stages.runtime.params import Grid, read_grid, read_section
 
@@ -65,7 +64,3 @@ def _csv(table: pd.DataFrame, form: str) -> bytes:
     floats = table.select_dtypes("float64")
     table = table.assign(**(floats.round(6) + 0.0))  # no -0 from the last bit of a difference
     return table.to_csv(index=False, float_format=form, lineterminator="\n").encode()
-
-
-if __name__ == "__main__":
-    main(aggregate)

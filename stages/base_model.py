@@ -4,7 +4,6 @@ from stages.modelling import catalogue as models
 from stages.modelling import folder as loading
 from stages.modelling.catalogue import EmbeddedModelParams, HubModelParams
 from stages.runtime import environment, tracking
-from stages.runtime.errors import main
 from stages.runtime.files import read_json, write_directory
 from stages.runtime.provenance import code_md5
 from stages.runtime.scratch import scratch
@@ -52,7 +51,3 @@ def pretrain(params: EmbeddedModelParams) -> None:
             model.save_pretrained(folder)
             save_processor(processor, model, folder)
         run.tag_md5("model", BASE_MODEL)
-
-
-if __name__ == "__main__":
-    main(base_model)

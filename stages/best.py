@@ -14,7 +14,7 @@ from stages.report.model_card import Base, Model, model_card
 from stages.report.records import Evaluation
 from stages.runtime import environment, hub
 from stages.runtime.content import content_md5
-from stages.runtime.errors import UserError, main
+from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, write_directory, write_json
 from stages.runtime.libraries import COMPUTING
 from stages.runtime.params import Grid, read_grid, read_section
@@ -126,7 +126,3 @@ def versions(lock: str) -> dict[str, str]:
     """
     found = dict(re.findall(r"^([\w.-]+)==(\S+)", lock, re.MULTILINE))
     return {name: found[name] for name in COMPUTING if name in found}
-
-
-if __name__ == "__main__":
-    main(best)

@@ -13,7 +13,6 @@
 from stages.recipes.params import check
 from stages.recipes.recipe import files
 from stages.runtime import environment
-from stages.runtime.errors import main
 from stages.runtime.files import write_directory, write_json
 from stages.runtime.params import read_params
 
@@ -25,7 +24,3 @@ def configure() -> None:
         for path, value in content.items():
             write_json(folder / path, value)
     environment.record("configure")
-
-
-if __name__ == "__main__":
-    main(configure)

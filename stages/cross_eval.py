@@ -4,7 +4,6 @@ import pandas as pd
 
 from stages.evaluation.cells import evaluate_model
 from stages.runtime import environment
-from stages.runtime.errors import main
 from stages.runtime.files import write_file, write_json
 
 
@@ -24,7 +23,3 @@ def cross_eval(setting: str, method: str, dataset: str, target: str, seed: int) 
         environment.record(stage)
         return
     evaluate_model(stage, cell, method, f"models/train/{trained}", f"cross_eval/{key}")
-
-
-if __name__ == "__main__":
-    main(cross_eval)

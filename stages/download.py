@@ -8,7 +8,6 @@ from typing import Any
 
 from stages import sources
 from stages.runtime import environment
-from stages.runtime.errors import main
 from stages.runtime.files import write_directory, write_json
 from stages.runtime.params import read_section
 from stages.sources.common import Chosen, digest
@@ -95,7 +94,3 @@ def rows(chosen: Chosen) -> Iterator[dict[str, Any]]:
             "digest": digest(contents, example.values),
             **example.values,
         }
-
-
-if __name__ == "__main__":
-    main(download)

@@ -1,7 +1,6 @@
 """Stage `evaluate`: one trained model on the test images of the partition that it was trained on."""
 
 from stages.evaluation.cells import evaluate_model
-from stages.runtime.errors import main
 
 
 def evaluate(setting: str, method: str, dataset: str, seed: int) -> None:
@@ -14,7 +13,3 @@ def evaluate(setting: str, method: str, dataset: str, seed: int) -> None:
     evaluate_model(
         f"evaluate@{key}", cell, method, f"models/train/{key}", f"evaluate/{setting}-{dataset}/{method}-{seed}"
     )
-
-
-if __name__ == "__main__":
-    main(evaluate)

@@ -5,7 +5,6 @@ from pathlib import Path
 import pandas as pd
 
 from stages.runtime import environment
-from stages.runtime.errors import main
 from stages.runtime.files import read_json, read_parquet, write_file
 from stages.runtime.params import read_section
 from stages.tasks import draws
@@ -42,7 +41,3 @@ def partition(setting: str, dataset: str, seed: int) -> None:
         with write_file(Path(f"data/partition/{setting}/{seed}/{name}/{dataset}.parquet")) as unfinished:
             table.to_parquet(unfinished, index=False)
     environment.record(f"partition@{setting}-{dataset}-{seed}")
-
-
-if __name__ == "__main__":
-    main(partition)

@@ -1,6 +1,6 @@
 """What a saved model answers about new images, in a table or as JSON.
 
-    python -m stages.predict --model models/best/digits photo.jpg folder/
+    python -m stages predict --model models/best/digits photo.jpg folder/
 
 No stage: nothing imports it, and it writes nothing. An image is read, resized and prompted with as in stage `evaluate`;
 the question lists all class names, since nobody knows the answer.
@@ -23,9 +23,9 @@ from stages.methods import method as methods
 from stages.modelling.generation import generate
 from stages.report.candidates import Prompting
 from stages.runtime import determinism
-from stages.runtime.errors import UserError, maker, told
+from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
-from stages.runtime.params import validate
+from stages.runtime.params import read_section, validate
 from stages.sources.folder import image_files
 from stages.tasks import images as tasks_images
 from stages.tasks import task as tasks
@@ -106,7 +106,7 @@ def read_task(model: Path) -> Saved:
     """
     path = model / "task.json"
     if not model.is_dir():
-        raise UserError(f"--model: {model} is missing; valid: a folder that stage `best` wrote; `{maker(model)}`")
+        raise UserError(f"--model: {model} is missing; valid: a folder that stage `best` wrote; {kept()}")
     if not path.is_file():
         raise UserError(f"--model: {model} has no task.json; valid: a folder that stage `best` wrote")
     task = validate(str(path), read_json(path), Saved)
@@ -114,6 +114,13 @@ def read_task(model: Path) -> Saved:
         if getattr(task, name) not in valid:
             raise UserError(f"{path}: {name}: {getattr(task, name)!r} is invalid; valid: {', '.join(valid)}")
     return task
+
+
+def kept() -> str:
+    """Which best models this grid keeps, and the commands that make them."""
+    datasets = read_section("best", list[str])
+    made = ", ".join(f"models/best/{dataset} (`dvc repro best@{dataset}`)" for dataset in datasets)
+    return f"this grid keeps {made}" if made else "this grid keeps none: key best of params.yaml is empty"
 
 
 def paths(given: Sequence[Path], problems: list[str]) -> Iterator[Path]:
@@ -176,11 +183,3 @@ def batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 def _report(problem: str, problems: list[str]) -> None:
     print(f"error: {problem}", file=sys.stderr, flush=True)
     problems.append(problem)
-
-
-if __name__ == "__main__":
-    # Not by `stages.runtime.errors.main`: predictions may be made while stages run, and take no lock.
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(predict)
-    with told():
-        app()

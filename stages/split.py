@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from stages.runtime import environment
-from stages.runtime.errors import UserError, main
+from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, read_parquet, write_directory
 from stages.runtime.params import read_section
 from stages.tasks import draws
@@ -79,7 +79,3 @@ def draw(
         random,
         remedy if name == "validation" else "",
     )
-
-
-if __name__ == "__main__":
-    main(split)

@@ -6,7 +6,6 @@ import pandas as pd
 
 from stages.methods.method import load as load_method
 from stages.runtime import determinism, environment, launch, tracking
-from stages.runtime.errors import main
 from stages.runtime.files import read_json, write_directory, write_json
 from stages.runtime.params import read_section, validate
 from stages.runtime.scratch import FIRST, scratch
@@ -18,7 +17,6 @@ from stages.training.common import Example, Rewards, Training, load_base, tidy
 BASE_MODEL = "models/base_model"
 
 
-@launch.told_once()
 def train(setting: str, method: str, dataset: str, seed: int) -> None:
     """Read the method's recipe, the base model and a partition; write the trained model, its curves and its cost.
 
@@ -68,8 +66,3 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
         run.log_curve(record.curves)
         run.log_metrics(record.cost)
         run.tag_md5("model", f"models/train/{key}")
-
-
-if __name__ == "__main__":
-    launch.in_processes("stages.train")
-    main(train)

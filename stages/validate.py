@@ -7,7 +7,6 @@ from stages.evaluation.cells import evaluate_model
 from stages.evaluation.outputs import read_prompt_params
 from stages.methods.method import load as load_method
 from stages.runtime.content import content_md5
-from stages.runtime.errors import main
 from stages.runtime.files import read_json, read_parquet
 from stages.runtime.params import read_section
 from stages.tasks.images import ImageParams
@@ -55,7 +54,3 @@ def describe(key: str, method: str, dataset: str, seed: int) -> dict[str, Any]:
             "seed": seed,
         },
     }
-
-
-if __name__ == "__main__":
-    main(validate)

@@ -1,7 +1,6 @@
 """Stage `zero_shot`: the base model, taught nothing, on the test images of one partition."""
 
 from stages.evaluation.cells import evaluate_model
-from stages.runtime.errors import main
 from stages.runtime.params import read_section
 
 BASE_MODEL = "models/base_model"
@@ -13,7 +12,3 @@ def zero_shot(setting: str, dataset: str, seed: int) -> None:
     cell = {"setting": setting, "method": "zero_shot", "trained_on": None, "evaluated_on": dataset, "seed": seed}
     method = read_section("evaluate.zero_shot_method", str)
     evaluate_model(f"zero_shot@{key}", cell, method, BASE_MODEL, f"zero_shot/{key}")
-
-
-if __name__ == "__main__":
-    main(zero_shot)

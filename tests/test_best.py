@@ -120,7 +120,7 @@ def test_card_tells_what_is_known():
     card = model_card(model(), [candidate(correct=6), candidate("no_thinking", exact=4)])
     for told in (
         "dvc repro best@digits",
-        "python -m stages.predict --model models/best/digits",
+        "python -m stages predict --model models/best/digits",
         "`validate@sft-digits-1`",
         "| validation images   | substring   | exact   | tokens per answer   |",
         "`validate@no_thinking-digits-1`",

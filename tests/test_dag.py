@@ -298,7 +298,7 @@ def test_an_accelerate_profile_makes_what_is_launched_with_it_stale(settled, in_
     def recipes() -> dict[str, bytes]:
         with Repo(str(settled.root)) as repo:
             assert "profiles/accelerate" in [dep.def_path for dep in repo.stage.get_target("configure").deps]
-        settled.run("python", "-m", "stages.configure")
+        settled.run("python", "-m", "stages", "configure")
         return {file.name: file.read_bytes() for file in (settled.root / "recipes/train").iterdir()}
 
     def touched(name: str) -> set[str]:

@@ -57,7 +57,7 @@ def project(tmp_path_factory) -> Project:
 
 @pytest.fixture
 def command() -> tuple[str, ...]:
-    return ("python", "-m", "stages.train", "few_shot", "sft", "digits", "1")
+    return ("python", "-m", "stages", "train", "few_shot", "sft", "digits", "1")
 
 
 def outputs(project: Project, method: str) -> tuple[dict[str, torch.Tensor], pd.DataFrame, dict]:
@@ -119,7 +119,7 @@ def test_two_processes_teach_what_one_teaches(project, monkeypatch, tmp_path, co
 def test_two_processes_reinforce_as_many_samples_as_one(project, monkeypatch, tmp_path):
     """Each process draws completions of its own, so that they, and what is learned, are others than one process's;
     `test_two_processes_make_the_update_of_one` has what is learned from given ones."""
-    done = project.run("python", "-m", "stages.train", "few_shot", "no_thinking", "digits", "1")
+    done = project.run("python", "-m", "stages", "train", "few_shot", "no_thinking", "digits", "1")
     assert "stock GRPOTrainer" not in done.stderr
     weights, curves, cost = outputs(project, "no_thinking")
     _, curves_alone, cost_alone = train_alone(project, "no_thinking", monkeypatch, tmp_path)
@@ -154,7 +154,7 @@ STARTER = "import os, subprocess, sys; subprocess.run(sys.argv[1], shell=True, e
 def training(project: Project, command: tuple[str, ...]) -> Iterator[tuple[subprocess.Popen, list[psutil.Process]]]:
     """A starter whose stage trains, and the processes below it; none is left behind."""
     project.change(sft__steps=10_000)
-    project.run("python", "-m", "stages.configure")
+    project.run("python", "-m", "stages", "configure")
     shutil.rmtree(project.root / "models/train", ignore_errors=True)
     log = project.root / "log"
     with log.open("w") as file:
@@ -176,7 +176,7 @@ def training(project: Project, command: tuple[str, ...]) -> Iterator[tuple[subpr
                 process.kill()
         starter.wait()
         project.change(sft__steps=STEPS)
-        project.run("python", "-m", "stages.configure")
+        project.run("python", "-m", "stages", "configure")
 
 
 def wait(happened, seconds: float) -> None:

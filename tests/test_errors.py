@@ -1,37 +1,42 @@
-"""What a message tells a user to do: commands that there are."""
+"""What a message says to do: commands that there are."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from stages.predict import read_task
-from stages.runtime.errors import UserError, maker
+from stages.runtime.errors import UserError
+from tests.conftest import ROOT
+
+COMMANDS = (
+    "aggregate, base_model, best, configure, cross_eval, download, evaluate, partition, predict, split, train, "
+    "validate, zero_shot"
+)
 
 
 @pytest.mark.parametrize(
-    ("params", "dataset", "command"),
+    ("params", "said"),
     [
-        ("best: [digits]", "digits", "dvc repro best@digits"),
-        ("best: [digits]", "nope", "dvc stage list"),
-        ("best: []", "digits", "dvc stage list"),
-        ("best:", "digits", "dvc repro best@digits"),
-        ("best: [", "digits", "dvc repro best@digits"),
-        (None, "digits", "dvc repro best@digits"),
+        ("best: [digits]", "this grid keeps models/best/digits (`dvc repro best@digits`)"),
+        ("best: []", "this grid keeps none: key best of params.yaml is empty"),
     ],
 )
-def test_a_best_model_is_made_by_a_stage_of_the_grid_or_by_none(tmp_path, monkeypatch, params, dataset, command):
+def test_a_missing_best_model_names_those_that_the_grid_keeps(tmp_path, monkeypatch, params, said):
     monkeypatch.chdir(tmp_path)
-    if params is not None:
-        Path("params.yaml").write_text(params)
-    assert maker(f"models/best/{dataset}") == command
+    Path("params.yaml").write_text(params)
     with pytest.raises(UserError) as error:
-        read_task(Path(f"models/best/{dataset}"))
-    said = f"--model: models/best/{dataset} is missing; valid: a folder that stage `best` wrote; `{command}`"
-    assert str(error.value) == said
+        read_task(Path("models/best/nope"))
+    assert str(error.value) == (
+        f"--model: models/best/nope is missing; valid: a folder that stage `best` wrote; {said}"
+    )
 
 
-def test_what_stage_best_once_made_is_told_by_its_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text("best: []")
-    Path("models/best/digits").mkdir(parents=True)
-    assert maker("models/best/digits") == "dvc repro best@digits"
+@pytest.mark.parametrize("name", ["trian", "__main__", ""])
+def test_an_unknown_command_is_one_line_with_the_valid_ones(name):
+    done = subprocess.run(
+        [sys.executable, "-m", "stages", *([name] if name else [])], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"error: python -m stages: {name!r} is no command; valid: {COMMANDS}\n"

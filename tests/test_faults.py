@@ -15,14 +15,14 @@ import psutil
 import pytest
 
 from stages.runtime.content import content_md5
-from stages.runtime.errors import UserError, told
+from stages.runtime.errors import UserError, reported
 from stages.runtime.files import read_json, reading, write_directory, write_json
 from stages.runtime.scratch import locked
 from tests.conftest import Project, write_random_model
 from tests.test_pipeline import runs
 from tests.test_warm import LOCK, SPLIT, Server, eventually, gone, serving, start, waits
 
-EVALUATE = ("python", "-m", "stages.evaluate", "few_shot", "sft", "digits", "1")
+EVALUATE = ("python", "-m", "stages", "evaluate", "few_shot", "sft", "digits", "1")
 KEY = "few_shot-sft-digits-1"
 
 
@@ -177,7 +177,7 @@ def test_output_folder_without_permission(prepared):
 
 def test_missing_input(prepared):
     """error: data/download/unknown/dataset.json: missing; `dvc repro download@unknown` makes it."""
-    done = prepared.run("python", "-m", "stages.split", "unknown", "1", check=False)
+    done = prepared.run("python", "-m", "stages", "split", "unknown", "1", check=False)
     assert (done.returncode, done.stderr) == (
         2,
         "error: data/download/unknown/dataset.json: missing; `dvc repro download@unknown` makes it\n",
@@ -290,7 +290,7 @@ def test_missing_processor(folder, tmp_path):
 
 def test_missing_base_model_ends_in_one_line(prepared, server):
     """error: models/base_model: missing; `dvc repro base_model` makes it."""
-    process = start(prepared, "python", "-m", "stages.zero_shot", "few_shot", "digits", "1", **server.environment)
+    process = start(prepared, "python", "-m", "stages", "zero_shot", "few_shot", "digits", "1", **server.environment)
     assert process.communicate()[0] == "error: models/base_model: missing; `dvc repro base_model` makes it\n"
     assert process.returncode == 2
 
@@ -434,7 +434,7 @@ class Met:
 )
 def test_what_is_no_fault_of_content_is_told_as_what_it_is(tmp_path, fault, kind):
     """Whatever a file was being read for; with the traceback that says where."""
-    with pytest.raises(kind) as caught, told(), reading(tmp_path / "model", "a model"):
+    with pytest.raises(kind) as caught, reported(), reading(tmp_path / "model", "a model"):
         fault()
     assert not isinstance(caught.value, UserError)
     assert fault.__name__ in {entry.name for entry in caught.traceback}
@@ -454,7 +454,7 @@ def test_a_broken_file_of_a_library_is_content(tmp_path):
 
 def test_a_missing_program_is_told_by_its_name(capsys):
     """error: no_such_program: this program cannot be run (no such file or directory); install it, ..."""
-    with pytest.raises(SystemExit) as ended, told():
+    with pytest.raises(SystemExit) as ended, reported():
         subprocess.run(["no_such_program", "--version"], check=True)
     assert ended.value.code == 2
     said = "this program cannot be run (no such file or directory); install it, and put its folder on PATH"
@@ -470,6 +470,6 @@ def test_a_missing_program_is_told_by_its_name(capsys):
 )
 def test_a_missing_file_is_made_by_a_stage_or_by_none(tmp_path, monkeypatch, capsys, path, said):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit), told():
+    with pytest.raises(SystemExit), reported():
         Path(path).read_text()
     assert capsys.readouterr().err == f"error: {path}: {said}\n"

@@ -78,12 +78,12 @@ def test_settings_that_processes_cannot_keep_are_told(strategy, processes, chang
 def test_configure_tells_it_before_any_work(module_project: Project):
     project = module_project
     project.change(launch__strategy="ddp", launch__processes=2)
-    done = project.run("python", "-m", "stages.configure", check=False)
+    done = project.run("python", "-m", "stages", "configure", check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: launch.processes: 2 times sft.per_device_batch_size of 8")
     assert len(done.stderr.splitlines()) == 1
     project.change(sft__prompts_per_pass=4, grpo__prompts_per_pass=4)
-    project.run("python", "-m", "stages.configure")
+    project.run("python", "-m", "stages", "configure")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_what_a_machine_cannot_do_is_told(strategy, processes, gpus, machines, d
 @pytest.mark.skipif(torch.cuda.is_available(), reason="told where there is no GPU")
 def test_without_a_gpu_the_stage_refuses_in_one_line(module_project: Project):
     module_project.change(launch__strategy="zero3", launch__processes=2)
-    done = module_project.run("python", "-m", "stages.train", "few_shot", "sft", "digits", "1", check=False)
+    done = module_project.run("python", "-m", "stages", "train", "few_shot", "sft", "digits", "1", check=False)
     assert done.returncode == 2
     assert done.stderr == "error: launch.strategy: 'zero3' is invalid without a GPU; valid: single, ddp\n"
 
@@ -119,7 +119,7 @@ def test_without_a_gpu_the_stage_refuses_in_one_line(module_project: Project):
 
 def parsed(strategy: str, further: str = "") -> Any:
     """The arguments of `accelerate launch` as accelerate itself completes them from the file."""
-    command = accelerate_arguments(launch(strategy, 2), ["stages.train", "few_shot", "sft"], further)
+    command = accelerate_arguments(launch(strategy, 2), ["train", "few_shot", "sft"], further)
     arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(command))
     return arguments
 
@@ -131,7 +131,7 @@ def test_accelerate_reads_each_configuration(strategy, monkeypatch):
     arguments = parsed(strategy)
     assert arguments.num_processes == 2
     assert arguments.num_machines == 1
-    assert (arguments.training_script, arguments.training_script_args) == ("stages.train", ["few_shot", "sft"])
+    assert (arguments.training_script, arguments.training_script_args) == ("stages", ["train", "few_shot", "sft"])
     assert arguments.mixed_precision == ("no" if strategy == "ddp" else "bf16")
     assert (arguments.multi_gpu, arguments.use_fsdp, arguments.use_deepspeed) == (
         strategy == "ddp",

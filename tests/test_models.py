@@ -501,7 +501,7 @@ def test_the_stage_that_points_tells_mistakes_in_a_line_and_computes_nothing(pub
 
     def stage() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "stages.base_model"],
+            [sys.executable, "-m", "stages", "base_model"],
             cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             capture_output=True,

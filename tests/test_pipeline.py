@@ -232,7 +232,7 @@ def test_mistake_stops_repro_before_any_work(project, changes, message):
 
 def test_too_many_shots(tiny):
     tiny.change(split__shots=1000)
-    done = tiny.run("python", "-m", "stages.split", "digits", "1", check=False)
+    done = tiny.run("python", "-m", "stages", "split", "digits", "1", check=False)
     tiny.run("git", "checkout", "-q", "params.yaml")
     assert done.returncode == 2
     assert re.fullmatch(
@@ -252,7 +252,7 @@ def test_corrupt_image_stops_training_and_leaves_nothing(tiny):
     images.to_parquet(path)
     model = tiny.root / "models/train/few_shot-sft-digits-1"
     shutil.rmtree(model)
-    done = tiny.run("python", "-m", "stages.train", "few_shot", "sft", "digits", "1", check=False)
+    done = tiny.run("python", "-m", "stages", "train", "few_shot", "sft", "digits", "1", check=False)
     path.unlink()
     kept.rename(path)
     assert done.returncode == 2

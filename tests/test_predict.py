@@ -168,7 +168,7 @@ def test_no_model(model, tmp_path):
 def test_command(model, pictures, tmp_path):
     """A table, or JSON by line, on stdout; what went wrong on stderr, and in the exit status."""
     project = Project(ROOT)
-    command = ("python", "-m", "stages.predict", "--model", str(model))
+    command = ("python", "-m", "stages", "predict", "--model", str(model))
     expected = outputs(model, pictures)
     done = project.run(*command, "--json", str(pictures[0].parent))
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
@@ -184,7 +184,7 @@ def test_command(model, pictures, tmp_path):
     assert [(row[:column].strip(), row[column:]) for row in rows] == [
         (str(pictures[i]), text) for i, text in zip((3, 4), said, strict=True)
     ]
-    done = project.run("python", "-m", "stages.predict", "--model", str(tmp_path), str(pictures[0]), check=False)
+    done = project.run("python", "-m", "stages", "predict", "--model", str(tmp_path), str(pictures[0]), check=False)
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
 
 

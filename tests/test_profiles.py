@@ -125,5 +125,5 @@ def test_own_images_from_four_lines_to_answers_about_new_ones(project: Project, 
     card = (project.root / "models/best/mine/README.md").read_text()
     assert "dvc repro best@mine" in card
     assert str(images) not in card
-    said = project.run("python", "-m", "stages.predict", "--model", "models/best/mine", str(images / "bars")).stdout
+    said = project.run("python", "-m", "stages", "predict", "--model", "models/best/mine", str(images / "bars")).stdout
     assert len(said.splitlines()) == 1 + 12

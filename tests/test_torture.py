@@ -54,7 +54,7 @@ class Victim:
     @property
     def command(self) -> list[str]:
         arguments = {"base_model": [], "evaluate": ["few_shot", self.method, "digits", "1"]}
-        return [f"stages.{self.stage}", *arguments.get(self.stage, ["few_shot", self.method, "digits", "1"])]
+        return ["stages", self.stage, *arguments.get(self.stage, ["few_shot", self.method, "digits", "1"])]
 
     @property
     def outputs(self) -> list[str]:
@@ -106,8 +106,8 @@ class Arena:
             time.sleep(0.1)
         for project in (full, lora):
             for stage in (["configure"], ["download", "digits"], ["split", "digits", "1"]):
-                project.run("python", "-m", f"stages.{stage[0]}", *stage[1:])
-            project.run("python", "-m", "stages.partition", "few_shot", "digits", "1")
+                project.run("python", "-m", "stages", *stage)
+            project.run("python", "-m", "stages", "partition", "few_shot", "digits", "1")
         self.expected: dict[Victim, dict[str, str]] = {}
         self.left: list[bool] = []
         self.seconds: dict[Victim, float] = {}
@@ -231,10 +231,10 @@ def test_other_processors_compute_the_same_bytes(tmp_path):
         project.environment |= {"DISABLE_MLFLOW_INTEGRATION": "true"}
         project.change(**TINY | FEW)
         for stage in (["configure"], ["download", "digits"], ["split", "digits", "1"]):
-            project.run("python", "-m", f"stages.{stage[0]}", *stage[1:])
-        project.run("python", "-m", "stages.partition", "few_shot", "digits", "1")
+            project.run("python", "-m", "stages", *stage)
+        project.run("python", "-m", "stages", "partition", "few_shot", "digits", "1")
         emulator = [] if processor == "this one" else ["qemu-x86_64", "-cpu", processor]
         for stage in stages:
-            project.run(*emulator, sys.executable, "-m", f"stages.{stage[0]}", *stage[1:])
+            project.run(*emulator, sys.executable, "-m", "stages", *stage)
         found[processor] = {output: content_md5(root / output) for output in outputs}
     assert all(md5 == found["this one"] for md5 in found.values())

@@ -87,11 +87,11 @@ def server(prepared: Project, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def prepared(module_project: Project) -> Project:
     """A clone with one embedded dataset."""
     for stage in (["configure"], ["download", "digits"]):
-        module_project.run("python", "-m", f"stages.{stage[0]}", *stage[1:])
+        module_project.run("python", "-m", "stages", *stage)
     return module_project
 
 
-SPLIT = ("python", "-m", "stages.split", "digits", "1")
+SPLIT = ("python", "-m", "stages", "split", "digits", "1")
 LOCK = "scratch/locks/split-digits-1.lock"
 
 
@@ -109,12 +109,12 @@ def test_a_forked_stage_writes_the_bytes_of_a_cold_one(prepared, server):
 
 
 def test_status_and_output_of_a_forked_stage_arrive(prepared, server):
-    process = start(prepared, "python", "-m", "stages.split", "unknown", "1", **server.environment)
+    process = start(prepared, "python", "-m", "stages", "split", "unknown", "1", **server.environment)
     assert process.communicate()[0] == (
         "error: data/download/unknown/dataset.json: missing; `dvc repro download@unknown` makes it\n"
     )
     assert process.returncode == 2
-    process = start(prepared, "python", "-m", "stages.split", "digits", **server.environment)
+    process = start(prepared, "python", "-m", "stages", "split", "digits", **server.environment)
     assert "Missing argument" in process.communicate()[0]
     assert process.returncode == 2
 
@@ -151,13 +151,13 @@ def test_a_forked_stage_ends_with_the_command_that_asked_for_it(prepared, server
 
 
 def test_a_killed_stage_is_told(prepared, server):
-    """error: stages.split: its process was killed, perhaps for want of memory."""
+    """error: split: its process was killed, perhaps for want of memory."""
     with locked(prepared.root / LOCK, "test"):
         process = start(prepared, *SPLIT, **server.environment)
         waits(process)
         server.stages()[0].kill()
         said = process.communicate()[0]
-    assert said == "error: stages.split: its process was killed, perhaps for want of memory\n"
+    assert said == "error: split: its process was killed, perhaps for want of memory\n"
     assert process.returncode == 128 + signal.SIGKILL
 
 
@@ -213,7 +213,7 @@ def stages_of(pid: int) -> list[psutil.Process]:
     found = []
     for each in descendants(pid):
         try:
-            if "-m stages.configure" in " ".join(each.cmdline()):
+            if "-m stages configure" in " ".join(each.cmdline()):
                 found.append(each)
         except psutil.Error:
             continue

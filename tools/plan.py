@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from stages.methods import method as methods
-from stages.runtime.errors import UserError, told
+from stages.runtime.errors import UserError, reported
 from stages.runtime.params import read_params
 from tools.planning.costs import GPUS, Speed
 from tools.planning.planner import Assumptions, planner, stages_of_dag
@@ -75,5 +75,5 @@ if __name__ == "__main__":
     # Not by `stages.runtime.errors.main`: a plan may be made while stages run, and takes no lock.
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(plan)
-    with told():
+    with reported():
         app()

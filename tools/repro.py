@@ -30,7 +30,7 @@ from dvc.repo import Repo
 from dvc.stage import Stage
 
 from stages.runtime import warm
-from stages.runtime.errors import UserError, told
+from stages.runtime.errors import UserError, reported
 from stages.runtime.process import STARTER
 from tools import fast_dvc
 
@@ -160,7 +160,7 @@ def repro(
     context.set_forkserver_preload(["tools.fast_dvc", "networkx", "typer"])
     multiprocessing.forkserver.ensure_running()  # it imports DVC for the workers, while this process looks around
     fast_dvc.install()
-    with told():
+    with reported():
         graph, stale = look(targets)
     if not stale:
         print("Data and pipelines are up to date.")
@@ -198,7 +198,7 @@ def repro(
                     print(f"error: {failed(output, stages)} failed; what runs beside is awaited", file=sys.stderr)
                     raise SystemExit(status)
                 finish(stages, output)
-    with told():
+    with reported():
         _, stale = look(targets)
     if stale:
         print("error: something changed meanwhile; run `dvc repro`", file=sys.stderr)

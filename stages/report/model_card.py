@@ -103,7 +103,7 @@ def model_card(model: Model, candidates: Sequence[Candidate], test: Part) -> str
         "In the project that made it:",
         "",
         "```sh",
-        f"python -m stages.predict --model {model.folder} IMAGE...",
+        f"python -m stages predict --model {model.folder} IMAGE...",
         "```",
         "",
         "Anywhere, with this folder as the working directory; transformers loads the processor of Qwen2-VL where "
@@ -229,7 +229,7 @@ def _samples(model: Model, best: Candidate) -> str:
 
 
 def _usage(model: Model, best: Candidate) -> str:
-    """Python that asks the model about one image as `stages.predict` does, with no more than transformers.
+    """Python that asks the model about one image as command `predict` does, with no more than transformers.
 
     How it decodes and where an answer ends stands in the folder's `generation_config.json`.
     """

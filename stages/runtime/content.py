@@ -39,11 +39,6 @@ def files(folder: Path) -> list[Path]:
     return found
 
 
-def is_seen(path: Path) -> bool:
-    """Whether DVC sees a file or folder."""
-    return not _ignored_in(path)(path, path.is_dir())
-
-
 def _ignored_in(path: Path) -> Callable[[Path, bool], bool]:
     """What tells whether a path, `path` or one below it, is ignored, and whether it is a folder."""
     absolute = path.absolute()

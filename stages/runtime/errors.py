@@ -1,20 +1,15 @@
-"""How a user's mistake or a full disk is told: one line that names the key or the file, and what to do."""
+"""A user's mistake or a full disk is one line that names the key or the file, and what to do."""
 
 import contextlib
 import errno
-import functools
 import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
-import typer
-
-from stages.runtime.process import Stopped, stop_on_signals, stop_with_dvc
-from stages.runtime.scratch import locked
+from stages.runtime.process import Stopped
 
 REMEDIES = {
     errno.ENOSPC: "make room, then `dvc repro` goes on",
@@ -29,9 +24,7 @@ class UserError(ValueError):
 
 
 def maker(path: str | Path) -> str:
-    """The command that makes an output, as exactly as its path tells.
-
-    A user may ask for the best model of a dataset of which the grid keeps none: then the one that lists what there is.
+    """The command that makes an output, as exactly as its path says.
 
     >>> maker("models/train/few_shot-sft-digits-1"), maker("models/base_model"), maker("elsewhere")
     ('dvc repro train@few_shot-sft-digits-1', 'dvc repro base_model', 'dvc repro')
@@ -40,27 +33,12 @@ def maker(path: str | Path) -> str:
     named = len(parts) > 1 and (parts[0] == "models" or parts[:2] in {("data", "download"), ("data", "split")})
     if not named or parts[1] == "recipes":
         return "dvc repro"
-    if parts[1] == "base_model":
-        return "dvc repro base_model"
-    if parts[1] == "best" and parts[2:] and not Path(path).exists() and not _is_kept(parts[2]):
-        return "dvc stage list"
-    return f"dvc repro {'@'.join(parts[1:3])}"
-
-
-def _is_kept(dataset: str) -> bool:
-    """Whether the grid keeps the best model of a dataset; true where params.yaml does not tell."""
-    from stages.runtime.params import read_params  # which imports this module
-
-    try:
-        best = read_params().get("best")
-    except (UserError, OSError):
-        return True
-    return not isinstance(best, list) or dataset in best
+    return "dvc repro base_model" if parts[1] == "base_model" else f"dvc repro {'@'.join(parts[1:3])}"
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Tell in one line on stderr what ends the block, and end the process.
+def reported() -> Iterator[None]:
+    """Say in one line on stderr what ends the block, and end the process.
 
     `UserError`, errors of the file system and programs that are not there: `error: <line>`, status 2. Ctrl-C and
     SIGTERM: status 130 and 143. Anything else keeps its traceback: it is a fault of ours, or of the machine.
@@ -94,22 +72,3 @@ def _is_of_program(error: OSError) -> bool:
     started = [frame.f_locals.get("args") for frame in frames if frame.f_code.co_filename == subprocess.__file__]
     # The folder to start it in may be missing as well.
     return any(isinstance(args, list | tuple) and args and str(args[0]) == str(error.filename) for args in started)
-
-
-def main(entrypoint: Callable[..., None]) -> None:
-    """Run an entrypoint with the command line's arguments, one process at a time for the same arguments.
-
-    See `told` for how it may end.
-    """
-    stop_on_signals()
-    stop_with_dvc()
-
-    @functools.wraps(entrypoint)
-    def command(**arguments: object) -> None:
-        name = "-".join([entrypoint.__name__, *map(str, arguments.values())])
-        with told(), locked(Path("scratch/locks") / f"{quote(name, safe='')}.lock", name):
-            entrypoint(**arguments)
-
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
-    app()

@@ -1,6 +1,6 @@
 """Training in several processes, each on a GPU of its own: key `launch` of `params.yaml`.
 
-`python -m stages.train ...` then starts itself once per process by `accelerate launch`, with the configuration
+`python -m stages train ...` then starts itself once per process by `accelerate launch`, with the configuration
 `profiles/accelerate/<strategy>.yaml`, and ends as they end. It calls accelerate in its own process instead of putting
 accelerate's command in its place: so it works in a stage of the warm server too, goes when DVC goes, and says in one
 line what ended a process, where that command would add a traceback of its own.
@@ -13,7 +13,7 @@ environment; `launch.processes` counts the processes on all of them, and the fir
     ACCELERATE_ARGUMENTS="--num_machines 2 --machine_rank 0 --main_process_ip 10.0.0.1 --main_process_port 29500" \
         dvc repro train@few_shot-no_thinking-digits-1
 
-and on the second, with `--machine_rank 1`, the command of that stage: `python -m stages.train few_shot ...`.
+and on the second, with `--machine_rank 1`, the command of that stage: `python -m stages train few_shot ...`.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from stages.runtime import process, warm
-from stages.runtime.errors import UserError, told
+from stages.runtime.errors import UserError
 from stages.runtime.params import Section, read_section
 from stages.runtime.scratch import FIRST
 
@@ -42,7 +42,7 @@ SPLIT = ("fsdp", *DEEPSPEED)
 """Strategies that split the optimiser's state or more over GPUs; their configurations say bfloat16."""
 
 WAIT_SECONDS = 5.0
-"""How long a process leaves it to the first one to tell a mistake that both have met."""
+"""How long a process leaves it to the first one to report a mistake that both have met."""
 
 
 class LaunchParams(Section):
@@ -120,34 +120,34 @@ def configuration(strategy: str) -> str:
 
 
 def accelerate_arguments(params: LaunchParams, command: list[str], further: str) -> list[str]:
-    """The arguments of `accelerate launch`: our configuration, then the user's, then the module to run.
+    """The arguments of `accelerate launch`: our configuration, then the user's, then the command to run.
 
-    >>> accelerate_arguments(LaunchParams(strategy="ddp", processes=2), ["stages.train", "few_shot"], "")[-5:]
-    ['--main_process_port', '0', '--module', 'stages.train', 'few_shot']
+    >>> accelerate_arguments(LaunchParams(strategy="ddp", processes=2), ["train", "few_shot"], "")[-5:]
+    ['0', '--module', 'stages', 'train', 'few_shot']
     """
     return [
         *("--config_file", configuration(params.strategy)),
         *("--num_processes", str(params.processes)),
         *("--main_process_port", "0"),  # a free one, so that two trainings may run at once
         *shlex.split(further),
-        *("--module", *command),
+        *("--module", "stages", *command),
     ]
 
 
-def in_processes(module: str) -> None:
-    """Run the command of `module` in several processes and end as they end, where `launch` says so; else return.
+def in_processes(command: list[str]) -> None:
+    """Run a command in several processes and end as they end, where `launch` says so; else return.
 
-    Called first in the entrypoint: the processes take the stage's locks themselves.
+    To be called before the command takes a lock: the processes take it themselves.
+
+    Raises:
+        UserError: this machine cannot do it.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:  # one of these processes
         return
-    process.stop_on_signals()
-    process.stop_with_dvc()
-    with told():
-        params = read_section("launch", LaunchParams)
-        if params.strategy != "single":
-            sys.exit(_launch(params, [module, *sys.argv[1:]]))
-        os.environ["CUDA_VISIBLE_DEVICES"] = first_gpu(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    params = read_section("launch", LaunchParams)
+    if params.strategy != "single":
+        sys.exit(_launch(params, command))
+    os.environ["CUDA_VISIBLE_DEVICES"] = first_gpu(os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def first_gpu(visible: str | None) -> str:
@@ -182,7 +182,7 @@ def _launch(params: LaunchParams, command: list[str]) -> int:
     logging.disable(logging.ERROR)
     try:
         launch_command(arguments)
-    except SignalException as error:  # told by the first process
+    except SignalException as error:  # reported by the first process
         return 128 + error.sigval
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
@@ -195,10 +195,10 @@ def _launch(params: LaunchParams, command: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def told_once() -> Iterator[None]:
-    """In the block, what all processes of a training meet is told by the first alone.
+def first_reports() -> Iterator[None]:
+    """In the block, what all processes of a training meet is reported by the first alone.
 
-    The others wait before they tell a mistake: the first, which has made the same, ends them meanwhile.
+    The others wait before they report a mistake: the first, which has made the same, ends them meanwhile.
     """
     if FIRST:
         yield

@@ -47,21 +47,15 @@ def surroundings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ignored)}
 
 
-def hand_over() -> None:
-    """Where this process is a stage's command and there is a server, let that run it, and end as it ends.
-
-    Called as soon as `stages` is imported, since the imports of an entrypoint alone take most of a second.
-    """
-    path, command = os.environ.get(SOCKET), sys.orig_argv
-    if not path or "-m" not in command:
-        return
-    module, *arguments = command[command.index("-m") + 1 :]
-    if not module.startswith("stages.") or module == SERVER:
+def hand_over(command: str, arguments: list[str]) -> None:
+    """Where there is a server, let it run a command, and end as that ends."""
+    path = os.environ.get(SOCKET)
+    if not path:
         return
     process.stop_on_signals()
     process.stop_with_dvc()
     try:
-        status = _ask(path, module, arguments)
+        status = _ask(path, command, arguments)
     except process.Stopped as stopped:
         print(f"stopped by {stopped}; `dvc repro` starts it again", file=sys.stderr)
         status = stopped.status
@@ -69,7 +63,7 @@ def hand_over() -> None:
         sys.exit(status)
 
 
-def _ask(path: str, module: str, arguments: list[str]) -> int | None:
+def _ask(path: str, command: str, arguments: list[str]) -> int | None:
     """Let the server run a command; return its exit status, or None where the server does not take it.
 
     Raises:
@@ -79,8 +73,7 @@ def _ask(path: str, module: str, arguments: list[str]) -> int | None:
     try:
         connection.connect(path)
         request = {
-            "module": module,
-            "arguments": arguments,
+            "arguments": [command, *arguments],
             "folder": str(Path.cwd()),
             "environment": dict(os.environ),
         }
@@ -106,5 +99,5 @@ def _ask(path: str, module: str, arguments: list[str]) -> int | None:
         status = b""
     if status:
         return status[0]
-    print(f"error: {module}: its process was killed, perhaps for want of memory", file=sys.stderr)
+    print(f"error: {command}: its process was killed, perhaps for want of memory", file=sys.stderr)
     return 128 + signal.SIGKILL

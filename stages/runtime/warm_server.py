@@ -89,7 +89,7 @@ def _answer(connection: socket.socket, listener: socket.socket, before: dict[str
 
 
 def _run(connection: socket.socket, files: list[int], request: dict, pinned: dict[str, str]) -> int:
-    """Become the process that asked, as far as a stage can tell, and run its module; return its exit status."""
+    """Become the process that asked, as far as a stage can tell, and run its command; return its exit status."""
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -112,7 +112,7 @@ def _run(connection: socket.socket, files: list[int], request: dict, pinned: dic
 
     threading.Thread(target=die_with_client, daemon=True).start()
     try:
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        runpy.run_module("stages", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
