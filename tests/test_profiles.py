@@ -12,12 +12,13 @@ from dvc.utils.hydra import apply_overrides
 from PIL import Image
 from ruamel.yaml import YAML
 
-from stages import configure
+from stages.recipes.params import check
+from stages.recipes.recipe import files, recipe
 from stages.runtime.params import read_params
 from stages.sources.facts import FACTS
 from tests.conftest import ROOT, Project
-from tests.test_dag import expected_names
 from tools import profile
+from tools.planning.planner import stages_of_dag
 
 PROFILES = profile.names()
 DEFAULT = read_params(ROOT / "profiles/default.yaml")
@@ -33,9 +34,7 @@ def test_params_yaml_is_the_default():
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_value_of_a_profile_is_valid(name):
-    params = configure.check(profile.params_of(name))
-    for method, dataset in product(params.train, params.datasets):
-        configure.recipe(method, dataset, params)
+    files(check(profile.params_of(name)))
 
 
 def equal_keys(differing: dict, default: dict, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -116,7 +115,10 @@ def test_a_profile_expands_to_its_stages(name, module_project: Project):
     with Repo(str(module_project.root)) as repo:
         names = [stage.name for stage in repo.index.stages]
     assert len(names) == len(set(names))
-    assert set(names) == expected_names(profile.params_of(name))
+    values = profile.params_of(name)
+    assert len(names) == stages_of_dag(ROOT / "dvc.yaml", values)
+    axes = (values[axis] for axis in ("settings", "methods", "datasets", "seeds"))
+    assert set(names) >= {f"train@{'-'.join(map(str, cell))}" for cell in product(*axes)}
 
 
 def refused(project: Project, *arguments: str) -> str:
@@ -151,12 +153,12 @@ def test_an_invalid_profile_overwrites_nothing(module_project: Project):
 
 
 def paper(method: str, dataset: str) -> dict:
-    params = configure.check(profile.params_of("paper"))
-    return configure.recipe(method, dataset, params)["settings"]
+    params = check(profile.params_of("paper"))
+    return recipe(method, dataset, params)["settings"]
 
 
 def test_the_papers_datasets_and_questions():
-    params = configure.check(profile.params_of("paper"))
+    params = check(profile.params_of("paper"))
     assert params.datasets == list(FACTS)
     for name, section in params.download.items():
         assert section["dataset"] == name
