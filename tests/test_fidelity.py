@@ -8,9 +8,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages import configure
-from stages.runtime.params import read_params
 from stages.sources.facts import FACTS
 from tests.conftest import ROOT
+from tools.profile import params_of
 
 PAGE = (ROOT / "docs/fidelity.md").read_text()
 
@@ -32,7 +32,7 @@ def value(params: Any, key: str) -> Any:
 
 
 def of_profile(name: str) -> dict[str, Any]:
-    return read_params(ROOT / f"profiles/{name}.yaml")
+    return params_of(name)
 
 
 KEYS = [row[-1] for row in rows(5) if spans(row[-1])]
@@ -61,7 +61,7 @@ def test_a_key_and_its_value_are_those_of_the_papers_profile(cell):
 @pytest.mark.parametrize("cell", [cell for cell in KEYS if "the default grid's" in cell])
 def test_a_value_that_is_called_the_default_grids_is(cell):
     ((key, _),) = (span.split(": ") for span in spans(cell.partition(";")[0]))
-    assert value(of_profile("embedded"), key) == YAML(typ="safe").load(spans(cell)[-1])
+    assert value(of_profile("default"), key) == YAML(typ="safe").load(spans(cell)[-1])
 
 
 @pytest.mark.parametrize(("key", "text"), sorted(set(variants())))

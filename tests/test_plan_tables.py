@@ -5,25 +5,25 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from tests.conftest import ROOT
 from tools.planning import planner, tables
 from tools.planning.costs import GPUS, Speed
+from tools.profile import params_of
 
 
 def plan(folder: Path, profile: str, monkeypatch: pytest.MonkeyPatch, **changes: object) -> str:
     """What is printed for a profile, before any download."""
     shutil.copy(ROOT / "dvc.yaml", folder)
     monkeypatch.chdir(folder)
-    params = YAML(typ="safe").load(ROOT / f"profiles/{profile}.yaml") | changes
+    params = params_of(profile) | changes
     speed = Speed(GPUS["h200"], utilisation=0.4, bandwidth_share=0.5, launch=0.001, spread=2)
     assumptions = planner.Assumptions(100, {}, 14, 4.0)
     stages = planner.stages_of_dag(Path("dvc.yaml"), params)
     return tables.report(planner.planner(params, assumptions, speed), "h200", stages)
 
 
-@pytest.mark.parametrize("profile", ["paper", "embedded"])
+@pytest.mark.parametrize("profile", ["paper", "default"])
 def test_no_number_has_an_exponent(tmp_path, monkeypatch, profile):
     assert not re.search(r"\de[+-]\d", plan(tmp_path, profile, monkeypatch))
 

@@ -1,49 +1,164 @@
-"""The shipped profiles: whole params files, each valid, each what it says it is."""
+"""The shipped profiles: the whole default, and what each other one changes; all valid, each what it says it is."""
 
+import io
+import re
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dvc.repo import Repo
+from dvc.utils.hydra import apply_overrides
 from PIL import Image
+from ruamel.yaml import YAML
 
-from stages import configure
+from stages.recipes.params import check
+from stages.recipes.recipe import files, recipe
 from stages.runtime.params import read_params
 from stages.sources.facts import FACTS
 from tests.conftest import ROOT, Project
-from tests.test_dag import expected_names
+from tools import profile
+from tools.planning.planner import stages_of_dag
 
-PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
-
-
-def test_the_default_is_the_embedded_profile():
-    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "profiles/embedded.yaml").read_bytes()
+PROFILES = profile.names()
+DEFAULT = read_params(ROOT / "profiles/default.yaml")
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_every_value_of_a_profile_is_legal(profile):
-    params = configure.check(read_params(ROOT / f"profiles/{profile}.yaml"))
-    for method, dataset in product(params.train, params.datasets):
-        configure.recipe(method, dataset, params)
+def differences(name: str) -> dict:
+    return read_params(ROOT / f"profiles/{name}.yaml")
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_a_profile_expands_to_its_stages(profile, module_project: Project):
-    module_project.run("cp", f"profiles/{profile}.yaml", "params.yaml")
+def test_params_yaml_is_the_default():
+    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "profiles/default.yaml").read_bytes()
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_value_of_a_profile_is_valid(name):
+    files(check(profile.params_of(name)))
+
+
+def equal_keys(differing: dict, default: dict, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Keys whose value is the default's."""
+    found = []
+    for key, value in differing.items():
+        if key in default and value == default[key]:
+            found.append((*path, key))
+        elif isinstance(value, dict) and isinstance(default.get(key), dict) and key not in profile.REPLACED:
+            found += equal_keys(value, default[key], (*path, key))
+    return found
+
+
+@pytest.mark.parametrize("name", set(PROFILES) - {profile.DEFAULT})
+def test_a_profile_says_only_what_differs(name):
+    assert equal_keys(differences(name), DEFAULT) == []
+
+
+def merged(default: dict, changes: dict) -> dict:
+    """The rules of `tools.profile` on plain values."""
+    result = dict(default)
+    for key, value in changes.items():
+        merges = isinstance(value, dict) and value and key not in ("download", "overrides")
+        result[key] = merged(default.get(key) or {}, value) if merges else value
+    return result
+
+
+@pytest.mark.parametrize("name", set(PROFILES) - {profile.DEFAULT})
+def test_a_profile_is_the_default_with_its_differences(name):
+    assert profile.params_of(name) == merged(DEFAULT, differences(name))
+    assert list(profile.params_of(name)) == list(DEFAULT)
+
+
+def test_a_key_comes_with_its_comments():
+    lines = profile.text_of("paper").splitlines()
+    assert "  size: 384 # pixels, as in the paper's code; its text says 328" in lines  # of the profile
+    assert "  warmup_steps: 0" in lines
+    assert "  options: # how many class names a question lists (P1 D.1)" in lines  # of the default
+    assert lines[lines.index("evaluate:") - 2].startswith("# As in the paper's code.")
+    assert lines[lines.index("evaluate:") - 3] == ""
+    assert lines[0].startswith("# The grid of P1")
+    whole = (ROOT / "profiles/default.yaml").read_text().splitlines()
+    assert [line for line in whole if line.startswith("#") and line not in lines] == []
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_change_on_top_of_a_profile_changes_nothing_else(name, tmp_path):
+    """As `dvc exp run -S` rewrites the file."""
+    path = tmp_path / "params.yaml"
+    path.write_text(profile.text_of(name))
+    apply_overrides(path, ["grpo.beta=0.5", "reward=[accuracy, format]", "+train.cls_rl.steps=50"])
+    params = profile.params_of(name)
+    params["grpo"]["beta"], params["reward"], params["train"]["cls_rl"] = 0.5, ["accuracy", "format"], {"steps": 50}
+    assert read_params(path) == params
+
+
+def rewritten(text: str) -> str:
+    """As ruamel.yaml, by which DVC writes params.yaml, leaves it."""
+    yaml, stream = YAML(), io.StringIO()
+    yaml.dump(yaml.load(text), stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_rewritten_profile_keeps_every_comment(name):
+    text = profile.text_of(name)
+    assert re.findall("#.*", rewritten(text)) == re.findall("#.*", text)
+    assert rewritten(rewritten(text)) == rewritten(text)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_expands_to_its_stages(name, module_project: Project):
+    module_project.run("python", "-m", "tools.profile", name)
+    params = module_project.root / "params.yaml"
+    assert params.read_text() == profile.text_of(name)
+    module_project.run("python", "-m", "tools.profile", name)
+    assert params.read_text() == profile.text_of(name), "a second time changes nothing"
     with Repo(str(module_project.root)) as repo:
         names = [stage.name for stage in repo.index.stages]
     assert len(names) == len(set(names))
-    assert set(names) == expected_names(read_params(ROOT / f"profiles/{profile}.yaml"))
+    values = profile.params_of(name)
+    assert len(names) == stages_of_dag(ROOT / "dvc.yaml", values)
+    axes = (values[axis] for axis in ("settings", "methods", "datasets", "seeds"))
+    assert set(names) >= {f"train@{'-'.join(map(str, cell))}" for cell in product(*axes)}
+
+
+def refused(project: Project, *arguments: str) -> str:
+    """The one line in which the command ends; params.yaml is as it was."""
+    before = (project.root / "params.yaml").read_text()
+    done = project.run("python", "-m", "tools.profile", *arguments, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert (project.root / "params.yaml").read_text() == before
+    return done.stderr
+
+
+def test_an_unknown_profile_is_refused_with_the_valid_ones(module_project: Project):
+    assert refused(module_project, "papers") == (
+        "error: profile: 'papers' is invalid; valid: default, own_images, paper\n"
+    )
+
+
+def test_changes_of_ones_own_are_overwritten_by_force_alone(module_project: Project):
+    params = module_project.root / "params.yaml"
+    params.write_text(profile.text_of("own_images").replace("~/images # <--", "~/cats"))
+    assert "`python -m tools.profile paper --force`" in refused(module_project, "paper")
+    module_project.run("python", "-m", "tools.profile", "paper", "--force")
+    assert params.read_text() == profile.text_of("paper")
+
+
+def test_an_invalid_profile_overwrites_nothing(module_project: Project):
+    module_project.run("python", "-m", "tools.profile", "default", "--force")
+    file = module_project.root / "profiles/wrong.yaml"
+    file.write_text("grpo:\n  generation: 4\n")
+    assert "grpo.generation: unknown key; valid: " in refused(module_project, "wrong")
+    file.unlink()
 
 
 def paper(method: str, dataset: str) -> dict:
-    params = configure.check(read_params(ROOT / "profiles/paper.yaml"))
-    return configure.recipe(method, dataset, params)["settings"]
+    params = check(profile.params_of("paper"))
+    return recipe(method, dataset, params)["settings"]
 
 
 def test_the_papers_datasets_and_questions():
-    params = configure.check(read_params(ROOT / "profiles/paper.yaml"))
+    params = check(profile.params_of("paper"))
     assert params.datasets == list(FACTS)
     for name, section in params.download.items():
         assert section["dataset"] == name
@@ -91,9 +206,9 @@ PUBLISHED = {
 }
 
 
-def test_own_images_are_four_lines():
+def test_own_images_are_three_lines():
     marked = [line for line in (ROOT / "profiles/own_images.yaml").read_text().splitlines() if "# <--" in line]
-    assert [line.split()[0] for line in marked] == ["-", "path:", "question:", "shots:"]
+    assert [line.split()[0] for line in marked] == ["-", "path:", "question:"]
 
 
 def pictures(folder: Path) -> Path:
@@ -110,10 +225,10 @@ def pictures(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_own_images_from_four_lines_to_answers_about_new_ones(project: Project, tmp_path_factory):
+def test_own_images_from_three_lines_to_answers_about_new_ones(project: Project, tmp_path_factory):
     """README's words, on the embedded model instead of one that wants a GPU, which a laptop would wait for."""
     images = pictures(tmp_path_factory.mktemp("images"))
-    project.run("cp", "profiles/own_images.yaml", "params.yaml")
+    project.run("python", "-m", "tools.profile", "own_images")
     project.change(download__mine__path=str(images), download__mine__question="What type of texture is in the photo?")
     project.change(**{"split__shots": 3, "model": "embedded", "images__size": 32, "sft__epochs": 1, "grpo__epochs": 1})
     project.change(grpo__max_completion_length=16, evaluate__generation__max_new_tokens=16)

@@ -35,6 +35,7 @@ from stages.split import split as split_stage
 from stages.tasks import confusable, matching, samples
 from tests.conftest import ROOT
 from tests.hub import COMMIT, Hub, repository, serve
+from tools.profile import params_of
 
 COMMON = {"question": "What is in the photo?", "train_per_class": 9, "seed": 0}
 
@@ -413,7 +414,7 @@ def in_common(fetch: Callable[..., Path], root: Path, seeds: int, **bound: int) 
 
     The set has 400 training images of each of three classes.
     """
-    section = read_params(ROOT / "profiles/paper.yaml")["download"]["dtd"]
+    section = params_of("paper")["download"]["dtd"]
     fetch("dtd", **section | {"path": str(coop_set(root, "dtd", (400, 4, 1)))} | bound)
     params = YAML(typ="safe").load(Path("params.yaml")) | {"split": read_params(ROOT / "params.yaml")["split"]}
     YAML().dump(params | {"split": params["split"] | {"validation_shots": 0}}, Path("params.yaml"))
@@ -433,7 +434,7 @@ def test_shots_of_different_seeds_are_independent_draws_from_the_whole_training_
 
 def test_the_papers_sets_are_kept_whole_but_for_imagenet():
     """ImageNet has 1.28 million training images: of its pool of 100 two seeds have 4% of their shots in common."""
-    params = read_params(ROOT / "profiles/paper.yaml")
+    params = params_of("paper")
     kept = {name: section["train_per_class"] for name, section in params["download"].items()}
     assert kept == {name: 100 if name == "imagenet" else None for name in FACTS}
     assert params["split"]["shots"] / kept["imagenet"] == 0.04

@@ -12,19 +12,20 @@ from typing import Any
 import pandas as pd
 from ruamel.yaml import YAML
 
-from stages import configure, sources
+from stages import sources
 from stages.methods.answers import in_tags
 from stages.methods.method import Method
 from stages.methods.method import load as load_method
 from stages.modelling import catalogue as models
 from stages.modelling.folder import HubModelParams
-from stages.report.records import FEW_SHOT
+from stages.recipes.params import Params, check
+from stages.recipes.recipe import lora_target, recipe
 from stages.runtime.errors import UserError
 from stages.runtime.files import expand, read_json, read_parquet, reading
 from stages.runtime.params import validate
 from stages.sources import facts
 from stages.tasks import classification
-from stages.tasks.settings import SETTINGS, BaseToNewParams, parts
+from stages.tasks.settings import FEW_SHOT, SETTINGS, BaseToNewParams, parts
 from stages.training import grpo
 from tools.planning import costs
 from tools.planning.architecture import Architecture
@@ -209,7 +210,7 @@ def stages_of_dag(dag: Path, params: dict[str, Any]) -> int:
 class Planner:
     """All that a plan is computed from: checked parameters, the model, the datasets that are known."""
 
-    params: configure.Params
+    params: Params
     base: BaseModel
     datasets: dict[str, Dataset]
     assumptions: Assumptions
@@ -234,9 +235,9 @@ class Planner:
         Raises:
             UserError: there are fewer samples than a step takes.
         """
-        recipe = configure.recipe(name, dataset, self.params)
-        settings, method = recipe["settings"], load_method(name)
-        reinforced = recipe["trainer"] == "grpo"
+        chosen = recipe(name, dataset, self.params)
+        settings, method = chosen["settings"], load_method(name)
+        reinforced = chosen["trainer"] == "grpo"
         names, rule = self.taught(setting, dataset)
         samples = self.params.split.shots * len(names)
         if reinforced:
@@ -258,7 +259,7 @@ class Planner:
             samples=samples,
             prompts=prompts,
             rank=settings["lora"]["rank"],
-            targets=configure.lora_target(settings["lora"], self.params),
+            targets=lora_target(settings["lora"], self.params),
             dtype=self.base.dtype,
             dropout=settings["lora"]["dropout"],
             attention=self.base.attention,
@@ -383,7 +384,7 @@ def planner(params: dict[str, Any], assumptions: Assumptions, speed: Speed) -> P
     Raises:
         UserError: a parameter is invalid, the model's shapes are not known, or nothing is known of any dataset.
     """
-    checked = configure.check(params)
+    checked = check(params)
     key = f"models.{checked.model}"
     model = models.parse(key, checked.models[checked.model])
     if isinstance(model, HubModelParams):
