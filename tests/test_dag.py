@@ -310,8 +310,6 @@ def test_an_accelerate_profile_makes_what_is_launched_with_it_stale(settled, in_
 
     datasets = ("digits", "shapes")
     trainings = {f"{method}-{dataset}.json" for method in ("sft", "cls_rl", "no_thinking") for dataset in datasets}
-        f"{method}-{dataset}.json" for method in ("sft", "cls_rl", "no_thinking") for dataset in ("digits", "shapes")
-    }
     assert touched("ddp") == set()  # one process alone
     settled.change(launch__strategy="ddp")
     assert touched("ddp") == trainings

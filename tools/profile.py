@@ -26,7 +26,7 @@ from ruamel.yaml.nodes import MappingNode
 
 from stages.recipes.params import check
 from stages.recipes.recipe import files
-from stages.runtime.errors import UserError, told
+from stages.runtime.errors import UserError, reported
 from stages.runtime.files import write_file
 from stages.runtime.params import read_params
 from stages.runtime.provenance import ROOT
@@ -144,5 +144,5 @@ def profile(
 if __name__ == "__main__":
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(profile)
-    with told():
+    with reported():
         app()

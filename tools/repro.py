@@ -53,16 +53,28 @@ def look(targets: list[str]) -> tuple[networkx.DiGraph, set[str]]:
 
 def _look(targets: list[str]) -> tuple[networkx.DiGraph, set[str]]:
     with Repo(_wait_for_lock=True) as repo, repo.lock:
-        stages = {stage.name: stage for stage in repo.index.stages}
-        if unknown := [target for target in targets if target not in stages]:
-            raise UserError(f"stage {unknown[0]!r} is not in dvc.yaml; valid: the names in `dvc stage list`")
-        graph = networkx.relabel_nodes(repo.index.graph, {stage: stage.name for stage in repo.index.graph}).reverse()
-        if targets:
-            needed = set(targets).union(*(networkx.ancestors(graph, target) for target in targets))
-            graph = networkx.DiGraph(graph.subgraph(needed))
+        stages, graph = needed(repo, targets)
         with fast_dvc.each_once({}):
             changed = {name for name in graph if is_changed(stages[name])}
     return graph, set().union(*networkx.bfs_layers(graph, changed))
+
+
+def needed(repo: Repo, targets: list[str]) -> tuple[dict[str, Stage], networkx.DiGraph]:
+    """All stages by name, and the graph of the names that `targets` need (where there are none: of all).
+
+    An edge of the graph points from what is needed to what needs it.
+
+    Raises:
+        UserError: there is no such stage.
+    """
+    stages = {stage.name: stage for stage in repo.index.stages}
+    if unknown := [target for target in targets if target not in stages]:
+        raise UserError(f"stage {unknown[0]!r} is not in dvc.yaml; valid: the names in `dvc stage list`")
+    graph = networkx.relabel_nodes(repo.index.graph, {stage: stage.name for stage in repo.index.graph}).reverse()
+    if targets:
+        of_targets = set(targets).union(*(networkx.ancestors(graph, target) for target in targets))
+        graph = networkx.DiGraph(graph.subgraph(of_targets))
+    return stages, graph
 
 
 def is_changed(stage: Stage) -> bool:

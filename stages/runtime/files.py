@@ -74,7 +74,12 @@ def sync(path: Path) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as JSON: two spaces, keys in the order given, a newline at the end."""
     with write_file(path) as unfinished:
-        unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        unfinished.write_text(json_text(value), encoding="utf-8")
+
+
+def json_text(value: Any) -> str:
+    """The text of a file that `write_json` writes."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def expand(key: str, path: str) -> Path:

@@ -1,0 +1,241 @@
+"""What `dvc repro` would run now, why, and how long that takes. Reads, and writes nothing.
+
+    python -m tools.reach                                       # after a change of params.yaml or of code
+    python -m tools.reach evaluate@few_shot-sft-digits-1        # of one cell and what it needs
+
+`dvc status` names only stage `configure` after such a change, since the files in `recipes/`, which that stage writes,
+hide the rest. Here they are computed and compared with what dvc.lock says; all else is DVC's own status, and what
+follows from a stage that runs is taken to run too. DVC leaves out more where a stage ends with the bytes that it had,
+or where its cache of runs has what is asked for.
+
+Times are those of finished runs in the project's MLflow store: the median of the stage's, or else of its kind's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+from urllib.parse import quote
+
+import networkx
+import typer
+from dvc.exceptions import DvcException
+from dvc.lock import LockError
+from dvc.repo import Repo
+from dvc.stage import Stage
+from tabulate import tabulate
+
+from stages.recipes.params import check
+from stages.recipes.recipe import files
+from stages.runtime.errors import UserError, reported
+from stages.runtime.files import json_text, read_json
+from stages.runtime.params import read_params
+from stages.runtime.tracking_store import store_uri
+from tools import fast_dvc
+from tools.repro import needed
+
+CONFIGURE = "configure"
+
+RECIPES = Path("recipes")
+
+SHOWN = 3
+"""How many keys, files or stages the table names as reasons of one sort."""
+
+FINISHED_RUNS = """
+SELECT tags.value, latest_metrics.value
+FROM runs JOIN tags USING (run_uuid) JOIN latest_metrics USING (run_uuid)
+WHERE runs.status = 'FINISHED' AND runs.lifecycle_stage = 'active'
+AND tags.key = 'dvc.stage' AND latest_metrics.key = 'wall_seconds'
+"""
+
+
+class Reason(NamedTuple):
+    """Why a stage would run.
+
+    Attributes:
+        sort: parameter, code, data, new or upstream.
+        what: the key, file or kind of stage; empty where `sort` says it all.
+    """
+
+    sort: str
+    what: str = ""
+
+
+def kind(stage: str) -> str:
+    """The name of a stage without its cell."""
+    return stage.partition("@")[0]
+
+
+def reach(targets: list[str]) -> dict[str, list[Reason]]:
+    """The stages that `dvc repro` would run, with the reasons, in the order of the graph.
+
+    Raises:
+        UserError: params.yaml is invalid, there is no such stage, or DVC cannot read the pipeline.
+    """
+    recipes = {RECIPES / path: content for path, content in files(check(read_params())).items()}
+    try:
+        with Repo() as repo, repo.lock, fast_dvc.each_once({}):
+            stages, graph = needed(repo, targets)
+            order = list(networkx.lexicographical_topological_sort(graph))
+            reasons = {name: list(dict.fromkeys(_own_reasons(stages[name], recipes))) for name in order}
+    except DvcException as error:
+        raise UserError(f"{' '.join(str(error).split())}; `dvc status` says more") from error
+    for name in order:
+        # What `configure` changes is known file by file.
+        rerun = {kind(before) for before in graph.predecessors(name) if reasons[before]} - {CONFIGURE}
+        reasons[name] += [Reason("upstream", before) for before in sorted(rerun)]
+    return {name: why for name, why in reasons.items() if why}
+
+
+def _own_reasons(stage: Stage, recipes: Mapping[Path, Any]) -> Iterator[Reason]:
+    """Why a stage would run that follow from no other stage."""
+    if not any(out.hash_info for out in stage.outs):  # not in dvc.lock
+        yield Reason("new")
+        return
+    hidden = [dependency for dependency in stage.deps if Path(dependency.def_path) in recipes]
+    for dependency in hidden:
+        path = Path(dependency.def_path)
+        if _md5(recipes[path]) != dependency.hash_info.value:
+            yield from _differences(path, recipes[path])
+    stage.deps = [dependency for dependency in stage.deps if dependency not in hidden]
+    try:
+        status = stage.status().get(stage.addressing, [])
+    except LockError:
+        yield Reason("data", "being written now")
+        return
+    for change in status:
+        if not isinstance(change, dict):
+            yield Reason("code", "dvc.yaml")
+            continue
+        for path, what in (change.get("changed deps", {}) | change.get("changed outs", {})).items():
+            if isinstance(what, dict):  # of params.yaml
+                yield from (Reason("parameter", key) for key in what)
+            else:
+                yield Reason("code" if _is_code(path) else "data", path)
+
+
+def _md5(content: Any) -> str:
+    return hashlib.md5(json_text(content).encode(), usedforsecurity=False).hexdigest()
+
+
+def _is_code(path: str) -> bool:
+    """Whether a path is one of the sources, and not what a stage writes."""
+    return Path(path).parts[0] not in ("data", "metrics", "models", "recipes")
+
+
+def _differences(path: Path, content: Any) -> Iterator[Reason]:
+    """What is new in a recipe; where its old content is not there, its file."""
+    old = read_json(path) if path.is_file() else {}
+    before, after = dict(_leaves(old)), dict(_leaves(content))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)] if old else []
+    for key in keys:
+        yield Reason("code", key[-1]) if key[-1].endswith(".py") else Reason("parameter", ".".join(key))
+    if not keys:
+        yield Reason("parameter or code", str(path))
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, dict) and value:
+        for key, child in value.items():
+            yield from _leaves(child, (*path, key))
+    else:
+        yield path, value
+
+
+def finished_seconds(uri: str) -> dict[str, list[float]]:
+    """Wall seconds of the finished runs of each stage in an MLflow store; of one that is no sqlite file, nothing."""
+    path = uri.removeprefix("sqlite:///")
+    found = defaultdict(list)
+    try:
+        with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as store:
+            for stage, seconds in store.execute(FINISHED_RUNS):
+                found[stage].append(seconds)
+    except sqlite3.Error:  # none there, of another version, or locked
+        return {}
+    return dict(found)
+
+
+def estimate(stages: list[str], finished: Mapping[str, list[float]]) -> dict[str, float]:
+    """Seconds that each stage takes, as far as finished runs of it or of its kind say."""
+    of_kind = defaultdict(list)
+    for stage, seconds in finished.items():
+        of_kind[kind(stage)] += seconds
+    known = {stage: finished.get(stage) or of_kind.get(kind(stage)) for stage in stages}
+    return {stage: statistics.median(seconds) for stage, seconds in known.items() if seconds}
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it.
+
+    >>> duration(0.4), duration(143), duration(7500)
+    ('0 s', '2 min 23 s', '2 h 5 min')
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def because(reasons: list[Reason]) -> str:
+    """Reasons in one line, by sort.
+
+    >>> because([Reason("parameter", "seed"), Reason("upstream", "split"), Reason("parameter", "seed"), Reason("new")])
+    'parameter seed; upstream split; new'
+    """
+    by_sort: dict[str, list[str]] = {}
+    for sort, what in dict.fromkeys(reasons):
+        by_sort.setdefault(sort, []).append(what)
+    return "; ".join(
+        f"{sort} {', '.join(whats[:SHOWN])}{f' and {len(whats) - SHOWN} more' if len(whats) > SHOWN else ''}".strip()
+        for sort, whats in by_sort.items()
+    )
+
+
+def report(reasons: Mapping[str, list[Reason]], seconds: Mapping[str, float]) -> str:
+    """The table of kinds, and the total."""
+    by_kind: dict[str, list[str]] = {}
+    for stage in reasons:
+        by_kind.setdefault(kind(stage), []).append(stage)
+    rows = []
+    for name, stages in by_kind.items():
+        known = [seconds[stage] for stage in stages if stage in seconds]
+        time = duration(sum(known)) if known else "no finished run yet"
+        rows.append([name, len(stages), because([reason for stage in stages for reason in reasons[stage]]), time])
+    without = [row[0] for row in rows if row[-1] == "no finished run yet"]
+    total = f"{len(reasons)} stages, {duration(sum(seconds.values()))} one after the other"
+    return "\n".join(
+        [
+            tabulate(rows, headers=["kind", "stages", "because", "estimated time"]),
+            "",
+            total + (f", without {', '.join(without)}" if without else ""),
+        ]
+    )
+
+
+def main(
+    targets: Annotated[list[str] | None, typer.Argument(help="stages, with all that they need; default: all")] = None,
+    names: Annotated[bool, typer.Option("--names", help="name every stage")] = False,
+) -> None:
+    """Print what `dvc repro` would run now."""
+    reasons = reach(targets or [])
+    if not reasons:
+        print("Nothing would run: all is up to date.")
+        return
+    print(report(reasons, estimate(list(reasons), finished_seconds(store_uri(os.environ, Path.cwd())))))
+    if names:
+        print("", *(f"{stage}: {because(why)}" for stage, why in reasons.items()), sep="\n")
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    with reported():
+        app()
