@@ -32,7 +32,7 @@ def download(dataset: str) -> None:
     task = tasks.load(params.task_of(key))
     with write_directory(f"data/download/{dataset}") as folder:
         with TemporaryDirectory(dir=folder) as scratch:
-            # By way of a file that is mapped into memory: a test set may be larger than that.
+            # Through a file that is mapped into memory: a test set may be larger than that.
             table = Path(scratch) / "table.arrow"
             shared = write_table(chosen, task.by_class, table)
             Dataset.from_file(str(table)).to_parquet(folder / "images.parquet")

@@ -102,7 +102,7 @@ def read_task(model: Path) -> Saved:
     """Read `task.json` of a model's folder.
 
     Raises:
-        UserError: there is no such folder or file, or it is broken.
+        UserError: there is no such folder or file, or it is corrupt.
     """
     path = model / "task.json"
     if not model.is_dir():

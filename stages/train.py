@@ -20,7 +20,7 @@ BASE_MODEL = "models/base_model"
 def train(setting: str, method: str, dataset: str, seed: int) -> None:
     """Read the method's recipe, the base model and a partition; write the trained model, its curves and its cost.
 
-    Where key `launch` asks for several processes, each runs this, and the first writes.
+    Where key `launch` sets several processes, each runs this, and the first writes.
     """
     key = f"{setting}-{method}-{dataset}-{seed}"
     cell = {"setting": setting, "method": method, "dataset": dataset, "seed": seed}

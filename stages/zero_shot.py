@@ -1,4 +1,4 @@
-"""Stage `zero_shot`: the base model, taught nothing, on the test images of one partition."""
+"""Stage `zero_shot`: the base model as it is on the test images of one partition."""
 
 from stages.evaluation.cells import evaluate_model
 from stages.runtime.params import read_section

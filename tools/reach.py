@@ -210,12 +210,14 @@ def report(reasons: Mapping[str, list[Reason]], seconds: Mapping[str, float]) ->
         time = duration(sum(known)) if known else "no finished run yet"
         rows.append([name, len(stages), because([reason for stage in stages for reason in reasons[stage]]), time])
     without = [row[0] for row in rows if row[-1] == "no finished run yet"]
-    total = f"{len(reasons)} stages, {duration(sum(seconds.values()))} one after the other"
+    total = f"{len(reasons)} stages"
+    if seconds:
+        total += f", {duration(sum(seconds.values()))} one after the other"
     return "\n".join(
         [
-            tabulate(rows, headers=["kind", "stages", "because", "estimated time"]),
+            tabulate(rows, headers=["kind", "stages", "because", "estimated time"], maxcolwidths=[None, None, 64, 20]),
             "",
-            total + (f", without {', '.join(without)}" if without else ""),
+            total + (f", without {', '.join(without)}" if seconds and without else ""),
         ]
     )
 

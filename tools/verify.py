@@ -81,8 +81,8 @@ def call(*command: str, folder: Path | None = None) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        told = next((line for line in lines if line.startswith("error: ")), [*lines, "no word"][-1])
-        raise UserError(f"{' '.join(command[:2])}: {told.removeprefix('error: ').removeprefix('fatal: ')}")
+        last = next((line for line in lines if line.startswith("error: ")), [*lines, "no word"][-1])
+        raise UserError(f"{' '.join(command[:2])}: {last.removeprefix('error: ').removeprefix('fatal: ')}")
     return done.stdout
 
 
@@ -248,7 +248,7 @@ def unpromised(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 def fingerprint_of(environments: Mapping[str, Any], stage: str) -> Mapping[str, Any] | None:
-    """The surroundings of a stage in what `stages.runtime.environment` wrote; None where it is not told."""
+    """The environment of a stage in what `stages.runtime.environment` wrote; None where it is not there."""
     return environments.get("environments", {}).get(environments.get("stages", {}).get(stage))
 
 

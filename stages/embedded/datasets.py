@@ -172,7 +172,7 @@ def _real_digits(per_class: int, generator: np.random.Generator) -> list[list[np
     for label in range(10):
         rows = np.flatnonzero(bunch.target == label)
         if len(rows) < per_class:
-            raise ValueError(f"digits has {len(rows)} images of class {label}, {per_class} are asked for")
+            raise ValueError(f"digits has {len(rows)} images of class {label}, {per_class} are wanted")
         chosen = generator.permutation(rows)[:per_class]
         drawn.append([drawing.paint(drawing.enlarge(bunch.images[row] / 16)) for row in chosen])
     return drawn

@@ -1,4 +1,4 @@
-"""Drawing of small grey and coloured images: characters, shapes and textures, and the ways to distort them.
+"""Drawing of small grey and coloured images: characters, shapes and textures, and their distortions.
 
 Everything is a pure function of its arguments and of the numpy generator it is given. A *mask* is a float32 array
 (32, 32) in [0, 1], 1 where there is ink; `paint` makes an RGB image of it.

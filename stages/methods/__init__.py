@@ -1,1 +1,1 @@
-"""How it is taught: one file per method, named as in `params.yaml`, and the rewards."""
+"""Methods of fine-tuning: one file each, named as in `params.yaml`."""

@@ -183,7 +183,7 @@ def known_kind(kind: Any) -> bool:
 
 
 def _check_architecture(key: str, where: str, config: Path) -> None:
-    """Refuse a model whose config tells of none that answers about images in text."""
+    """Refuse a model whose config names none that takes images and answers in text."""
     try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError):
@@ -196,7 +196,7 @@ def _check_architecture(key: str, where: str, config: Path) -> None:
 def _md5(file: Path) -> str:
     """The md5 of a file that may have gigabytes: read where it is new or has changed, else remembered.
 
-    The memory, `md5s.json` among the scratch folders, may be lost or spoilt at any time: then files are read again.
+    The cache, `md5s.json` among the scratch folders, may be lost or corrupt at any time: then files are read again.
     """
     memory = Path(os.environ.get("SCRATCH") or project_root(Path.cwd()) / "scratch") / "md5s.json"
     key, state = str(file.absolute()), _state(file)
@@ -210,7 +210,7 @@ def _md5(file: Path) -> str:
 
 
 def _state(file: Path) -> list[int]:
-    """What tells without reading that a file has changed; its ctime, unlike its mtime, cannot be set."""
+    """What shows without reading that a file has changed; its ctime, unlike its mtime, cannot be set."""
     stat = file.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 

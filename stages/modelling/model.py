@@ -143,7 +143,7 @@ def load_model(
     Its generation config is neutral: of the checkpoint's own it keeps the end tokens. A folder of LoRA adapters is
     loaded on top of the model that its config names. Weights are read from safetensors
     and from nothing else, and no code of the folder is run. With `quantisation`, the model is on this process's GPU,
-    frozen, and prepared for adapters as PEFT asks for: what is not in 4 bits is in float32.
+    frozen, and prepared for adapters as PEFT needs it: what is not in 4 bits is in float32.
 
     Raises:
         UserError: `path` is no such folder, or its files are corrupt, of another model, or not all there; or this
@@ -195,7 +195,7 @@ def load_model(
     if quantisation is not None:
         from peft import prepare_model_for_kbit_training
 
-        # TRL switches gradient checkpointing on, where it is asked for.
+        # TRL switches gradient checkpointing on, where it is set.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return model.eval()
 

@@ -1,6 +1,6 @@
 """Names of TRL and transformers that are private there, and what happens where another version lacks one.
 
-The versions in `requirements.lock` have them all. With another, importing our modules works; whoever needs a name asks
+The versions in `requirements.lock` have them all. With another, importing our modules works; who needs a name checks
 here first, and where it is missing one line on stderr says that the library's own code runs instead, or what is lost.
 """
 

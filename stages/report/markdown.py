@@ -1,4 +1,4 @@
-"""The tables as Markdown, in the shape that the paper prints; `model` is the name of what was taught.
+"""The tables as Markdown, in the shape that the paper prints; `model` is the name of what was fine-tuned.
 
 Each accuracy stands by both rules, of equal standing: in columns or tables beside each other, the best of each bold.
 """

@@ -229,7 +229,7 @@ def _samples(model: Model, best: Candidate) -> str:
 
 
 def _usage(model: Model, best: Candidate) -> str:
-    """Python that asks the model about one image as command `predict` does, with no more than transformers.
+    """Python that prompts the model with one image as command `predict` does, with no more than transformers.
 
     How it decodes and where an answer ends stands in the folder's `generation_config.json`.
     """

@@ -40,7 +40,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def _ignored_in(path: Path) -> Callable[[Path, bool], bool]:
-    """What tells whether a path, `path` or one below it, is ignored, and whether it is a folder."""
+    """What decides whether a path, `path` or one below it, is ignored, and whether it is a folder."""
     absolute = path.absolute()
     root = next((folder for folder in (absolute, *absolute.parents) if (folder / ".dvc").is_dir()), None)
     if root is None:

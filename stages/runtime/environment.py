@@ -1,7 +1,7 @@
 """What bytes may depend on besides inputs, parameters and code, kept beside the results in `metrics/environment.json`.
 
 The file is tracked by git, is no output of DVC and stands in no hash: two machines may differ here and give the same
-bytes. It tells where the outputs that `dvc.lock` describes were made first; who makes the same bytes again leaves it as
+bytes. It says where the outputs that `dvc.lock` describes were made first; who makes the same bytes again leaves it as
 it is. Where `tools/verify.py` finds other bytes, it says from this file whether they had been promised. No time, host,
 path or user stands in it.
 """
@@ -28,7 +28,7 @@ LOCK = FILE.with_name(".environment.lock")
 
 
 def fingerprint() -> dict[str, Any]:
-    """Describe the surroundings of this process.
+    """Describe the environment of this process.
 
     The device and torch's own choice of instructions stand in it only for a process that computes with torch, so that
     it does not matter who else has imported it. Imports nothing heavy.
@@ -39,7 +39,7 @@ def fingerprint() -> dict[str, Any]:
         "architecture": platform.machine(),
         "processor_vendor": processor.get("vendor_id"),
         "processor": processor.get("model name") or platform.processor() or None,
-        # Names such as "AMD EPYC" do not tell generations apart.
+        # Names such as "AMD EPYC" do not distinguish generations.
         "processor_family": f"family {processor.get('cpu family')}, model {processor.get('model')}",
         "avx2": "avx2" in processor.get("flags", "").split(),
         "operating_system": platform.system(),
@@ -51,32 +51,32 @@ def fingerprint() -> dict[str, Any]:
 
 
 def record(stage: str) -> None:
-    """Note in `FILE` that `stage` ran in these surroundings; call it at the stage's end, when its outputs are there.
+    """Note in `FILE` that `stage` ran in this environment; call it at the stage's end, when its outputs are there.
 
-    What is noted stays where the outputs are those that `dvc.lock` has: the same bytes, made elsewhere. Surroundings
+    What is noted stays where the outputs are those that `dvc.lock` has: the same bytes, made elsewhere. Environments
     that no stage names any more are dropped. Other processes are waited for. In a distributed run the first process
     writes. What goes wrong is a warning in one line: no result depends on this file.
     """
     if os.environ.get("RANK", "0") != "0":
         return
-    surroundings = fingerprint()
-    name = md5(json.dumps(surroundings, sort_keys=True).encode()).hexdigest()[:8]
+    environment = fingerprint()
+    name = md5(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:8]
     try:
         with _locked():
             known = read_json(FILE) if FILE.exists() else {"environments": {}, "stages": {}}
             if stage in known["stages"] and as_in_lock(stage):
                 return
             stages = known["stages"] | {stage: name}
-            environments = known["environments"] | {name: surroundings}
+            environments = known["environments"] | {name: environment}
             changed = {
                 "environments": {key: environments[key] for key in sorted(set(stages.values()))},
                 "stages": dict(sorted(stages.items())),
             }
             if changed != known:
                 write_json(FILE, changed)
-    except (OSError, ValueError, LookupError, TypeError) as error:  # or the file is spoilt, for instance by a merge
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
-        print(f"warning: {FILE} not written, the stage goes on: {told}", file=sys.stderr)
+    except (OSError, ValueError, LookupError, TypeError) as error:  # or the file is corrupt, for instance by a merge
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"warning: {FILE} not written, the stage continues: {reason}", file=sys.stderr)
 
 
 def as_in_lock(stage: str, lock: Path = Path("dvc.lock")) -> bool:
@@ -112,14 +112,14 @@ def _version(library: str) -> str | None:
 
 
 def _libc() -> str | None:
-    """For instance `glibc 2.36`; musl and macOS do not tell."""
+    """For instance `glibc 2.36`; musl and macOS do not say."""
     with contextlib.suppress(ValueError, OSError, AttributeError):
         return os.confstr("CS_GNU_LIBC_VERSION")
     return None
 
 
 def _processor() -> dict[str, str]:
-    """What Linux tells of the first processor; empty elsewhere."""
+    """What Linux says of the first processor; empty elsewhere."""
     with contextlib.suppress(OSError):
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
         lines = (line.partition(":") for line in first.splitlines())

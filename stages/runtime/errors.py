@@ -12,8 +12,8 @@ from pathlib import Path
 from stages.runtime.process import Stopped
 
 REMEDIES = {
-    errno.ENOSPC: "make room, then `dvc repro` goes on",
-    errno.EDQUOT: "make room, then `dvc repro` goes on",
+    errno.ENOSPC: "make room, then `dvc repro` resumes",
+    errno.EDQUOT: "make room, then `dvc repro` resumes",
     errno.EFBIG: "raise the limit on file sizes (`ulimit -f`)",
 }
 """What to do about an error of the file system, by its number; any other is taken for one of permissions."""
@@ -52,7 +52,7 @@ def reported() -> Iterator[None]:
         print(f"stopped by {stopped}; `dvc repro` starts it again", file=sys.stderr)
         sys.exit(stopped.status)
     except OSError as error:
-        if error.errno is None:  # not the kernel's: a library's, which has more to tell
+        if error.errno is None:  # not the kernel's: a library's, which says more
             raise
         path = error.filename or "output"
         what = os.strerror(error.errno).lower()

@@ -1,6 +1,6 @@
 """Outputs that appear whole or not at all, written beside their place, then renamed into it; and inputs that are whole.
 
-What goes wrong carries the path of the output or input, whichever library met it; `stages.runtime.errors` tells it.
+What goes wrong carries the path of the output or input, whichever library met it; `stages.runtime.errors` reports it.
 """
 
 import json
@@ -133,10 +133,10 @@ READERS = ("datasets", "huggingface_hub", "pyarrow", "safetensors", "safetensors
 
 
 def is_of_content(error: Exception) -> bool:
-    """Whether an exception says that what was read is broken: what libraries raise of their own for that.
+    """Whether an exception says that what was read is corrupt: what libraries raise of their own for that.
 
     Not so a mistake in code (`TypeError` and its like), want of memory, a package or program that is not there, and
-    what the kernel says of a file: they are told as what they are.
+    what the kernel says of a file: they are reported as what they are.
     """
     if isinstance(error, OSError):
         return error.errno is None

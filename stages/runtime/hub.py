@@ -51,7 +51,7 @@ def fetch_file(key: str, repository: str, name: str, revision: str) -> Path:
 
 
 def _told(key: str, repository: str, revision: str, what: str, fetch: Callable[[], str]) -> Path:
-    """Fetch, and tell what went wrong in one line with the next step."""
+    """Fetch, and report what went wrong in one line with the next step."""
     from huggingface_hub import errors
 
     try:

@@ -1,8 +1,8 @@
 """Matrix products of float32 on x86-64 processors: the same bits on all of them, at three times the speed of MKL's.
 
 MKL gives the same bits on Intel and AMD only on its COMPATIBLE branch, which knows no AVX. oneDNN, which PyTorch brings
-along, does so with AVX2 as long as it is told to look for no more (`determinism.ENVIRONMENT`). So the two operators
-behind every linear layer, forward and backward, are sent there where they are large enough to pay for the way.
+along, does so with AVX2 as long as it may look for no more (`determinism.ENVIRONMENT`). So the two operators
+behind every linear layer, forward and backward, are sent there where they are large enough to pay for it.
 """
 
 import warnings

@@ -97,7 +97,7 @@ def _were_given(processes: "list[psutil.Process]") -> bool:
 def stop_with_dvc() -> None:
     """Stop this process when one of its `starters` dies.
 
-    They are polled by psutil, which DVC brings along: Linux alone has pidfds, and its PR_SET_PDEATHSIG tells of the
+    They are polled by psutil, which DVC brings along: Linux alone has pidfds, and its PR_SET_PDEATHSIG reports the
     death of the parent's thread, which `tools/repro.py` may outlive, and of no grandparent's.
     """
     if "DVC_STAGE" not in os.environ:

@@ -54,7 +54,7 @@ def closure(*modules: str) -> list[Path]:
     return sorted({file.relative_to(ROOT) for file in seen - empty})
 
 
-@functools.cache  # every recipe asks about the same files
+@functools.cache  # every recipe needs the same files
 def _imports(file: Path) -> tuple[list[str], bool]:
     """What a file imports, as names that may be modules, and whether it holds no more than a docstring."""
     tree = ast.parse(file.read_text(encoding="utf-8"))

@@ -29,13 +29,15 @@ FIRST = os.environ.get("RANK", "0") == "0"
 def device(system: Path = Path("/")) -> str:
     """What a stage computes on: the models of the GPUs that it may see, or `cpu`. Does not import torch.
 
-    A command that was interrupted on one device must not go on with another's half: their bits differ.
+    A command that was interrupted on one device must not resume with another's half: their bits differ.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip()
     if visible in ("", "-1") or not any((system / "dev").glob("nvidia[0-9]*")):
         return "cpu"
-    told = sorted((system / "proc/driver/nvidia/gpus").glob("*/information"))
-    models = [match[1] for file in told if (match := re.search(r"^Model:\s*(.+?)\s*$", file.read_text(), re.MULTILINE))]
+    files = sorted((system / "proc/driver/nvidia/gpus").glob("*/information"))
+    models = [
+        match[1] for file in files if (match := re.search(r"^Model:\s*(.+?)\s*$", file.read_text(), re.MULTILINE))
+    ]
     # Of several models, which one it is depends on who is visible.
     return f"gpu {models[0] if len(set(models)) == 1 else [*models, visible]}"
 

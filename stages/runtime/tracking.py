@@ -7,7 +7,7 @@ dataset, setting, seed). `DISABLE_MLFLOW_INTEGRATION=true` switches tracking off
 
 A record, never a condition: MLflow takes two seconds, or hangs, or fails, so a child process (`tracking_store.py`) has
 it, and a thread feeds JSON lines to the child. Only the end of a stage waits for the child, so that who looks after
-`dvc repro` sees everything, and no longer than `FINISH_SECONDS`. Input that ends without `finish` tells the child that
+`dvc repro` sees everything, and no longer than `FINISH_SECONDS`. Input that ends without `finish` shows the child that
 the stage was killed.
 """
 
@@ -79,7 +79,7 @@ def texts(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _new_process() -> subprocess.Popen:
-    """Start the child; in a session of its own, since Ctrl-C is for the stage, which tells the child how it ended."""
+    """Start the child; in a session of its own, since Ctrl-C is for the stage, which sends the child how it ended."""
     command = [sys.executable, "-P", "-W", "ignore", str(CHILD)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
     return subprocess.Popen(command, **pipes, start_new_session=True)
@@ -209,8 +209,10 @@ class Run:
                 pipe.flush()
 
     def _warn(self, reason: object) -> None:
-        told = f"the process that writes to MLflow failed: {reason}; the stage goes on, `make publish` writes it later"
-        print(f"warning: {told}", file=sys.stderr)
+        line = (
+            f"the process that writes to MLflow failed: {reason}; the stage continues, `make publish` writes it later"
+        )
+        print(f"warning: {line}", file=sys.stderr)
 
 
 @contextlib.contextmanager

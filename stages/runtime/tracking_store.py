@@ -6,7 +6,7 @@ first message opens the run, `finish` ends it, and the end of the input without 
 - *One store per project*: `sqlite:///<root>/mlflow.db`, where `<root>` is the original project, also in the copies
   under `.dvc/tmp/exps` in which `dvc exp run --temp` and queue workers run. `MLFLOW_TRACKING_URI` overrides it (a
   relative sqlite path is taken from `<root>`).
-- *A store that fails* is told in one line on stderr. What it did not take is kept in memory, and tried again after a
+- *A store that fails* is reported in one line on stderr. What it did not take is kept, and tried again after a
   growing pause, and once more when the stage ends. A locked sqlite file is given up after `LOCK_SECONDS`; MLflow
   itself would wait for minutes. What is missing in the end, `make publish` (`tools/publish.py`) writes later, from
   the files under `metrics/records`.
@@ -14,8 +14,8 @@ first message opens the run, `finish` ends it, and the end of the input without 
   and the history of finished runs is worth keeping.
 - *No run is removed*: when a run ends, the earlier FAILED and KILLED runs of that stage and experiment get the tags
   `superseded` (true) and `superseded.by` (the run's id), by which a search leaves them out. Runs left RUNNING because
-  this process died too (power) become KILLED when any stage next starts. Who lives is asked of the kernel: every run
-  holds a lock on a file beside the store, which tells the truth across containers and reused process ids.
+  this process died too (power) become KILLED when any stage next starts. The kernel knows who lives: every run
+  holds a lock on a file beside the store, which holds across containers and reused process ids.
 """
 
 from __future__ import annotations
@@ -160,8 +160,10 @@ class Record:
         except store_faults() as error:
             self.next_write = time.monotonic() + self.pause
             if self.pause == PAUSE_SECONDS:
-                told = f"{problem(self.uri, error)}; the stage goes on, `make publish` writes later what stays missing"
-                print(f"warning: {told}", file=sys.stderr, flush=True)
+                line = (
+                    f"{problem(self.uri, error)}; the stage continues, `make publish` writes later what stays missing"
+                )
+                print(f"warning: {line}", file=sys.stderr, flush=True)
             self.pause *= 2
         signal.alarm(0)
 

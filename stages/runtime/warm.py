@@ -3,11 +3,11 @@
 Half of the default grid's time would go into importing torch, transformers, TRL and MLflow in 90 processes. Who runs
 many stages (`tools/repro.py`) starts one server, whose socket stands in the environment variable `WARM_SOCKET`. A stage
 that finds it there hands its command line, folder, environment and output over, and waits; without a server, or where
-its surroundings differ from the server's, it runs by itself. The server imports libraries only, never the code of a
+its environment differs from the server's, it runs by itself. The server imports libraries only, never the code of a
 stage (of `stages` it forgets all before a stage begins), draws no random number and starts no thread, so that a forked
 stage computes what a new process would.
 
-This file is the stage's side, `warm_server.py` the server's. A stage dies with the command that asked for it, and the
+This file is the stage's side, `warm_server.py` the server's. A stage dies with the command that started it, and the
 server with the one that started it.
 """
 
@@ -27,7 +27,7 @@ FORKED = "WARM_FORKED"
 """Set in a stage that came from the server: the libraries are there."""
 
 
-def surroundings() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The environment variables that libraries may have read while they were imported."""
     ignored = (
         "DO_NOT_TRACK",  # set by our own tracking
@@ -77,7 +77,7 @@ def _ask(path: str, command: str, arguments: list[str]) -> int | None:
             "folder": str(Path.cwd()),
             "environment": dict(os.environ),
         }
-        message = json.dumps(request | {"surroundings": surroundings()}).encode()
+        message = json.dumps(request | {"surroundings": environment()}).encode()
         socket.send_fds(connection, [struct.pack("!I", len(message))], [0, 1, 2])
         connection.sendall(message)
         answer = connection.recv(1)

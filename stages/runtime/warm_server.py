@@ -29,7 +29,7 @@ LIBRARIES = (
     "trl.trainer.grpo_trainer",
     "trl.trainer.sft_trainer",
 )
-"""What stages import, some by way of our own modules."""
+"""What stages import, some through our own modules."""
 
 
 def serve(path: str) -> None:
@@ -40,7 +40,7 @@ def serve(path: str) -> None:
 
     from stages.runtime.determinism import ENVIRONMENT
 
-    before = warm.surroundings()
+    before = warm.environment()
     pinned = ENVIRONMENT | {process.STARTER: str(os.getpid())}
     os.environ.update(ENVIRONMENT)
     listener = socket.socket(socket.AF_UNIX)
@@ -58,7 +58,7 @@ def serve(path: str) -> None:
         with contextlib.suppress(TimeoutError):
             connection, _ = listener.accept()
             connection.settimeout(10.0)
-            # Who asks may die in the middle of it.
+            # The client may die in the middle of it.
             with connection, contextlib.suppress(OSError, ValueError, struct.error):
                 _answer(connection, listener, before, pinned)
 
@@ -89,7 +89,7 @@ def _answer(connection: socket.socket, listener: socket.socket, before: dict[str
 
 
 def _run(connection: socket.socket, files: list[int], request: dict, pinned: dict[str, str]) -> int:
-    """Become the process that asked, as far as a stage can tell, and run its command; return its exit status."""
+    """Become the client process, as far as a stage can see, and run its command; return its exit status."""
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)

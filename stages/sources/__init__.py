@@ -27,7 +27,7 @@ def load(key: str, params: Source) -> Chosen:
     """List the samples of a source, choose those that are kept, and compare with what is known of the dataset.
 
     Raises:
-        UserError: the source is not there, is not in its format, or lacks what is asked for.
+        UserError: the source is not there, is not in its format, or lacks what is wanted.
     """
     if isinstance(params, embedded.Params):
         return embedded.load(key, params)

@@ -40,7 +40,7 @@ Amount = Annotated[float, Field(gt=0), AfterValidator(_whole_or_share)]
 
 
 class SourceParams(Section):
-    """What every source of images is told.
+    """The keys of every source of images.
 
     Of each class at most `train_per_class` training images are kept (null: all). Shots of any seed are drawn from
     these: under a bound of k images, two seeds have about shots / k of their shots in common. `validation_per_class`
@@ -72,7 +72,7 @@ class SourceParams(Section):
         return self.task
 
     def may_have_validation(self) -> bool:
-        """Whether there are validation images, as far as the section tells: some show it only when they are read."""
+        """Whether there are validation images, as far as the section says: some show it only when they are read."""
         return self.validation_per_class is not None or self.has_own_validation()
 
     def has_own_validation(self) -> bool:
@@ -80,7 +80,7 @@ class SourceParams(Section):
         return True
 
     def check(self, key: str) -> None:
-        """Check what no single key tells.
+        """Check what no single key shows.
 
         Raises:
             UserError: keys do not fit together.
@@ -156,7 +156,7 @@ def assign(key: str, listing: Listing, params: SourceParams) -> list[Example]:
     """Choose the images that are kept and the split of each; ordered by class, split and name.
 
     Raises:
-        UserError: there is no test split and none is asked for, or a class has too few images.
+        UserError: there is no test split and none is set, or a class has too few images.
     """
     given = {example.split for example in listing.examples}
     if "test" not in given and params.test_per_class is None:
@@ -188,7 +188,7 @@ def assign(key: str, listing: Listing, params: SourceParams) -> list[Example]:
 
 
 def checked_classes(key: str, listing: Listing, params: SourceParams) -> tuple[list[str], list[str]]:
-    """The class names, cleaned, and underscores replaced if asked for; and what is to be said of them.
+    """The class names, cleaned, and underscores replaced if set; and what is to be said of them.
 
     Of the paper's sets are valid, with a warning, names that have a comma or are equal but for case; and without one
     those that stand twice.
@@ -278,7 +278,7 @@ def _check_distinct(key: str, old: Sequence[str], new: Sequence[str]) -> None:
 
 
 def _ambiguous(key: str, names: Sequence[str], known: bool) -> list[str]:
-    """What an option list or a reward cannot tell apart: refused, but in the paper's own sets."""
+    """What an option list or a reward cannot distinguish: refused, but in the paper's own sets."""
     warnings = []
     if not known and len(set(names)) < len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)

@@ -26,7 +26,7 @@ class Facts:
         title: its name in the paper.
         classes: how many.
         test: images of the test set that the paper scores.
-        question: what the paper asks.
+        question: the paper's.
         own_split: whether CoOp drew the split itself (50/20/30), so that no other copy has the paper's test set.
     """
 
@@ -82,7 +82,7 @@ def compare(name: str, classes: int, test: int, kept: int, question: str, coop: 
         classes: how many classes the source has.
         test: how many test images the source has.
         kept: how many of them are kept.
-        question: what is asked.
+        question: the dataset's.
         coop: whether the split is CoOp's.
 
     >>> compare("dtd", 47, 1880, 1880, FACTS["dtd"].question, coop=False)
@@ -99,5 +99,5 @@ def compare(name: str, classes: int, test: int, kept: int, question: str, coop: 
     if kept != test:
         notes.append(f"{kept} of {test} test images are kept")
     if question != facts.question:
-        notes.append(f"the question is {question!r}, the paper asks {facts.question!r}")
+        notes.append(f"the question is {question!r}, the paper's is {facts.question!r}")
     return notes

@@ -114,7 +114,7 @@ def _columns(key: str, found: Any, split: str, params: Params) -> Any:
 
 @contextmanager
 def _reading(key: str, folder: Path) -> Iterator[None]:
-    """Tell in one line what the readers of `datasets` say of a dataset's content."""
+    """Report in one line what the readers of `datasets` say of a dataset's content."""
     try:
         yield
     except UserError:

@@ -100,7 +100,7 @@ def _names(path: Path, params: Params) -> list[str] | None:
 
 
 def _names_in(schema: dict[bytes, bytes], field: dict[bytes, bytes], params: Params) -> list[str] | None:
-    """The names that a file's metadata tells, as the `datasets` library writes them or under `names`."""
+    """The names that a file's metadata has, as the `datasets` library writes them or under `names`."""
     found: Any = None
     try:
         if b"huggingface" in schema:

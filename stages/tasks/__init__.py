@@ -1,1 +1,1 @@
-"""What is asked: datasets, few-shot samples, questions, option lists, how an answer is matched."""
+"""Tasks: one file each; and the samples that are drawn for them."""

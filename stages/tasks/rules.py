@@ -1,7 +1,7 @@
 """When a text is the right answer: the rules of the papers' code, and exact ones beside them.
 
-An answer in a completion is read in two ways there: evaluation takes the first answer tag, which may span lines, and
-the accuracy reward the first that does not.
+An answer in a completion is read differently by two parts of it: evaluation takes the first answer tag, which may span
+lines, and the accuracy reward the first that does not.
 """
 
 import logging

@@ -50,7 +50,7 @@ class Images(Sequence[list[Image.Image]]):
         """Decode the images of a sample, or of several.
 
         Raises:
-            UserError: an image is broken, or its row is not in the table.
+            UserError: an image is corrupt, or its row is not in the table.
         """
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]

@@ -1,7 +1,7 @@
 """What a task is: how an example becomes a question, which answers are right, and what else is scored.
 
 A task is one file of this room with a class `Task` derived from the one here. Nothing else of the project names a task:
-sources give what its `columns` say, the engine prompts with its question, rewards and evaluation ask it for a verdict.
+sources give what its `columns` say, the engine prompts with its question, rewards and evaluation take its verdict.
 """
 
 from abc import ABC, abstractmethod

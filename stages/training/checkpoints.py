@@ -47,7 +47,7 @@ NONE = "no checkpoints of this training, which begins anew if it is interrupted"
 
 
 class Checkpoints:
-    """The checkpoints of one training, in a folder whose name tells it from trainings with other inputs."""
+    """The checkpoints of one training, in a folder whose name is that of its inputs."""
 
     def __init__(self, folder: str | Path):
         """Start the clock.

@@ -376,7 +376,7 @@ def progress(trainer: Any) -> None:
 
 
 def tidy(log: dict[str, float]) -> dict[str, float]:
-    """A trainer's log entry under our names: what is learned from, and nothing that tells the time.
+    """A trainer's log entry under our names: what is learned from, and nothing about time.
 
     Of reinforcement: `reward_spread`, the mean over the groups of the rewards' standard deviation within one;
     `share_without_spread` of groups, which have no gradient; `entropy` of the policy per token, in nats;

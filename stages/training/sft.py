@@ -73,7 +73,7 @@ def train(training: Training) -> tuple[Any, Record]:
 def whole_text(processor: Any, rows: list[dict[str, Any]]) -> Any:
     """A batch whose loss is over all text, as in the collator of the paper's code.
 
-    The text is the chat template's, asked for a further answer: prompt, answer, and an empty assistant header behind
+    The text is the chat template's, open for a further answer: prompt, answer, and an empty assistant header behind
     it. All of it counts but padding and what stands for the image.
 
     Args:

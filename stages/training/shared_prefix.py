@@ -99,7 +99,7 @@ class Sample:
     """A prompt as the model reads it, without padding. P: its tokens, I: its images.
 
     Attributes:
-        key: what tells it from other samples.
+        key: unique to the sample.
         ids: (P,) int64.
         positions: (3, P) int64, temporal, height and width position of each token (mRoPE).
         next_position: position of the first completion token, on all three axes.
@@ -411,7 +411,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         self._row_numbers: list[int] = []
         self._kept: Encoding | None = None
         self._redirect = _ForwardRedirection()
-        # A layer of the adapters, which tells whether they are switched off for the reference.
+        # A layer of the adapters, which shows whether they are switched off for the reference.
         self._tuner = None
         if is_peft_model(self.model):
             from peft.tuners.tuners_utils import BaseTunerLayer
@@ -613,7 +613,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
                 for value in values
             )
 
-        # By way of the model's own call, so that its wrapper (DDP) sees a forward pass.
+        # Through the model's own call, so that its wrapper (DDP) sees a forward pass.
         with self.accelerator.autocast():
             return self._redirect(model, inside, run, completions)
 
@@ -712,7 +712,7 @@ def why_not_shared(trainer: GRPOTrainer) -> str | None:
         "FSDP and ZeRO-3 split the weights": splits_weights(trainer),
         "pad_to_multiple_of": args.pad_to_multiple_of,
         "cast_lm_head_to_fp32": args.cast_lm_head_to_fp32,
-        "the generation config asks for more than sampling": config is not None
+        "the generation config wants more than sampling": config is not None
         and (
             config.num_return_sequences not in (None, 1)
             or config.get_generation_mode() not in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH)

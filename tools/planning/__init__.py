@@ -1,1 +1,1 @@
-"""What a grid costs, told before it is run; for `python -m tools.plan`."""
+"""What a grid costs, before it is run; for `python -m tools.plan`."""

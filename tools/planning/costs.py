@@ -251,7 +251,7 @@ def step_work(architecture: Architecture, training: Training, sample: Sample) ->
     def forward(tokens: float, pairs: float) -> float:
         return architecture.language_flops(tokens, pairs) + 2 * adapters * tokens
 
-    def taught(tokens: float, pairs: float, scored: float) -> float:
+    def trained(tokens: float, pairs: float, scored: float) -> float:
         passes = times * architecture.language_flops(tokens, 0)
         # Adapters are trained, and attention, which has no weights, is passed through on its way to them.
         passes += (3 + again) * (architecture.language_flops(0, pairs) + 2 * adapters * tokens)
@@ -260,7 +260,7 @@ def step_work(architecture: Architecture, training: Training, sample: Sample) ->
     prompts, group = training.prompts, training.generations
     if not training.reinforced:
         scored = sample.tokens if training.loss_on_prompt else sample.completion
-        return Work(0, 0, prompts * (vision_times * image + taught(sample.tokens, sample.tokens**2, scored)))
+        return Work(0, 0, prompts * (vision_times * image + trained(sample.tokens, sample.tokens**2, scored)))
     fresh = prompts / training.iterations
     encoded = image + forward(sample.prompt, sample.prompt**2)
     scored = group * sample.completion
@@ -270,7 +270,7 @@ def step_work(architecture: Architecture, training: Training, sample: Sample) ->
     sampled = forward(inputs, inputs * sample.tokens) + head
     if training.shares:
         pairs = sample.prompt**2 + inputs * (sample.prompt + inputs)
-        training_flops = vision_times * image + taught(sample.prompt + inputs, pairs, scored)
+        training_flops = vision_times * image + trained(sample.prompt + inputs, pairs, scored)
         kept = training.passes == 1 and training.iterations == 1
         sampling = encoded + sampled
         # Frozen weights: without the adapters, that are switched off.
@@ -283,7 +283,7 @@ def step_work(architecture: Architecture, training: Training, sample: Sample) ->
         whole = architecture.language_flops(group * sample.tokens, group * sample.tokens**2)
         reference = group * image + whole + head
         training_flops = group * vision_times * image
-        training_flops += taught(group * sample.tokens, group * sample.tokens**2, scored)
+        training_flops += trained(group * sample.tokens, group * sample.tokens**2, scored)
     return Work(fresh * sampling, fresh * reference * (training.beta > 0), prompts * training_flops)
 
 
@@ -373,7 +373,7 @@ def training_memory(architecture: Architecture, training: Training, sample: Samp
     # TRL sums the gradient of the output projection in float32, over all of the vocabulary.
     head = BYTES["float32"] * architecture.embedding * (training.adaptation == "full")
     tile = BYTES[training.precision] * min(4096, rows * tokens) * min(TILE, architecture.vocabulary)
-    taught = activation_bytes(architecture, training, rows * tokens, rows * images * sample.patches) + head + tile
+    trained = activation_bytes(architecture, training, rows * tokens, rows * images * sample.patches) + head + tile
     drawn = 0.0
     if training.reinforced:
         drawn = architecture.cache_bytes(fresh_rows * tokens, training.precision)
@@ -388,7 +388,7 @@ def training_memory(architecture: Architecture, training: Training, sample: Samp
         reference=weights / shards * (has_reference and training.adaptation == "full"),
         copies=copied_weights(architecture, training),
         store=min(REFERENCE_STORE, kept) * (has_reference and training.shares),
-        working=max(taught, drawn),
+        working=max(trained, drawn),
     )
 
 

@@ -60,7 +60,7 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class BaseModel:
-    """The model that is taught.
+    """The model that is fine-tuned.
 
     Attributes:
         dtype: in which it is published.
@@ -216,8 +216,8 @@ class Planner:
     assumptions: Assumptions
     speed: Speed
 
-    def taught(self, setting: str, dataset: str) -> tuple[Sequence[str], Any]:
-        """The names of the classes that are taught, and the rule of their option lists."""
+    def trained_classes(self, setting: str, dataset: str) -> tuple[Sequence[str], Any]:
+        """The names of the classes that are trained on, and the rule of their option lists."""
         (_, names, rule), *_ = self.parts(setting, dataset)
         return names, rule
 
@@ -238,7 +238,7 @@ class Planner:
         chosen = recipe(name, dataset, self.params)
         settings, method = chosen["settings"], load_method(name)
         reinforced = chosen["trainer"] == "grpo"
-        names, rule = self.taught(setting, dataset)
+        names, rule = self.trained_classes(setting, dataset)
         samples = self.params.split.shots * len(names)
         if reinforced:
             grpo.check_step(samples, settings["global_batch_size"], settings["epoch"])

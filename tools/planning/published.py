@@ -1,4 +1,4 @@
-"""Shapes of the published Qwen2-VL models, so that their cost can be told before anything is downloaded.
+"""Shapes of the published Qwen2-VL models, so that their cost is known before anything is downloaded.
 
 They are what `config.json` of each repository says; a test holds their parameter counts against the published ones.
 """
