@@ -1,4 +1,4 @@
-"""One way to ask and to read a model: training and every evaluation see the same prompt, pixels, settings and ends."""
+"""Training and every evaluation have the same prompt, pixels, settings of decoding and ends of completions."""
 
 import json
 import shutil
@@ -22,14 +22,15 @@ from stages.modelling import generation
 from stages.modelling.generation import GenerationParams, encode, generate
 from stages.modelling.model import load_model, load_processor, save, save_processor
 from stages.predict import answers, decoded, read_task
+from stages.report.candidates import Candidate, Prompting
+from stages.rewards.reward import Completion
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, write_json
-from stages.tasks import questions, samples
-from stages.training import grpo
+from stages.tasks import classification, images, samples
+from stages.tasks.task import BaseTask, Sample
 from tests import small
 from tests.conftest import write_random_model
 from tests.hostile import HOSTILE, write_checkpoint
-from tests.test_best import candidate
 from tests.test_shared_prefix import build
 
 QUESTION, CLASSES = "What digit is in the photo?", ["zero", "one", "two"]
@@ -40,7 +41,7 @@ GREEDY = GenerationParams(batch_size=2, max_new_tokens=6, temperature=0.0)
 def word(tmp_path_factory: pytest.TempPathFactory) -> int:
     """An ordinary token, the first that the random model says of the first image."""
     folder = write_random_model(tmp_path_factory.mktemp("word"))
-    (text, _), *_ = asked(folder)
+    (text, _), *_ = evaluated(folder)
     return load_processor(folder).tokenizer(text)["input_ids"][0]
 
 
@@ -62,14 +63,14 @@ def checkpoint(folder: Path, word: int | None, settings: dict) -> Path:
 
 
 def conversations() -> list[list[dict]]:
-    return [sample["prompt"] for sample in small.samples("no_thinking", CLASSES)]
+    return [example.prompt for example in small.examples("no_thinking", CLASSES)]
 
 
-def pictures() -> list[Image.Image]:
-    return [sample["image"] for sample in small.samples("no_thinking", CLASSES)]
+def pictures() -> list[list[Image.Image]]:
+    return [example.images for example in small.examples("no_thinking", CLASSES)]
 
 
-def asked(folder: Path, params: GenerationParams = GREEDY) -> generation.Outputs:
+def evaluated(folder: Path, params: GenerationParams = GREEDY) -> generation.Completions:
     return generate(load_model(folder), load_processor(folder), conversations(), pictures(), params, seed=1)
 
 
@@ -77,19 +78,17 @@ def sampled(folder: Path, scratch: Path, **changes: object) -> list[tuple[str, s
     """What one step of training samples, as rewards see it: texts, their answers, their numbers of tokens."""
     seen = []
 
-    def watch(*completion: object) -> float:
-        seen.append(completion)
+    def watch(completion: Completion, sample: Sample, task: BaseTask) -> float:
+        seen.append((completion.text, sample.answer, completion.tokens))
         return 0.0
 
     settings = {"steps": 1, "global_batch_size": 3, "per_device_batch_size": 3} | changes
-    params = grpo.Params.model_validate(small.settings("no_thinking", **settings))
-    model, processor = load_model(folder), load_processor(folder)
-    grpo.train(model, processor, small.samples("no_thinking", CLASSES), {"watch": watch}, params, 1, scratch, [])
+    small.train(folder, "no_thinking", scratch, small.examples("no_thinking", CLASSES), {"watch": watch}, **settings)
     assert len(seen) == 6
     return sorted(seen)
 
 
-def twice(outputs: generation.Outputs) -> list[tuple[str, str, int]]:
+def twice(outputs: generation.Completions) -> list[tuple[str, str, int]]:
     """What training samples in groups of two where it is all but greedy."""
     return sorted((text, answer, tokens) for answer, (text, tokens) in zip(CLASSES, outputs, strict=True))
 
@@ -121,32 +120,32 @@ def test_no_setting_of_a_checkpoint_is_taken(neutral, hostile):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_checkpoints_own_settings_change_no_answer_of_evaluation(neutral, hostile, temperature):
+def test_a_checkpoints_own_settings_change_no_completion_of_evaluation(neutral, hostile, temperature):
     params = GREEDY.model_copy(update={"temperature": temperature})
-    assert asked(hostile, params) == asked(neutral, params)
+    assert evaluated(hostile, params) == evaluated(neutral, params)
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_checkpoints_own_settings_change_nothing_that_training_samples(neutral, hostile, tmp_path, shared):
-    """By our trainer and by TRL's; all but greedy, it samples what evaluation answers."""
+    """By our trainer and by TRL's; all but greedy, it samples what evaluation generates."""
     drawn = [sampled(folder, tmp_path / folder.parent.name, shared_prefix=shared) for folder in (neutral, hostile)]
     assert drawn[0] == drawn[1]
     assert len({text for text, *_ in drawn[0]}) > 3
     greedy = sampled(hostile, tmp_path / "greedy", shared_prefix=shared, temperature=1e-4)
-    assert greedy[::2] == greedy[1::2] == twice(asked(neutral))
+    assert greedy[::2] == greedy[1::2] == twice(evaluated(neutral))
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_completion_ends_at_the_second_end_token(tmp_path_factory, neutral, word, tmp_path, shared):
     """In evaluation and in training, and the token is no part of the text, though it was an ordinary word before."""
-    without = asked(checkpoint(tmp_path_factory.mktemp("one") / "base", None, {}))
+    without = evaluated(checkpoint(tmp_path_factory.mktemp("one") / "base", None, {}))
     text = load_processor(neutral).tokenizer.decode([word], skip_special_tokens=True)
     assert text == ""
     tokenizer = load_processor(neutral).tokenizer
     spoken = tokenizer.decode([word], skip_special_tokens=False)
     said = [text.partition(spoken)[0] if spoken in text else text for text, _ in without]
     assert said[0] != without[0][0]
-    outputs = asked(neutral)
+    outputs = evaluated(neutral)
     assert [text for text, _ in outputs] == said
     assert outputs[0][1] < without[0][1]
     greedy = sampled(neutral, tmp_path, shared_prefix=shared, temperature=1e-4)
@@ -168,11 +167,11 @@ def test_training_and_evaluation_read_the_same_tokens_and_pixels(tmp_path, start
         processor.save_pretrained(folder)
         processor = load_processor(folder)
         assert processor.tokenizer("one")["input_ids"][0] == number
-    rows = small.samples("no_thinking", CLASSES)
+    given = small.examples("no_thinking", CLASSES)
     trainer = build(GRPOTrainer, folder, tmp_path / "scratch")
-    prompts = [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in rows]
+    prompts = [prepare_multimodal_messages(each.prompt, images=each.images) for each in given]
     tokens, _, fields = trainer._tokenize_prompts(prompts)
-    batch = encode(processor, [row["prompt"] for row in rows], [row["image"] for row in rows])
+    batch = encode(processor, [each.prompt for each in given], [each.images for each in given])
     assert [
         ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ] == tokens
@@ -181,28 +180,29 @@ def test_training_and_evaluation_read_the_same_tokens_and_pixels(tmp_path, start
     assert [tokens[0].count(id_) for id_ in processor.tokenizer.convert_tokens_to_ids([token])] == [2]
 
 
-def published_way(image: Image.Image, size: int) -> Image.Image:
+def published_resizing(image: Image.Image, size: int) -> Image.Image:
     """The evaluation of P1: `smart_resize` of the Qwen2-VL helper package, by hand, then the square."""
     width, height = ({64: 56, 500: 504, 375: 364, 32: 56}[side] for side in image.size)
     return image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC).resize((size, size), Image.LANCZOS)
 
 
 @pytest.mark.parametrize(
-    ("shape", "way"), [((64, 64), (56, 56)), ((500, 375), (504, 364)), ((375, 500), (364, 504)), ((32, 32), (56, 56))]
+    ("shape", "rounded"),
+    [((64, 64), (56, 56)), ((500, 375), (504, 364)), ((375, 500), (364, 504)), ((32, 32), (56, 56))],
 )
-def test_images_go_to_evaluation_as_published(shape, way):
+def test_images_go_to_evaluation_as_published(shape, rounded):
     """First to multiples of 28 by bicubic resizing, then to the square by Lanczos."""
-    assert samples.multiples_of_28(*shape, "") == way
+    assert images.multiples_of_28(*shape, "") == rounded
     image = Image.effect_mandelbrot(shape, (-2, -1, 1, 1), 40).convert("RGB")
     content = encoded(image, "PNG")
-    published = samples.decode(content, "", 384, "published")
-    assert published.tobytes() == published_way(image, 384).tobytes()
-    direct = samples.decode(content, "", 384)
+    published = images.decode(content, "", 384, "published")
+    assert published.tobytes() == published_resizing(image, 384).tobytes()
+    direct = images.decode(content, "", 384)
     assert direct.tobytes() == image.resize((384, 384), Image.LANCZOS).tobytes()
     assert direct.tobytes() != published.tobytes()
 
 
-def test_a_turned_image_is_turned_but_for_the_published_way():
+def test_a_turned_image_is_turned_but_not_as_published():
     """Where nothing turns it later either: transformers would."""
     image = Image.new("RGB", (64, 64), (255, 0, 0))
     image.paste((0, 0, 255), (0, 0, 32, 64))
@@ -210,40 +210,40 @@ def test_a_turned_image_is_turned_but_for_the_published_way():
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     content = encoded(image, "JPEG", exif=exif, quality=95)
     above, left = (48, 8), (8, 48)
-    for way, blue, red in (("direct", above, left), ("published", left, above)):
-        image_ = samples.decode(content, "", 64, way)
+    for resizing, blue, red in (("direct", above, left), ("published", left, above)):
+        image_ = images.decode(content, "", 64, resizing)
         assert image_.getpixel(blue)[2] > 200 > image_.getpixel(blue)[0]
         assert image_.getpixel(red)[0] > 200 > image_.getpixel(red)[2]
         assert load_image(image_).tobytes() == image_.tobytes()
 
 
-def test_an_image_that_the_published_way_does_not_take():
+def test_an_image_that_published_resizing_does_not_take():
     content = encoded(Image.new("RGB", (402, 2)), "PNG")
     with pytest.raises(
         UserError, match=r"^x: has 402 x 2 pixels; valid where images\.evaluation is published: at most 200"
     ):
-        samples.decode(content, "x", 32, "published")
-    samples.decode(content, "x", 32)
+        images.decode(content, "x", 32, "published")
+    images.decode(content, "x", 32)
 
 
-@pytest.mark.parametrize("way", ["direct", "published"])
-def test_predictions_are_the_evaluations(hostile, tmp_path, way):
+@pytest.mark.parametrize("resizing", ["direct", "published"])
+def test_predictions_are_the_evaluations(hostile, tmp_path, resizing):
     """`predict` and the evaluating stages: the same pixels and settings, of a model as `best` saves it."""
     shutil.copytree(hostile, tmp_path / "model")
     method = load_method("cls_rl")
-    chosen = candidate("cls_rl").task.model_copy(
-        update={
-            "conversation": method.conversation("{question}", "all"),
-            "generation": GREEDY,
-            "images": samples.ImageParams(size=32, evaluation=way),
-        }
+    prompting = Prompting(
+        task="classification",
+        method="cls_rl",
+        conversation=method.conversation("{question}", "all"),
+        images=images.ImageParams(size=32, evaluation=resizing),
+        generation=GREEDY,
+        seed=1,
     )
-    write_json(
-        tmp_path / "model/task.json",
-        best.task(candidate("cls_rl").model_copy(update={"task": chosen}), QUESTION, CLASSES),
-    )
+    # Of a candidate it reads no more.
+    chosen = Candidate.model_construct(prompting=prompting)
+    write_json(tmp_path / "model/task.json", best.task(chosen, QUESTION, CLASSES))
     task = read_task(tmp_path / "model")
-    assert (task.generation, task.images.evaluation) == (GREEDY, way)
+    assert (task.generation, task.images.evaluation) == (GREEDY, resizing)
     files = []
     for i in range(4):
         image = Image.effect_mandelbrot((90 + 40 * i, 70), (-2 + i / 3, -1, 1, 1), 25).convert("RGB")
@@ -252,22 +252,24 @@ def test_predictions_are_the_evaluations(hostile, tmp_path, way):
         (tmp_path / f"{i}.jpg").write_bytes(encoded(image, "JPEG", exif=exif))
         files.append(tmp_path / f"{i}.jpg")
     table = tmp_path / "images.parquet"
-    pd.DataFrame({"image": [{"bytes": file.read_bytes(), "path": None} for file in files]}).to_parquet(table)
-    same = {"label": 0, "answer": "zero", "options": CLASSES, "part": "all"}
-    rows = [{"row": row, "question": questions.render(QUESTION, CLASSES), **same} for row in range(4)]
+    pd.DataFrame({"images": [[{"bytes": file.read_bytes(), "path": None}] for file in files]}).to_parquet(table)
+    listed = classification.Task().question(QUESTION, CLASSES)
+    same = {"question": listed, "answer": "zero", "options": CLASSES, "part": "all", "image_count": 1}
+    rows = [{"row": row, **same} for row in range(4)]
     model, processor = load_model(tmp_path / "model"), load_processor(tmp_path / "model")
     params = evaluation.EvaluateParams(prompts="published", zero_shot_method="sft", generation=GREEDY)
     tested = evaluation.evaluate(
         model,
         processor,
         method,
-        samples.Samples(rows, samples.Images(table, range(4), 32, way)),
+        classification.Task(),
+        samples.Samples(rows, samples.Images(table, range(4), 32, resizing)),
         params,
         1,
         tmp_path / "s",
     )
     predicted = answers(model, processor, task, QUESTION, decoded(iter(files), task.images, []))
-    assert [each.output for each in predicted] == list(tested["output"])
+    assert [each.completion for each in predicted] == list(tested["completion"])
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -290,4 +292,4 @@ def test_saved_models_carry_neutral_settings(hostile, tmp_path):
     assert {"min_new_tokens", "bad_words_ids", "sequence_bias", "guidance_scale", "a_setting_of_tomorrow"}.isdisjoint(
         full
     )
-    assert asked(tmp_path / "full") == asked(hostile)
+    assert evaluated(tmp_path / "full") == evaluated(hostile)
