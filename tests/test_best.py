@@ -16,9 +16,10 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 
-from stages import best, configure
+from stages import best
 from stages.modelling.model import load_model, load_processor, save, save_processor
 from stages.predict import answers, decoded, read_task
+from stages.recipes.params import check
 from stages.report.candidates import Candidate, ranked, read_candidates
 from stages.report.model_card import Base, Model, model_card
 from stages.runtime.content import content_md5
@@ -393,7 +394,7 @@ def test_adapters_name_their_base_model_on_the_hub(validated, in_directory, tmp_
 )
 def test_mistakes_in_best(changes, said):
     with pytest.raises(UserError) as caught:
-        configure.check(read_params(ROOT / "params.yaml") | changes)
+        check(read_params(ROOT / "params.yaml") | changes)
     assert str(caught.value) == said
 
 
@@ -401,8 +402,8 @@ def test_no_validation_shots_is_told_before_any_work():
     params = read_params(ROOT / "params.yaml")
     params["split"]["validation_shots"] = 0
     with pytest.raises(UserError, match=r"split\.validation_shots: 0 is invalid where best names datasets"):
-        configure.check(params)
-    configure.check(params | {"best": []})
+        check(params)
+    check(params | {"best": []})
 
 
 @pytest.mark.parametrize(
@@ -422,7 +423,7 @@ def test_a_dataset_without_validation_images_is_told_before_any_work(section, va
     params["download"]["mine"] = common | section
     params |= {"datasets": ["mine", "digits"], "best": ["mine"]}
     if valid:
-        configure.check(params)
+        check(params)
     else:
         with pytest.raises(UserError, match=r"mine\.validation_per_class: None is invalid where best names"):
-            configure.check(params)
+            check(params)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from stages import configure
+from stages.recipes.params import check
+from stages.recipes.recipe import recipe
 from stages.sources.facts import FACTS
 from tests.conftest import ROOT
 from tools.profile import params_of
@@ -72,15 +73,15 @@ def test_a_variant_is_another_value_and_a_legal_one(key, text):
     new = YAML(typ="safe").load(text)
     assert section[last] != new
     section[last] = new
-    configure.check(params)
+    check(params)
 
 
 def test_steps_are_those_of_the_released_trainers_arithmetic():
-    params = configure.check(of_profile("paper"))
+    params = check(of_profile("paper"))
     table = {name: cells for name, *cells in rows(3) if name in FACTS}
     assert set(table) == set(FACTS)
     for name, written in table.items():
-        settings = configure.recipe("cls_rl", name, params)["settings"]
+        settings = recipe("cls_rl", name, params)["settings"]
         epochs, step = int(settings["epochs"]), settings["global_batch_size"]
         sizes = [params.split.shots * classes for classes in (FACTS[name].classes, FACTS[name].classes // 2)]
         published = [epochs * (-(-size // 8) // 2) for size in sizes]

@@ -3,9 +3,11 @@
 import pytest
 from ruamel.yaml import YAML
 
-from stages import configure
+from stages.methods.method import names
+from stages.recipes.params import check
+from stages.recipes.recipe import recipe
 from stages.runtime.errors import UserError
-from stages.runtime.params import read_params
+from stages.runtime.params import RENAMED, read_params
 from tests.conftest import ROOT
 
 MISTAKES = [
@@ -13,13 +15,13 @@ MISTAKES = [
     ("datasets", ["digits", "digits"], "datasets: 'digits' stands twice"),
     ("datasets", [], r"datasets: \[\] is invalid"),
     ("datasets", ["uci-digits"], "datasets: 'uci-digits' is invalid; valid: digits, .* no dash"),
-    ("methods", ["no-thinking"], "methods: 'no-thinking' is invalid; valid: sft, cls_rl, no_thinking, .* no dash"),
+    ("methods", ["no-thinking"], "methods: 'no-thinking' is invalid; valid: adaptive_thinking, cls_rl, .* no dash"),
     ("methods", "sft", "methods: 'sft' is invalid; valid: a valid list"),
     ("settings", ["fewshot"], "settings: 'fewshot' is invalid; valid: few_shot, base_to_new"),
     ("seeds", [-1], "seeds: -1 is invalid; valid: whole numbers from 0 on"),
     ("seeds", [1.5], r"seeds\.0: 1\.5 is invalid; valid: a valid integer"),
     ("transfer", ["base"], "transfer: 'base' is invalid; valid: few_shot, base_to_new"),
-    ("reward", "equalty", "reward: 'equalty' is invalid; valid: accuracy, format, equality, "),
+    ("reward", "equalty", "reward: 'equalty' is invalid; valid: accuracy, adaptive_format, "),
     ("reward", ["accuracy", "accuracy"], "reward: 'accuracy' stands twice"),
     (
         "rewards__accuracy__rule",
@@ -39,11 +41,15 @@ MISTAKES = [
     ("sft__epochs", 5, r"sft: \{'steps': \d+, 'epochs': 5\} is invalid; valid: exactly one of steps and epochs"),
     ("grpo__adaptation", "adapter", r"grpo\.adaptation: 'adapter' is invalid; valid: 'full', 'lora' or 'qlora'"),
     ("grpo__steps", None, "exactly one of steps and epochs is a number"),
-    ("grpo__prompts_per_pass", 3, "per_device_batch_size must divide global_batch_size"),
+    ("grpo__per_device_batch_size", 3, "per_device_batch_size must divide global_batch_size"),
     ("train__cls_rl__learning_rat", 1e-4, r"train\.cls_rl\.learning_rat: unknown key; valid: .*learning_rate"),
     ("train__cls_rl__generations", 1, r"train\.cls_rl\.generations: 1 is invalid"),
-    ("train__clsrl", {}, "train: 'clsrl' is invalid; valid: sft, cls_rl"),
-    ("evaluate__zero_shot_method", "none", r"evaluate\.zero_shot_method: 'none' is invalid; valid: sft, "),
+    ("train__clsrl", {}, "train: 'clsrl' is invalid; valid: adaptive_thinking, cls_rl"),
+    (
+        "evaluate__zero_shot_method",
+        "none",
+        r"evaluate\.zero_shot_method: 'none' is invalid; valid: adaptive_thinking, ",
+    ),
     ("evaluate__prompts", "mine", r"evaluate\.prompts: 'mine' is invalid; valid: 'published' or 'training'"),
     ("evaluate__generation__batch_size", 0, r"evaluate\.generation\.batch_size: 0 is invalid"),
     ("shots", 4, "shots: unknown key; valid: datasets, methods, settings, seeds, "),
@@ -65,52 +71,62 @@ def changed(key: str, value: object) -> dict:
     *parents, last = key.split("__")
     section = params
     for parent in parents:
-        section = section[parent]
+        section = section.setdefault(parent, {})
     section[last] = value
     return params
 
 
 @pytest.mark.parametrize(("key", "value", "message"), MISTAKES)
-def test_mistake_is_told_in_one_line(key, value, message):
+def test_mistake_ends_in_one_line(key, value, message):
     params = changed(key, value)
     with pytest.raises(UserError, match=message) as error:
-        checked = configure.check(params)
-        for name in checked.train:
-            configure.recipe(name, "digits", checked)
+        checked = check(params)
+        for name in names():
+            recipe(name, "digits", checked)
     assert "\n" not in str(error.value)
 
 
-def test_params_yaml_is_legal_and_every_method_has_a_recipe():
-    checked = configure.check(read_params(ROOT / "params.yaml"))
-    length = checked.rewards.length.model_dump() | {"correct_only": None}
-    assert {name: configure.recipe(name, "digits", checked)["rewards"] for name in checked.train} == {
+def test_params_yaml_is_valid_and_every_method_has_a_recipe():
+    checked = check(read_params(ROOT / "params.yaml"))
+    accuracy, plain, length = {"weight": 1.0, "rule": "exact"}, {"weight": 1.0}, checked.rewards["length"]
+    assert {name: recipe(name, "digits", checked)["rewards"] for name in names()} == {
         "sft": {},
-        "cls_rl": {"accuracy": {"rule": "exact"}, "format": {}},
-        "no_thinking": {"equality": {}},
-        "think_after_answer": {"accuracy": {"rule": "exact"}, "answer_first_format": {}},
-        "adaptive_thinking": {"accuracy": {"rule": "exact"}, "adaptive_format": {}},
-        "cls_rl_length": {"accuracy": {"rule": "exact"}, "format": {}, "length": length},
+        "cls_rl": {"accuracy": accuracy, "format": plain},
+        "no_thinking": {"equality": plain},
+        "think_after_answer": {"accuracy": accuracy, "answer_first_format": plain},
+        "adaptive_thinking": {"accuracy": accuracy, "adaptive_format": plain},
+        "cls_rl_length": {"accuracy": accuracy, "format": plain, "length": length},
     }
 
 
-def test_length_pays_by_the_rule_of_the_accuracy_reward_and_knows_it_only_where_it_asks():
-    params = changed("rewards__length__correct_only", True)
-    for rule in ("exact", "published"):
-        params["rewards"]["accuracy"]["rule"] = rule
-        rewards = configure.recipe("cls_rl_length", "digits", configure.check(params))["rewards"]
-        assert (rewards["accuracy"], rewards["length"]["correct_only"]) == ({"rule": rule}, rule)
+@pytest.mark.parametrize("section", ["sft", "grpo", "train__no_thinking", "overrides__digits"])
+@pytest.mark.parametrize(("old", "new"), list(RENAMED.items()))
+def test_a_key_of_before_ends_in_a_line_that_names_the_new_one(section, old, new):
+    with pytest.raises(UserError, match=f"{section.replace('__', '.')}.{old}: unknown key; it is now called {new}"):
+        recipe("no_thinking", "digits", check(changed(f"{section}__{old}", 8)))
+
+
+@pytest.mark.parametrize("rule", [None, "exact", "published"])
+def test_length_has_its_own_rule_for_wrong_answers(rule):
+    rewards = recipe("cls_rl_length", "digits", check(changed("rewards__length__correct_only", rule)))["rewards"]
+    assert (rewards["accuracy"]["rule"], rewards["length"]["correct_only"]) == ("exact", rule)
+
+
+def test_a_reward_without_parameters_may_have_a_weight():
+    rewards = recipe("cls_rl", "digits", check(changed("rewards__format__weight", 0.5)))["rewards"]
+    assert rewards["format"] == {"weight": 0.5}
 
 
 def test_reward_replaces_the_rewards_of_every_reinforcement_method_and_no_other():
-    names = ["accuracy", "format", "length"]
-    checked = configure.check(changed("reward", names))
-    for name in checked.train:
-        assert list(configure.recipe(name, "digits", checked)["rewards"]) == ([] if name == "sft" else names)
+    chosen = ["accuracy", "format", "length"]
+    checked = check(changed("reward", chosen))
+    for name in names():
+        assert list(recipe(name, "digits", checked)["rewards"]) == ([] if name == "sft" else chosen)
 
 
 def test_override_of_a_method_stays_its_own():
-    checked = configure.check(changed("train__cls_rl__learning_rate", 0.5))
-    rates = {name: configure.recipe(name, "digits", checked)["settings"]["learning_rate"] for name in checked.train}
+    checked = check(changed("train__cls_rl__learning_rate", 0.5))
+    rates = {name: recipe(name, "digits", checked)["settings"]["learning_rate"] for name in names()}
     assert rates.pop("cls_rl") == 0.5
     assert 0.5 not in rates.values()
 
@@ -133,9 +149,9 @@ def test_a_broken_file(tmp_path, text, message):
 
 
 def test_overrides_of_a_dataset_reach_every_method_and_yield_to_the_methods_own():
-    params = configure.check(changed("overrides__digits", {"learning_rate": 0.5, "max_completion_length": 7}))
+    params = check(changed("overrides__digits", {"learning_rate": 0.5, "max_completion_length": 7}))
     settings = {
-        (method, dataset): configure.recipe(method, dataset, params)["settings"]
+        (method, dataset): recipe(method, dataset, params)["settings"]
         for method in ("sft", "cls_rl", "no_thinking")
         for dataset in ("digits", "letters")
     }
@@ -155,7 +171,7 @@ def test_adapters_go_where_the_catalogue_says():
         params["sft"]["lora"] |= lora
         if lora.get("catalogue", True) is None:
             del params["models"]["embedded"]["lora"], params["sft"]["lora"]["catalogue"]
-        return configure.recipe("sft", "digits", configure.check(params))["settings"]["lora"]["target"]
+        return recipe("sft", "digits", check(params))["settings"]["lora"]["target"]
 
     own = YAML(typ="safe").load(ROOT / "params.yaml")["models"]["embedded"]["lora"]
     assert target() == own["language"]

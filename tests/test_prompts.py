@@ -10,12 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stages.configure import check
-from stages.methods import catalogue
-from stages.methods.method import load
+from stages.methods.method import load, names
+from stages.recipes.params import check
 from stages.runtime.params import read_params
-from stages.tasks import questions
-from stages.tasks.classes import SETTINGS
+from stages.tasks import classification
+from stages.tasks.settings import SETTINGS
 from tests.conftest import ROOT
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -40,7 +39,7 @@ def compare(name: str, value: object, update: bool) -> None:
 
 def test_rendered_prompts(processor, golden):
     prompts = {}
-    for name in catalogue.METHODS:
+    for name in names():
         method = load(name)
         parts = {"training": None, "evaluation of all": "all", "evaluation of base": "base", "evaluation of new": "new"}
         prompts[name] = {
@@ -88,7 +87,7 @@ def test_sft_is_evaluated_as_the_papers_code_evaluates_it(part):
     assert turn["content"][1]["text"].startswith(f"{question} {'Please' if part == 'base' else 'First'} output the")
 
 
-def test_sft_is_asked_as_it_was_trained_where_no_part_is_named():
+def test_sft_is_prompted_as_it_was_trained_where_no_part_is_named():
     """`evaluate.prompts: training`: the system turn, and the image behind the text, as in the paper's SFT code."""
     system, user = load("sft").conversation("Q")
     assert system["content"][0]["text"] == load("sft").system
@@ -97,20 +96,20 @@ def test_sft_is_asked_as_it_was_trained_where_no_part_is_named():
 
 def test_option_list_is_written_as_in_the_papers_code():
     """The notebook strips its text: no space stands before "Please"."""
-    assert questions.render("Q", ["a", "b"]) == "Q\nPlease choose one from list [ a, b]."
+    assert classification.render("Q", ["a", "b"]) == "Q\nPlease choose one from list [ a, b]."
 
 
 def test_option_list_is_one_token_and_the_names_behind_it(processor):
-    """As the embedded base model is taught it: a phrase that is spelled otherwise would fall apart into bytes."""
-    text = questions.render("What digit is in the photo?", ["two", "one"])
+    """As the embedded base model is trained with it: a phrase that is spelled otherwise would fall apart into bytes."""
+    text = classification.render("What digit is in the photo?", ["two", "one"])
     tokens = processor.tokenizer.convert_ids_to_tokens(processor.tokenizer(text)["input_ids"])
     assert tokens[-6:] == ["?", "\nPlease choose one from list [", "Ġtwo", ",", "Ġone", "]."]
 
 
-def test_the_base_model_was_taught_every_prompt():
+def test_the_base_model_was_trained_with_every_prompt():
     from stages.embedded import curriculum
 
-    for name in catalogue.METHODS:
+    for name in names():
         method = load(name)
         for prompt in (method.prompt, *method.evaluation_prompts.values(), method.system or ""):
             rest = prompt.replace("{question}", "").lstrip("\n.")
@@ -164,7 +163,7 @@ def test_split_takes_k_of_each_class_and_no_image_twice(tmp_path, in_directory):
     assert rows.is_unique
     images = pd.read_parquet("data/download/shapes/images.parquet")
     assert set(images["split"]) == {"train", "validation", "test"}
-    assert Image.open(BytesIO(images["image"][0]["bytes"])).size == (32, 32)
+    assert Image.open(BytesIO(images["images"][0][0]["bytes"])).size == (32, 32)
     classes = images["label"].nunique()
     train = pd.read_parquet("data/partition/base_to_new/1/train/shapes.parquet")
     test = pd.read_parquet("data/partition/base_to_new/1/test/shapes.parquet")

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from stages.configure import check, recipe
+from stages.recipes.params import check
+from stages.recipes.recipe import recipe
 from tests.conftest import ROOT
 from tests.test_dag import expected_names
 from tools.profile import names as profiles

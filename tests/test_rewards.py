@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from math_verify import parse, verify
 
-from stages import rewards
-from stages.methods import catalogue
 from stages.methods.answers import in_tags
 from stages.methods.method import load
-from stages.rewards import accuracy, length
+from stages.rewards.reward import Completion, names
+from stages.rewards.reward import load as load_reward
+from stages.tasks import classification, region, rules
+from stages.tasks.task import Sample
 from tests.conftest import ROOT
 
 # completion, answer -> accuracy, format, equality, answer_first_format, adaptive_format
@@ -50,11 +51,17 @@ TABLE = [
 NAMES = ("accuracy", "format", "equality", "answer_first_format", "adaptive_format")
 
 
+def paid(name: str, completion: str, answer: str, tokens: int = 5, **params: object) -> float:
+    """What a reward of these parameters gives for a completion of a class name."""
+    reward, _ = load_reward(name, params)
+    return reward(Completion(completion, None, tokens), Sample("Which?", answer), classification.Task())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_golden_table(name):
-    reward = rewards.load(name, {"rule": "exact"} if name == "accuracy" else {})
+    params = {"rule": "exact"} if name == "accuracy" else {}
     column = NAMES.index(name) + 2
-    got = [(row[0], reward(row[0], row[1], 5)) for row in TABLE]
+    got = [(row[0], paid(name, row[0], row[1], **params)) for row in TABLE]
     assert got == [(row[0], float(row[column])) for row in TABLE]
 
 
@@ -79,15 +86,14 @@ VECTORS = [
 
 @pytest.mark.parametrize(("completion", "label", "published", "exact", "form", "equal"), VECTORS)
 def test_vectors_of_the_released_functions(completion, label, published, exact, form, equal):
-    names = {"published": accuracy.Reward("published"), "exact": accuracy.Reward("exact")}
-    names |= {name: rewards.load(name, {}) for name in ("format", "equality")}
-    got = {name: reward(completion, label, 9) for name, reward in names.items()}
+    got = {rule: paid("accuracy", completion, label, rule=rule) for rule in ("published", "exact")}
+    got |= {name: paid(name, completion, label) for name in ("format", "equality")}
     assert got == {"published": published, "exact": exact, "format": form, "equality": equal}
 
 
 @pytest.mark.parametrize("row", TABLE)
 def test_without_numbers_both_rules_give_the_same(row):
-    assert accuracy.Reward("published")(row[0], row[1], 5) == row[2]
+    assert paid("accuracy", row[0], row[1], rule="published") == row[2]
 
 
 def naive(completion: str, label: str) -> bool:
@@ -112,22 +118,22 @@ THOUGHTS = st.sampled_from(
 @given(thought=THOUGHTS, guess=PHRASES, label=PHRASES)
 def test_published_is_the_authors_function_on_numbers_and_words(thought, guess, label):
     completion = f"{thought}<answer>{guess}</answer>"
-    assert accuracy.published(completion, label) == naive(completion, label)
+    assert rules.math_verify(completion, label) == naive(completion, label)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(text=st.text(max_size=60), label=st.text(st.characters(exclude_characters="<>"), min_size=1, max_size=20))
 def test_exact_is_paid_for_the_label_and_for_nothing_else(text, label):
-    assert accuracy.exact(f"<think>{text}</think> <answer> {label} </answer>", label) == (
+    assert rules.same_text(f"<think>{text}</think> <answer> {label} </answer>", label) == (
         "<answer>" not in text and "\n" not in label
     )
-    assert accuracy.exact(f"<answer>{label}x</answer>", label) is False
+    assert rules.same_text(f"<answer>{label}x</answer>", label) is False
 
 
 def test_a_label_without_an_expression_leaves_the_completion_unparsed(monkeypatch):
     seen = []
-    monkeypatch.setattr(accuracy, "expressions", lambda text: seen.append(text) or [])
-    assert not accuracy.published("<answer>$9^9$</answer>", "river")
+    monkeypatch.setattr(rules, "expressions", lambda text: seen.append(text) or [])
+    assert not rules.math_verify("<answer>$9^9$</answer>", "river")
     assert seen == ["<answer>river</answer>"]
 
 
@@ -161,11 +167,11 @@ def test_no_completion_keeps_the_published_rule_busy():
     """In a process of its own, with a limit that only a computation without end reaches."""
     code = (
         "import json, sys\n"
-        "from stages.rewards import accuracy\n"
+        "from stages.tasks import rules\n"
         "for name, bomb in json.load(sys.stdin).items():\n"
         "    for label in ('Cessna 172', '$(1,2)$', '$x<1$', '9^9^9^9'):\n"
         "        for form in ('<answer>{}</answer>', '<think>The answer is {} </think> <answer>DC-3</answer>'):\n"
-        "            print(name, label, accuracy.published(form.format(bomb), label), flush=True)\n"
+        "            print(name, label, rules.math_verify(form.format(bomb), label), flush=True)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -178,48 +184,66 @@ def test_no_completion_keeps_the_published_rule_busy():
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 8 * len(BOMBS)
-    paid = [line for line in done.stdout.splitlines() if line.endswith("True")]
-    assert paid == ["power tower 9^9^9^9 True"]
+    right = [line for line in done.stdout.splitlines() if line.endswith("True")]
+    assert right == ["power tower 9^9^9^9 True"]
 
 
 @pytest.mark.parametrize("bomb", ["9^9^9", "$2^{9}$", "$5!$", "9" * 10_000])
 def test_an_expression_out_of_bounds_is_none(bomb):
-    assert accuracy.expressions(f"<answer> {bomb} </answer> 172 ") == []
-    assert accuracy.expressions("<answer>a</answer> 172 ") != []
+    assert rules.expressions(f"<answer> {bomb} </answer> 172 ") == []
+    assert rules.expressions("<answer>a</answer> 172 ") != []
 
 
 def test_every_name_loads():
     constants = {"weight": 1.0, "steepness": 1.0, "midpoint": 2.0, "unit": 8.0, "correct_only": None}
-    parameters = {"accuracy": {"rule": "published"}, "length": constants}
-    for name in catalogue.REWARDS:
-        reward = rewards.load(name, parameters.get(name, {}))
-        assert isinstance(reward("<answer>river</answer>", "river", 5), float)
+    params = {"accuracy": {"rule": "published"}, "length": constants}
+    completion = Completion("<answer>[0, 0, 500, 1000]</answer>", "[0, 0, 500, 1000]", 5)
+    sample = Sample("Where?", "[0, 0, 500, 1000]", box=(0.0, 0.0, 0.5, 1.0))
+    for name in names():
+        reward, weight = load_reward(name, params.get(name, {}))
+        assert isinstance(reward(completion, sample, region.Task()), float)
+        assert weight == 1.0
+
+
+def test_a_reward_sees_the_completion_and_the_sample():
+    """The box of the sample, the parsed answer of the completion, and how long it is."""
+    overlap, _ = load_reward("overlap", {})
+    sample = Sample("Where?", "[0, 0, 500, 1000]", box=(0.0, 0.0, 0.5, 1.0))
+    found = [
+        overlap(Completion("", answer, 9, truncated=answer is None), sample, region.Task())
+        for answer in ("[0, 0, 500, 1000]", "[250, 0, 500, 1000]", "[500, 0, 1000, 1000]", "left", None)
+    ]
+    assert found == [1.0, 0.5, 0.0, 0.0, 0.0]
 
 
 def test_length_is_logistic_and_saturates():
-    reward = length.Reward(weight=0.5, steepness=2.0, midpoint=3.0, unit=4.0, correct_only=None)
-    # L = 12 / 4 = 3 = L0, so R = 1 / (1 + lambda) = 1/3, half of which is paid.
-    assert reward("x", "y", 12) == pytest.approx(0.5 / 3)
+    params = {"weight": 0.5, "steepness": 2.0, "midpoint": 3.0, "unit": 4.0, "correct_only": None}
+
+    def reward(tokens: int) -> float:
+        return paid("length", "x", "y", tokens, **params)
+
+    # L = 12 / 4 = 3 = L0, so R = 1 / (1 + lambda) = 1/3; the weight counts in the sum of rewards.
+    assert reward(12) == pytest.approx(1 / 3)
+    assert load_reward("length", params)[1] == 0.5
     # L = 5: R = 1 / (1 + 2 exp(-2)).
-    assert reward("x", "y", 20) == pytest.approx(0.5 / (1 + 2 * math.exp(-2)))
-    assert reward("x", "y", 10**9) == pytest.approx(0.5)
-    values = [reward("x", "y", tokens) for tokens in range(60)]
+    assert reward(20) == pytest.approx(1 / (1 + 2 * math.exp(-2)))
+    assert reward(10**9) == pytest.approx(1)
+    values = [reward(tokens) for tokens in range(60)]
     assert values == sorted(values)
 
 
-@pytest.mark.parametrize(("rule", "paid"), [("exact", 0), ("published", 0.25)])
-def test_length_may_leave_wrong_answers_unpaid_by_the_rule_of_the_accuracy_reward(rule, paid):
-    reward = length.Reward(weight=0.5, steepness=1.0, midpoint=3.0, unit=4.0, correct_only=rule)
-    assert reward("<answer>forest</answer>", "river", 100) == 0
-    assert reward("<answer>BAE 146-300</answer>", "BAE 146-200", 12) == pytest.approx(paid)
-    assert reward("<answer>river</answer>", "river", 12) == pytest.approx(0.25)
+@pytest.mark.parametrize(("rule", "share"), [("exact", 0), ("published", 0.5)])
+def test_length_may_leave_wrong_answers_unpaid_by_a_rule_of_the_accuracy_reward(rule, share):
+    params = {"steepness": 1.0, "midpoint": 3.0, "unit": 4.0, "correct_only": rule}
+    assert paid("length", "<answer>forest</answer>", "river", 100, **params) == 0
+    assert paid("length", "<answer>BAE 146-300</answer>", "BAE 146-200", 12, **params) == pytest.approx(share)
+    assert paid("length", "<answer>river</answer>", "river", 12, **params) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("label", ["river", " river", "river ", "\triver\r"])
 def test_a_label_is_stripped_and_a_completion_is_not(label):
     """As in P1's code, which strips what stands in the solution's tag."""
-    equality = rewards.load("equality", {})
-    assert equality("river", label, 1) == 1
-    assert equality(label, label, 1) == (label == "river")
+    assert paid("equality", "river", label) == 1
+    assert paid("equality", label, label) == (label == "river")
     assert in_tags(label) == "<answer>river</answer>"
     assert load("sft").target(label) == "<answer>river</answer>"

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from ruamel.yaml import YAML
 
-from stages import configure, download, sources
+from stages import download, sources
 from stages.embedded import datasets as embedded
+from stages.recipes.params import check
 from stages.report.footnotes import read_notes, with_notes
 from stages.rewards import accuracy
 from stages.runtime.errors import UserError
@@ -894,7 +895,7 @@ def test_mistake_in_a_section_is_told_before_any_work(section, message):
     params = read_params(ROOT / "params.yaml")
     params["download"]["mine"] = COMMON | section
     with pytest.raises(UserError, match=message) as error:
-        configure.check(params)
+        check(params)
     assert "\n" not in str(error.value)
 
 

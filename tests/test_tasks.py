@@ -1,4 +1,4 @@
-"""What is asked: shots, option lists, halves, matching, as the papers' facts have them."""
+"""Classification: shots, option lists, halves, matching, as the papers' facts have them; and the other tasks."""
 
 from pathlib import Path
 
@@ -10,11 +10,12 @@ from stages.embedded import curriculum
 from stages.embedded import datasets as embedded
 from stages.runtime.errors import UserError
 from stages.runtime.provenance import closure
-from stages.tasks import few_shot, matching, questions
-from stages.tasks.classes import BaseToNewParams, FewShotParams, parts
+from stages.tasks import classification, draws, rules
+from stages.tasks.settings import BaseToNewParams, FewShotParams, parts
+from stages.tasks.task import OptionRule, Sample
 
-FEW_SHOT = few_shot.OptionRule(fraction=0.4, minimum=30, maximum=100, all_below_minimum=False)
-BASE_TO_NEW = few_shot.OptionRule(fraction=0.8, minimum=30, maximum=100, all_below_minimum=False)
+FEW_SHOT = OptionRule(fraction=0.4, minimum=30, maximum=100, all_below_minimum=False)
+BASE_TO_NEW = OptionRule(fraction=0.8, minimum=30, maximum=100, all_below_minimum=False)
 
 # Dataset: classes, few-shot options by the text's rule and by the floor of 30, base-to-new options of the base half.
 OPTIONS = {
@@ -36,9 +37,9 @@ OPTIONS = {
 def test_option_counts_are_the_papers(dataset):
     classes, text, floor, base = OPTIONS[dataset]
     all_names = FEW_SHOT.model_copy(update={"all_below_minimum": True})
-    assert questions.option_count(classes, all_names) == text
-    assert questions.option_count(classes, FEW_SHOT) == floor
-    assert questions.option_count(classes // 2, BASE_TO_NEW) == base
+    assert classification.option_count(classes, all_names) == text
+    assert classification.option_count(classes, FEW_SHOT) == floor
+    assert classification.option_count(classes // 2, BASE_TO_NEW) == base
 
 
 @given(
@@ -51,22 +52,22 @@ def test_option_counts_are_the_papers(dataset):
 def test_option_lists(classes, answer, seed, fraction, minimum):
     names = [f"class {i}" for i in range(classes)]
     answer = names[answer % classes]
-    rule = few_shot.OptionRule(fraction=fraction, minimum=minimum, maximum=100, all_below_minimum=False)
-    options = questions.draw_options(answer, names, rule, few_shot.generator(seed))
+    rule = OptionRule(fraction=fraction, minimum=minimum, maximum=100, all_below_minimum=False)
+    options = classification.draw_options(answer, names, rule, draws.generator(seed))
     assert answer in options
-    assert len(options) == len(set(options)) == questions.option_count(classes, rule)
+    assert len(options) == len(set(options)) == classification.option_count(classes, rule)
     assert set(options) <= set(names)
-    assert options == questions.draw_options(answer, names, rule, few_shot.generator(seed))
+    assert options == classification.draw_options(answer, names, rule, draws.generator(seed))
 
 
 def test_a_class_name_that_stands_twice_is_listed_once():
-    options = questions.draw_options("crane", ["crane", "maillot", "crane"], FEW_SHOT, few_shot.generator(0))
+    options = classification.draw_options("crane", ["crane", "maillot", "crane"], FEW_SHOT, draws.generator(0))
     assert sorted(options) == ["crane", "maillot"]
 
 
 def test_option_order_is_shuffled_anew_for_every_sample():
-    random = few_shot.generator(0)
-    lists = [tuple(questions.draw_options("a", list("abcdef"), FEW_SHOT, random)) for _ in range(20)]
+    random = draws.generator(0)
+    lists = [tuple(classification.draw_options("a", list("abcdef"), FEW_SHOT, random)) for _ in range(20)]
     assert len(set(lists)) > 10
     assert {options.index("a") for options in lists} == set(range(6))
 
@@ -82,14 +83,14 @@ def test_draw_is_by_class_and_by_seed_and_not_by_file_order(sizes, shots, seed, 
     images = [(f"{label}/{i}".encode(), label) for label, size in enumerate(sizes) for i in range(size)]
 
     def drawn(images):
-        rows = few_shot.draw(
+        rows = draws.by_class(
             "split.shots",
             list(range(len(images))),
             [label for _, label in images],
             [name for name, _ in images],
             classes,
             shots,
-            few_shot.generator("split", seed),
+            draws.generator("split", seed),
         )
         return [images[row] for row in rows]
 
@@ -103,14 +104,14 @@ def test_draw_is_by_class_and_by_seed_and_not_by_file_order(sizes, shots, seed, 
 
 def test_different_seeds_draw_different_shots():
     def drawn(seed):
-        return few_shot.draw(
+        return draws.by_class(
             "split.shots",
             range(40),
             [0] * 40,
             [f"{i}" for i in range(40)],
             ["a"],
             4,
-            few_shot.generator("split", seed),
+            draws.generator("split", seed),
         )
 
     assert len({tuple(drawn(seed)) for seed in range(10)}) == 10
@@ -118,8 +119,8 @@ def test_different_seeds_draw_different_shots():
 
 def test_too_few_images_of_a_class():
     with pytest.raises(UserError, match=r"split\.shots: 4 is invalid: class 'fern' has 3 images; valid: at most 3"):
-        few_shot.draw(
-            "split.shots", range(7), [0] * 4 + [1] * 3, list("abcdefg"), ["moss", "fern"], 4, few_shot.generator(0)
+        draws.by_class(
+            "split.shots", range(7), [0] * 4 + [1] * 3, list("abcdefg"), ["moss", "fern"], 4, draws.generator(0)
         )
 
 
@@ -153,13 +154,15 @@ def test_one_class_cannot_be_halved():
     ],
 )
 def test_published_matching_rule(output, label, substring):
-    assert matching.published(output, label) is substring
+    assert rules.substring_match(output, label) is substring
 
 
-def test_strict_matching_is_equality():
-    assert matching.exact("river", "river")
-    assert not matching.exact("River", "river")
-    assert not matching.exact(None, "river")
+def test_exact_match_is_equality():
+    task, sample = classification.Task(), Sample("Which?", "river", ("river", "forest"))
+    assert task.exact_match("river", sample)
+    assert not task.exact_match("River", sample)
+    assert not task.exact_match(None, sample)
+    assert [task.valid(answer, sample) for answer in ("forest", "sea", None)] == [True, False, False]
 
 
 def test_the_base_model_knows_the_classes_and_reads_no_evaluation_dataset():
@@ -169,19 +172,20 @@ def test_the_base_model_knows_the_classes_and_reads_no_evaluation_dataset():
 
 @pytest.mark.parametrize("name", list(embedded.CLASSES))
 def test_embedded_datasets_are_drawn_alike_every_time(name):
-    images, labels, splits, classes = embedded.build(name, 0, 6, 2, 3)
-    assert (images, labels, splits, classes) == embedded.build(name, 0, 6, 2, 3)
-    assert images != embedded.build(name, 1, 6, 2, 3)[0]
+    drawn, classes = embedded.build(name, 0, 6, 2, 3)
+    assert (drawn, classes) == embedded.build(name, 0, 6, 2, 3)
+    assert drawn != embedded.build(name, 1, 6, 2, 3)[0]
+    images = [image for each in drawn for image in each.images]
     assert len(set(images)) == len(images)
     counts = {(label, split): 0 for label in range(len(classes)) for split in ("train", "validation", "test")}
-    for label, split in zip(labels, splits, strict=True):
-        counts[label, split] += 1
+    for each in drawn:
+        counts[each.label, each.split] += 1
     assert set(counts.values()) == {6, 2, 3}
 
 
 def test_where_a_class_has_too_few_images_the_message_names_both_ways_out():
-    random = few_shot.generator("draw")
+    random = draws.generator("draw")
     remedy = "; or download.imagenet.validation_per_class"
     message = r"split\.validation_shots: 2 is invalid: class 'tench' has 0 images; valid: at most 0; or download\."
     with pytest.raises(UserError, match=message):
-        few_shot.draw("split.validation_shots", [], [], [], ["tench"], 2, random, remedy)
+        draws.by_class("split.validation_shots", [], [], [], ["tench"], 2, random, remedy)

@@ -88,6 +88,8 @@ def check(params: dict[str, Any]) -> Params:
     for name in rewards.names():
         validate(f"rewards.{name}", checked.rewards.get(name, {}), rewards.params_of(name))
     _check_names("train", list(checked.train), methods.names())
+    for trainer, model in TRAINERS.items():
+        validate(trainer, getattr(checked, trainer), model)
     _check_names("overrides", list(checked.overrides), checked.download)
     _check_names("evaluate.zero_shot_method", [checked.evaluate.zero_shot_method], methods.names())
     _check_tasks(checked)

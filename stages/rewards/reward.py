@@ -21,7 +21,7 @@ from stages.tasks.task import BaseTask, Sample
 class Params(Section):
     """What every reward has: its weight in the sum of a method's rewards."""
 
-    weight: float = Field(default=1.0, ge=0)
+    weight: float = Field(default=1.0, gt=0)
 
 
 @dataclass(frozen=True)
