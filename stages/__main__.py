@@ -39,13 +39,14 @@ def main() -> None:
             return
         process.stop_on_signals()
         process.stop_with_dvc()
-        command = alone(name, function(name))
+        command = function(name)
         if name == "train":
             from stages.runtime import launch
 
             launch.in_processes([name, *arguments])
+            # Inside of what reports a mistake, or all processes would have reported it before they wait.
             command = launch.first_reports()(command)
-        run(name, arguments, command)
+        run(name, arguments, alone(name, command))
 
 
 def function(name: str) -> Callable[..., None]:

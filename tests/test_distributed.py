@@ -4,7 +4,6 @@ Run as a module, this file is one process of the last test.
 """
 
 import contextlib
-import importlib
 import json
 import os
 import re
@@ -22,18 +21,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages import rewards
 from stages.embedded.model import build_model, build_processor, build_tokenizer
 from stages.methods.method import load as load_method
 from stages.modelling.model import load_model, load_processor
 from stages.runtime.launch import LaunchParams, accelerate_arguments
 from stages.tasks import samples
-from tests import test_shared_prefix
+from stages.tasks import task as tasks
+from stages.training.common import Example, Rewards, Training
+from tests import small, test_shared_prefix
 from tests.conftest import ROOT, Project, clone, write_random_model
 from tests.test_shared_prefix import CHOICES
 
 STEPS = 3
-TELLING = "no checkpoints of several processes"
+LINE = "no checkpoints of this training, which begins anew if it is interrupted: there are several processes"
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +45,13 @@ def project(tmp_path_factory) -> Project:
         datasets=["digits"],
         launch={"strategy": "ddp", "processes": 2},
         sft__steps=STEPS,
-        sft__prompts_per_pass=4,
+        sft__per_device_batch_size=4,
         grpo__steps=STEPS,
-        grpo__prompts_per_pass=4,
+        grpo__per_device_batch_size=4,
     )
     write_random_model(project.root / "models/base_model")
     for stage in ("configure", "download digits", "split digits 1", "partition few_shot digits 1"):
-        project.run("python", "-m", *f"stages.{stage}".split())
+        project.run("python", "-m", "stages", *stage.split())
     return project
 
 
@@ -75,31 +75,30 @@ def train_alone(project: Project, method: str, monkeypatch: pytest.MonkeyPatch, 
     """What one process makes of the same inputs: its weights, curves and cost."""
     monkeypatch.chdir(project.root)
     torch.set_num_threads(1)
-    recipe = json.loads(Path(f"models/recipes/{method}-digits.json").read_text())
-    trainer = importlib.import_module(f"stages.training.{recipe['trainer']}")
-    way = load_method(method)
+    recipe = json.loads(Path(f"recipes/train/{method}-digits.json").read_text())
+    trainer, loaded = small.TRAINERS[recipe["trainer"]], load_method(method)
     model, record = trainer.train(
-        load_model("models/base_model"),
-        load_processor("models/base_model"),
-        [
-            {"prompt": way.conversation(sample["question"]), "image": sample["image"], "answer": sample["answer"]}
-            | ({"target": way.target(sample["answer"])} if way.target else {})
-            for sample in samples.read("few_shot", 1, "digits", "train", 32)
-        ],
-        {name: rewards.load(name, parameters) for name, parameters in recipe["rewards"].items()},
-        trainer.Params.model_validate(recipe["settings"] | {"per_device_batch_size": 8}),
-        1,
-        tmp_path,
-        [],
+        Training(
+            load_model("models/base_model"),
+            load_processor("models/base_model"),
+            [
+                Example.of(sample, loaded)
+                for sample in samples.read("data/partition/few_shot/1/train/digits.parquet", "digits", 32)
+            ],
+            trainer.Params.model_validate(recipe["settings"] | {"per_device_batch_size": 8}),
+            1,
+            tmp_path,
+            Rewards.load(recipe["rewards"], loaded.parse, tasks.load(recipe["task"])),
+        )
     )
     model.save_pretrained(tmp_path / "model")
     return load_file(tmp_path / "model/model.safetensors"), pd.DataFrame(record.curves), record.cost
 
 
-def test_two_processes_teach_what_one_teaches(project, monkeypatch, tmp_path, command):
+def test_two_processes_train_what_one_trains(project, monkeypatch, tmp_path, command):
     """Supervised: the same batches, so the same losses and weights up to the order of sums; written once."""
     done = project.run(*command)
-    assert done.stderr.count(TELLING) == 1
+    assert done.stderr.count(LINE) == 1
     weights, curves, cost = outputs(project, "sft")
     alone, curves_alone, cost_alone = train_alone(project, "sft", monkeypatch, tmp_path)
     assert {name: cost[name] for name in cost_alone} == cost_alone
@@ -107,9 +106,9 @@ def test_two_processes_teach_what_one_teaches(project, monkeypatch, tmp_path, co
     base = load_file(project.root / "models/base_model/model.safetensors")
     assert weights.keys() == alone.keys() == base.keys()
     for name, weight in alone.items():
-        way = (weight - base[name]).norm()
-        assert way > 0, name
-        assert (weights[name] - weight).norm() <= 1e-2 * way, name
+        change = (weight - base[name]).norm()
+        assert change > 0, name
+        assert (weights[name] - weight).norm() <= 1e-2 * change, name
     left = [path for folder in ("models/train", "metrics/records") for path in (project.root / folder).rglob(".*")]
     assert not left
     assert not list((project.root / "scratch").glob("train@*/")), "taken away at the end"
@@ -117,8 +116,8 @@ def test_two_processes_teach_what_one_teaches(project, monkeypatch, tmp_path, co
 
 @pytest.mark.slow
 def test_two_processes_reinforce_as_many_samples_as_one(project, monkeypatch, tmp_path):
-    """Each process draws completions of its own, so that they, and what is learned, are others than one process's;
-    `test_two_processes_make_the_update_of_one` has what is learned from given ones."""
+    """Each process draws completions of its own, so that they, and the update, are others than one process's;
+    `test_two_processes_make_the_update_of_one` has the update from given ones."""
     done = project.run("python", "-m", "stages", "train", "few_shot", "no_thinking", "digits", "1")
     assert "stock GRPOTrainer" not in done.stderr
     weights, curves, cost = outputs(project, "no_thinking")
@@ -132,7 +131,7 @@ def test_two_processes_reinforce_as_many_samples_as_one(project, monkeypatch, tm
     assert any(not torch.equal(weight, base[name]) for name, weight in weights.items())
 
 
-def test_a_mistake_is_told_once(project, command):
+def test_a_mistake_is_reported_once(project, command):
     """Both processes miss the same file."""
     there, away = project.root / "data/partition", project.root / "data/away"
     there.rename(away)
@@ -223,7 +222,8 @@ def test_two_processes_make_the_update_of_one(tmp_path, rows):
     build_model(tokenizer, seed=1).save_pretrained(base)
     build_processor(tokenizer).save_pretrained(base)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "TOKENIZERS_PARALLELISM": "false"}
-    two = accelerate_arguments(LaunchParams(strategy="ddp", processes=2), ["tests.test_distributed"], "")
+    # Of the arguments all but the module that is run.
+    two = [*accelerate_arguments(LaunchParams(strategy="ddp", processes=2), [], "")[:-1], "tests.test_distributed"]
     weights = {}
     for name, trainer, launcher in (
         ("one", "stock", ["-m", "tests.test_distributed"]),

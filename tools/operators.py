@@ -360,7 +360,7 @@ def _run(first: bool) -> None:
         evaluate.evaluate("few_shot", method, "digits", 1)
         validate.validate(method, "digits", 1)
     if first:
-        cross_eval.cross_eval("few_shot", "cls_rl", "digits", 1)
+        cross_eval.cross_eval("few_shot", "cls_rl", "digits", "textures", 1)
 
 
 class _OneAfterTheOther(contextlib.AbstractContextManager):
