@@ -20,8 +20,8 @@ from stages.runtime.errors import UserError
 from stages.runtime.launch import LaunchParams, accelerate_arguments, check_machine
 from stages.runtime.launch import check as check_launch
 from stages.runtime.params import validate
-from stages.training import grpo, sft, vllm
-from stages.training.common import adapters, check_prompt_lengths, quantisation, splits_weights
+from stages.training import common, grpo, sft, vllm
+from stages.training.common import adapters, check_prompt_lengths, load_base, splits_weights
 from tests import small
 from tests.conftest import ROOT, Project, write_random_model
 
@@ -199,12 +199,10 @@ def settings(method: str, **changes: Any) -> Any:
 
 
 def test_quantisation_is_that_of_the_paper():
-    config = quantisation(settings("sft", adaptation="qlora", precision="bfloat16"))
+    config = common._quantisation()
     assert config.load_in_4bit
     assert (config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == ("nf4", True)
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
-    for adaptation in ("full", "lora"):
-        assert quantisation(settings("sft", adaptation=adaptation)) is None
 
 
 def test_qlora_has_the_adapters_of_lora():
@@ -214,16 +212,15 @@ def test_qlora_has_the_adapters_of_lora():
     assert ours == theirs
 
 
-def test_qlora_in_float32_is_told():
+def test_qlora_in_float32_is_refused():
     with pytest.raises(ValueError, match="precision is bfloat16 where adaptation is qlora"):
         settings("sft", adaptation="qlora", precision="float32")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="told where there is no GPU")
-def test_qlora_without_a_gpu_is_told(folder):
-    config = quantisation(settings("sft", adaptation="qlora", precision="bfloat16"))
+def test_qlora_without_a_gpu_is_refused(folder):
     with pytest.raises(UserError, match=r"adaptation: 'qlora' is invalid without a GPU; valid: full, lora"):
-        load_model(folder, quantisation=config)
+        load_base(folder, settings("sft", adaptation="qlora", precision="bfloat16"))
 
 
 # Training on what a machine has ---------------------------------------------------------------------------------------
