@@ -186,7 +186,7 @@ def test_missing_input(prepared):
 
 @pytest.mark.parametrize("text", ["", "{", '{"question": "\xff'])
 def test_broken_json(tmp_path, text):
-    """error: models/recipes/sft-digits.json: cannot be read as JSON (...); `dvc repro` makes it again."""
+    """error: recipes/train/sft-digits.json: cannot be read as JSON (...); `dvc repro` makes it again."""
     file = tmp_path / "sft.json"
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError) as caught:
@@ -209,7 +209,7 @@ def test_broken_parquet(prepared, in_directory, tmp_path, name, content):
     in_directory(tmp_path)
     Path(name).write_bytes(Path(name).read_bytes()[: content.stop])
     with pytest.raises(UserError) as caught:
-        samples.read("few_shot", 1, "digits", "test", 32)
+        samples.read("data/partition/few_shot/1/test/digits.parquet", "digits", 32)
     assert str(caught.value).startswith(f"{name}: cannot be read as parquet (")
     assert "makes it again" in str(caught.value)
     assert "\n" not in str(caught.value)

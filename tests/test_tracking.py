@@ -346,7 +346,7 @@ with tracking.run("train@full") as run:
     assert (error.count("\n"), error.startswith("warning: MLflow store")) == (1, True), error
 
 
-EVALUATE, CROSS_EVAL = "evaluate@few_shot-sft-digits-1", "cross_eval@few_shot-sft-digits-1"
+EVALUATE, CROSS_EVAL = "evaluate@few_shot-sft-digits-1", "cross_eval@few_shot-sft-digits-letters-1"
 ZERO_SHOT = "zero_shot@few_shot-digits-1"
 
 
@@ -357,15 +357,18 @@ def make_records(stage=None):
         "train/few_shot-no_thinking-digits-1/cost.json": {"stage": STAGE}
         | TAGS
         | {"steps": 2, "completion_tokens": 31},
-        "evaluate/few_shot-sft-digits-1.json": {"stage": EVALUATE} | cell | {"parts": {"all": {"accuracy": 52.5}}},
+        "evaluate/few_shot-digits/sft-1.json": {"stage": EVALUATE} | cell | {"parts": {"all": {"accuracy": 52.5}}},
         "zero_shot/few_shot-digits-1.json": {"stage": ZERO_SHOT}
         | cell
         | {"method": "zero_shot", "trained_on": None, "parts": {"all": {"accuracy": 40.0}}},
     } | {
-        f"cross_eval/few_shot-sft-digits-1/{target}.json": {"stage": CROSS_EVAL}
+        "cross_eval/few_shot-sft-digits-letters-1.json": {"stage": CROSS_EVAL}
         | cell
-        | {"evaluated_on": target, "parts": {"all": {"accuracy": 30.0}}}
-        for target in ("letters", "shapes")
+        | {"evaluated_on": "letters", "parts": {"all": {"accuracy": 30.0}}},
+        # The diagonal, which only names what is evaluated.
+        "cross_eval/few_shot-sft-digits-digits-1.json": {"stage": "cross_eval@few_shot-sft-digits-digits-1"}
+        | cell
+        | {"see": EVALUATE},
     }
     for name, record in records.items():
         if stage in (None, record["stage"]):
@@ -403,7 +406,7 @@ def test_publish_writes_what_is_missing_once(project, capfd):
     history = client(project).get_metric_history(trained.info.run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.25)]
     crossed = by_stage[CROSS_EVAL].data
-    assert crossed.metrics == {"letters/all/accuracy": 30, "shapes/all/accuracy": 30}
+    assert (crossed.metrics, crossed.tags["evaluated_on"]) == ({"all/accuracy": 30}, "letters")
     assert (crossed.tags["dataset"], by_stage[ZERO_SHOT].data.tags["dataset"]) == ("digits", "digits")
     assert publish(capfd) == (0, "0 published, 4 there already\n", "")
     # Another result of the same stage is another run.
@@ -413,9 +416,9 @@ def test_publish_writes_what_is_missing_once(project, capfd):
     assert len(runs(project)) == 5
 
 
-def test_publish_takes_parameters_and_inputs_from_the_lock_where_it_tells_of_this_record(project, capfd):
+def test_publish_takes_parameters_and_inputs_from_the_lock_where_it_is_of_this_record(project, capfd):
     make_records()
-    recipe = Path("models/recipes/no_thinking-digits.json")
+    recipe = Path("recipes/train/no_thinking-digits.json")
     recipe.parent.mkdir(parents=True)
     recipe.write_text(json.dumps({"settings": {"steps": 2, "beta": 0.04}, "rewards": {"equality": {}}}))
     paths = {
@@ -429,9 +432,9 @@ def test_publish_takes_parameters_and_inputs_from_the_lock_where_it_tells_of_thi
         ]
         for side in paths
     }
-    spoilt = {"outs": [{"path": str(tracking.records_of(EVALUATE)), "md5": "another"}]}
-    spoilt["params"] = {"params.yaml": {"evaluate": {"prompts": "published"}}}
-    Path("dvc.lock").write_text(json.dumps({"stages": {STAGE: entry, EVALUATE: spoilt}}))
+    other = {"outs": [{"path": str(tracking.records_of(EVALUATE)), "md5": "another"}]}
+    other["params"] = {"params.yaml": {"evaluate": {"prompts": "published"}}}
+    Path("dvc.lock").write_text(json.dumps({"stages": {STAGE: entry, EVALUATE: other}}))
     assert publish(capfd)[0] == 0
     by_stage = {run.info.run_name: run.data for run in runs(project)}
     assert by_stage[STAGE].params == {"steps": "2", "beta": "0.04", "rewards": "equality"}
@@ -492,10 +495,10 @@ with tracking.run(sys.argv[1]) as run:
 
 def test_publish_names_a_spoilt_record(project, capfd):
     make_records(EVALUATE)
-    Path("metrics/records/evaluate/few_shot-sft-digits-1.json").write_text("{")
+    Path("metrics/records/evaluate/few_shot-digits/sft-1.json").write_text("{")
     status, output, error = publish(capfd)
     assert (status, output) == (2, "")
-    assert error.startswith("error: metrics/records/evaluate/few_shot-sft-digits-1.json: ")
+    assert error.startswith("error: metrics/records/evaluate/few_shot-digits/sft-1.json: ")
     assert error.count("\n") == 1
 
 

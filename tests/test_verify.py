@@ -89,7 +89,7 @@ def test_first_difference_is_named_and_what_follows_is_not_blamed(tiny, rebuilt,
     _, kept = rebuilt
     graph = verify.what_needs_what(kept)
     here = verify.outputs(verify.read_lock(kept), graph)
-    keys = [("evaluate@few_shot-sft-digits-1", "metrics/records/evaluate/few_shot-sft-digits-1.json")]
+    keys = [("evaluate@few_shot-sft-digits-1", "metrics/records/evaluate/few_shot-digits/sft-1.json")]
     keys.append(("train@few_shot-sft-digits-1", "models/train/few_shot-sft-digits-1"))
     environments = verify.read_environments(tiny.root), verify.read_environments(kept)
     assert verify.report(tiny.root, kept, graph, here | dict.fromkeys(keys, "another"), here, environments) == 1
@@ -373,8 +373,8 @@ def cheap_outputs(surroundings: Surroundings, parent: Path) -> dict[str, str]:
     """The md5 of what the stages before training write."""
     project = surroundings.project(parent)
     for stage, *arguments in CHEAP:
-        surroundings.run(project, sys.executable, "-m", f"stages.{stage}", *arguments)
-    folders = ("data/code", "models/recipes", "data/download", "data/split", "data/partition")
+        surroundings.run(project, sys.executable, "-m", "stages", stage, *arguments)
+    folders = ("recipes", "data/download", "data/split", "data/partition")
     return {folder: content_md5(project.root / folder) for folder in folders}
 
 

@@ -30,12 +30,22 @@ CELL = ("setting", "method", "dataset", "seed", "stage", "trained_on", "evaluate
 
 def stages() -> list[str]:
     """The stages whose records lie under `metrics/records`."""
-    found = [path for group in ("train", "zero_shot", "evaluate", "cross_eval") for path in RECORDS.glob(f"{group}/*")]
+    found = [path for group in ("train", "zero_shot", "cross_eval") for path in RECORDS.glob(f"{group}/*")]
     names = [f"{path.parent.name}@{path.stem}" for path in found if not path.name.startswith(".")]
     for path in RECORDS.glob("validate/*/[!.]*.json"):
         method, seed = path.stem.split("-")
         names.append(f"validate@{method}-{path.parent.name}-{seed}")
-    return sorted(names)
+    for path in RECORDS.glob("evaluate/*-*/[!.]*.json"):
+        (setting, dataset), (method, seed) = path.parent.name.split("-"), path.stem.split("-")
+        names.append(f"evaluate@{setting}-{method}-{dataset}-{seed}")
+    return sorted(name for name in names if not _is_diagonal(name))
+
+
+def _is_diagonal(stage: str) -> bool:
+    """Whether a stage is a cell of the transfer table that only names what is evaluated, and makes no run."""
+    group, _, key = stage.partition("@")
+    _, _, source, target, *_ = *key.split("-"), "", "", "", ""
+    return group == "cross_eval" and source == target
 
 
 def read(stage: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
@@ -52,18 +62,14 @@ def read(stage: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any
                 raise ValueError("has no numbers by name")
             cell, metrics = _split(cost)
             return cell, metrics, pd.read_csv(path / "curves.csv").to_dict("records")
-        parts = sorted(path.glob("*.json")) if path.is_dir() else [path]
-        metrics, record = {}, {}
-        for file in parts:
-            record = read_json(file)
-            if not _is_record(record):
-                raise ValueError("has no numbers by part")
-            prefix = f"{file.stem}/" if path.is_dir() else ""
-            for part, numbers in record["parts"].items():
-                metrics |= {f"{prefix}{part}/{name}": number for name, number in numbers.items()}
+        record = read_json(path)
+        if not _is_record(record):
+            raise ValueError("has no numbers by part")
+        metrics = {
+            f"{part}/{name}": number for part, numbers in record["parts"].items() for name, number in numbers.items()
+        }
         cell, _ = _split(record)
-        cell["dataset"] = cell["trained_on"] or cell["evaluated_on"]
-        return cell | ({"evaluated_on": None} if path.is_dir() else {}), metrics, []
+        return cell | {"dataset": cell["trained_on"] or cell["evaluated_on"]}, metrics, []
     except UserError:
         raise
     except (OSError, ValueError, KeyError) as error:  # a key of the cell, above all
@@ -82,7 +88,7 @@ def _split(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def settings(stage: str, md5: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The parameters and the `md5.*` tags of a stage, as far as `dvc.lock` tells them of this very record."""
+    """The parameters and the `md5.*` tags of a stage, as far as `dvc.lock` has them of this very record."""
     try:
         lock = YAML(typ="safe").load(Path("dvc.lock"))
         entry = lock["stages"][stage] if isinstance(lock, dict) else {}
@@ -101,7 +107,7 @@ def settings(stage: str, md5: str) -> tuple[dict[str, Any], dict[str, str]]:
     params = read.get("evaluate", {}) | {
         key.removeprefix("evaluate."): value for key, value in read.items() if key.startswith("evaluate.")
     }
-    recipes = [Path(path) for path in md5s if path.startswith("models/recipes/")]
+    recipes = [Path(path) for path in md5s if path.startswith("recipes/train/")]
     recipe = recipes[0] if recipes and stage.startswith("train@") else None
     if recipe is not None and recipe.exists() and content_md5(recipe) == md5s[recipe.as_posix()]:
         resolved = read_json(recipe)
