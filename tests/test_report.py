@@ -40,9 +40,9 @@ def part(correct: int, samples: int = 100, exact: int | None = None, tokens: int
     exact = correct if exact is None else exact
     return {
         "samples": samples,
-        "correct": correct,
+        "substring_correct": correct,
         "exact_correct": exact,
-        "accuracy": round(100 * correct / samples, 2),
+        "substring_accuracy": round(100 * correct / samples, 2),
         "exact_accuracy": round(100 * exact / samples, 2),
         "valid_rate": 99.0,
         "completion_tokens": tokens * samples,
@@ -54,6 +54,13 @@ def write_evaluation(metrics: Path, path: str, stage: str, **record) -> None:
     file = metrics / "records" / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"stage": stage, **record}))
+
+
+def diagonal(metrics: Path, path: str, stage: str, key: str) -> None:
+    """The record of `cross_eval` on the dataset of the training, as it writes it: only where the numbers are."""
+    setting, method, dataset, seed = key.split("-")
+    names = {"setting": setting, "method": method, "trained_on": dataset, "evaluated_on": dataset, "seed": int(seed)}
+    write_evaluation(metrics, path, stage, **names, see=f"evaluate@{key}")
 
 
 def write_training(metrics: Path, key: str, curves: dict[str, list[float]] | None = None, **cost) -> None:
@@ -95,17 +102,30 @@ def write_cells(metrics: Path, grid: Grid, correct=None, shuffle: int | None = N
         evaluation(f"zero_shot/{key}.json", f"zero_shot@{key}", setting, "zero_shot", None, dataset, seed)
         for method in grid.methods:
             key = f"{setting}-{method}-{dataset}-{seed}"
-            evaluation(f"evaluate/{key}.json", f"evaluate@{key}", setting, method, dataset, dataset, seed)
+            path = f"evaluate/{setting}-{dataset}/{method}-{seed}.json"
+            evaluation(path, f"evaluate@{key}", setting, method, dataset, dataset, seed)
             jobs.append(lambda key=key: write_training(metrics, key))
             if setting in grid.transfer:
                 for target in grid.datasets:
-                    if target != dataset:
-                        file, stage = f"cross_eval/{key}/{target}.json", f"cross_eval@{key}"
+                    pair = f"{setting}-{method}-{dataset}-{target}-{seed}"
+                    file, stage = f"cross_eval/{pair}.json", f"cross_eval@{pair}"
+                    if target == dataset:
+                        jobs.append(lambda file=file, stage=stage, key=key: diagonal(metrics, file, stage, key))
+                    else:
                         evaluation(file, stage, setting, method, dataset, target, seed)
+    jobs.append(lambda: write_notes(metrics, grid))
     if shuffle is not None:
         random.Random(shuffle).shuffle(jobs)
     for job in jobs:
         job()
+
+
+def write_notes(metrics: Path, grid: Grid, **notes: list[str]) -> None:
+    """Write the records of `download`."""
+    for dataset in grid.datasets:
+        file = metrics / "records/download" / f"{dataset}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"notes": notes.get(dataset, [])}))
 
 
 def report(metrics: Path, grid: Grid) -> dict[str, bytes]:
@@ -141,7 +161,7 @@ def test_base_to_new_by_hand(tmp_path):
         in text
     )
     assert (
-        "| cls_rl    | **80.00**      | 40.00         | **53.33**   | **40.00**     | 20.00        | **26.67**  |"
+        "| cls_rl    | **80.00**        | 40.00           | **53.33**     | **40.00**    | 20.00       | **26.67** |"
         in text
     )
     assert "| digits    | cls_rl    | `evaluate@base_to_new-cls_rl-digits-1`  |" in text
@@ -197,8 +217,8 @@ def test_transfer_by_hand(tmp_path):
     assert gains.loc[names, names].to_numpy().tolist() == [[30, -6, 12], [6, 10, 8], [18, 2, 10]]
     stages = table.set_index(["source", "target"])["stage"]
     assert stages["digits", "digits"] == "evaluate@few_shot-cls_rl-digits-1"
-    assert stages["digits", "letters"] == "cross_eval@few_shot-cls_rl-digits-1"
-    assert stages["digits", "mean"] == "cross_eval@few_shot-cls_rl-digits-1 evaluate@few_shot-cls_rl-digits-1"
+    assert stages["digits", "letters"] == "cross_eval@few_shot-cls_rl-digits-letters-1"
+    assert stages["digits", "mean"] == "cross_eval@few_shot-cls_rl-digits-*-1 evaluate@few_shot-cls_rl-digits-1"
     files = report(tmp_path, SMALL)
     summary = json.loads(files["summary.json"])
     assert summary["cls_rl"]["transfer"] == {"substring": 10.0, "exact": 5.0}
@@ -208,7 +228,7 @@ def test_transfer_by_hand(tmp_path):
     assert "\nMean without the diagonal: +0.00.\n" in substring
     assert exact.startswith("Exact match\n")
     assert "| digits       | +15.00   | -3.00     | +6.00  |" in exact
-    assert "| cls_rl   | mean         | `cross_eval@few_shot-cls_rl-*-1`, `evaluate@few_shot-cls_rl-*-1` " in exact
+    assert "| cls_rl   | mean         | `cross_eval@few_shot-cls_rl-*-*-1`, `evaluate@few_shot-cls_rl-*-1` " in exact
 
 
 def test_seeds_are_averaged_with_sample_deviation(tmp_path):
@@ -259,7 +279,7 @@ def test_best_is_bold_by_either_rule(tmp_path):
         record = json.loads(path.read_text())
         for numbers in record.get("parts", {}).values():
             right = {"zero_shot": (30, 20), "sft": (80, 40), "cls_rl": (60, 60)}[record["method"]]
-            numbers["correct"], numbers["exact_correct"] = right
+            numbers["substring_correct"], numbers["exact_correct"] = right
         path.write_text(json.dumps(record))
     files = {name: content.decode() for name, content in report(tmp_path, grid).items() if name.endswith(".md")}
     substring, exact = files["tables/few_shot.md"].partition("## Stages")[0].split("\n## ")[1:]
@@ -268,11 +288,11 @@ def test_best_is_bold_by_either_rule(tmp_path):
     assert substring.count("**") == exact.count("**") == 6
     text = files["tables/base_to_new.md"]
     assert (
-        "| sft       | **80.00**      | **80.00**     | **80.00**   | 40.00         | 40.00        | 40.00      |"
+        "| sft       | **80.00**        | **80.00**       | **80.00**     | 40.00        | 40.00       | 40.00     |"
         in text
     )
     assert (
-        "| cls_rl    | 60.00          | 60.00         | 60.00       | **60.00**     | **60.00**    | **60.00**  |"
+        "| cls_rl    | 60.00            | 60.00           | 60.00         | **60.00**    | **60.00**   | **60.00** |"
         in text
     )
     sft, cls_rl = files["tables/transfer.md"].partition("## Stages")[0].split("\n## ")[1:]
@@ -306,11 +326,10 @@ def test_every_cell_has_its_intervals(tmp_path, seeds):
 
 def test_footnotes_stand_under_every_table_of_accuracies(tmp_path, in_directory):
     """As `download` writes them: a class name that holds another cannot be told from it by the substring rule."""
-    note = "the substring rule cannot tell 1 pair of class names apart: 'not ok' counts as 'ok'"
+    note = "substring match cannot tell 1 pair of class names apart: 'not ok' counts as 'ok'"
     write_cells(tmp_path / "metrics", SMALL)
     (tmp_path / "params.yaml").write_text(json.dumps(SMALL.model_dump() | {"model": "embedded"}))
-    (tmp_path / "data/download/digits").mkdir(parents=True)
-    (tmp_path / "data/download/digits/notes.json").write_text(json.dumps([note]))
+    write_notes(tmp_path / "metrics", SMALL, digits=[note])
     in_directory(tmp_path)
     aggregate.aggregate()
     for name in ("few_shot", "base_to_new", "transfer"):
@@ -414,16 +433,16 @@ def report_files() -> list[str]:
 def test_leftovers_of_a_larger_grid_are_ignored(tmp_path):
     write_cells(tmp_path / "larger", FULL)
     write_cells(tmp_path / "exact", SMALL)
-    (tmp_path / "larger" / "records" / "evaluate" / "few_shot-cls_rl-digits-9.json").write_text("broken")
+    (tmp_path / "larger" / "records" / "evaluate/few_shot-digits/cls_rl-9.json").write_text("broken")
     assert report(tmp_path / "larger", SMALL) == report(tmp_path / "exact", SMALL)
 
 
 @pytest.mark.parametrize(
     ("file", "stage"),
     [
-        ("records/evaluate/base_to_new-cls_rl-digits-1.json", "evaluate@base_to_new-cls_rl-digits-1"),
+        ("records/evaluate/base_to_new-digits/cls_rl-1.json", "evaluate@base_to_new-cls_rl-digits-1"),
         ("records/zero_shot/few_shot-letters-1.json", "zero_shot@few_shot-letters-1"),
-        ("records/cross_eval/few_shot-cls_rl-letters-1/digits.json", "cross_eval@few_shot-cls_rl-letters-1"),
+        ("records/cross_eval/few_shot-cls_rl-letters-digits-1.json", "cross_eval@few_shot-cls_rl-letters-digits-1"),
         ("records/train/few_shot-cls_rl-letters-1/cost.json", "train@few_shot-cls_rl-letters-1"),
         ("records/train/few_shot-cls_rl-letters-1/curves.csv", "train@few_shot-cls_rl-letters-1"),
     ],
@@ -447,14 +466,14 @@ def test_a_missing_or_broken_record_names_its_stage(tmp_path, file, stage):
     [
         ({"seed": 2}, "seed is 2, should be 1"),
         ({"stage": "evaluate@x"}, "stage is 'evaluate@x'"),
-        ({"parts": {"all": part(1) | {"correct": 101}}}, "more correct answers than samples"),
+        ({"parts": {"all": part(1) | {"substring_correct": 101}}}, "more correct answers than samples"),
         ({"parts": {"all": part(1) | {"samples": 0}}}, "parts.all.samples"),
         ({"parts": {"base": part(1)}}, "has no part 'all'"),
     ],
 )
 def test_a_record_of_something_else_is_refused(tmp_path, change, reason):
     write_cells(tmp_path, SMALL)
-    path = tmp_path / "records" / "evaluate" / "few_shot-cls_rl-digits-1.json"
+    path = tmp_path / "records" / "evaluate/few_shot-digits/cls_rl-1.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match="is not a record of evaluate@few_shot-cls_rl-digits-1") as error:
         read_records(SMALL, tmp_path / "records")
@@ -488,7 +507,7 @@ def test_heat_map_says_by_which_rule(tmp_path, monkeypatch):
     table = tables.transfer(read_records(SMALL, tmp_path / "records").evaluations, SMALL)
     plots.transfer_heatmap(table, SMALL)
     panels = {axis.get_title(): axis for axis in shown[0].axes if axis.get_title()}
-    assert list(panels) == ["cls_rl\nsubstring", "cls_rl\nstrict"]
+    assert list(panels) == ["cls_rl\nsubstring", "cls_rl\nexact"]
     for rule in ("substring", "exact"):
         gain = row(table, source="digits", target="digits")[f"{rule}_gain"]
         assert panels[f"cls_rl\n{rule}"].texts[0].get_text() == f"{gain:.1f}"
