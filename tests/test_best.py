@@ -20,8 +20,9 @@ from stages import best
 from stages.modelling.model import load_model, load_processor, save, save_processor
 from stages.predict import answers, decoded, read_task
 from stages.recipes.params import check
-from stages.report.candidates import Candidate, ranked, read_candidates
+from stages.report.candidates import ALL, Candidate, ranked, read_candidates
 from stages.report.model_card import Base, Model, model_card
+from stages.report.records import Part
 from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, write_json
@@ -38,14 +39,16 @@ SAVED = "models/best/digits"
 
 def record(method: str = "sft", seed: int = 1, correct: int = 5, exact: int = 5, tokens: int = 40) -> dict:
     """What stage `validate` writes."""
-    part = {"samples": 10, "correct": correct, "exact_correct": exact, "valid_rate": 100, "completion_tokens": tokens}
+    part = {"samples": 10, "substring_correct": correct, "exact_correct": exact, "valid_rate": 100}
+    part["completion_tokens"] = tokens
     cell = {"setting": "few_shot", "method": method, "trained_on": "digits", "evaluated_on": "digits", "seed": seed}
     return {"stage": f"validate@{method}-digits-{seed}", **cell} | {
         "model_md5": "0" * 32 + ".dir",
         "data_md5": {"data/download/digits": "1" * 32 + ".dir"},
-        "taught": {"images": 40, "shots": 4, "options": 10},
+        "trained": {"samples": 40, "shots": 4, "options": 10},
         "recipe": {"trainer": "grpo", "rewards": {"equality": {}}, "settings": {"steps": 25}},
-        "task": {
+        "prompting": {
+            "task": "classification",
             "method": method,
             "conversation": [
                 {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "{question} Answer."}]}
@@ -54,13 +57,16 @@ def record(method: str = "sft", seed: int = 1, correct: int = 5, exact: int = 5,
             "generation": {"batch_size": 4, "max_new_tokens": 6, "temperature": 0.0},
             "seed": seed,
         },
-        "test": {"all": part | {"correct": 7, "exact_correct": 6}},
         "parts": {"all": part},
     }
 
 
 def candidate(*args, **kwargs) -> Candidate:
     return Candidate.model_validate(record(*args, **kwargs))
+
+
+TEST = Part(samples=10, substring_correct=7, exact_correct=6, valid_rate=100, completion_tokens=40)
+"""What stage `evaluate` found of the best one."""
 
 
 @pytest.mark.parametrize(
@@ -81,9 +87,11 @@ def test_order_of_candidates(better, worse):
 
 
 def test_test_images_choose_nothing():
+    """A candidate has no such numbers, whatever else stands in its record."""
     first, second = record(correct=6), record("no_thinking", correct=5)
-    second["test"]["all"] |= {"correct": 10, "exact_correct": 10}
+    second["test"] = {ALL: TEST.model_dump() | {"substring_correct": 10, "exact_correct": 10}}
     assert ranked([Candidate.model_validate(second), Candidate.model_validate(first)], METHODS)[0].method == "sft"
+    assert set(record()) == set(Candidate.model_fields)
 
 
 def test_candidates_are_those_of_the_grid(tmp_path):
@@ -106,7 +114,7 @@ def model(**changes) -> Model:
             "classes": ["zero", "one"],
             "dataset_repository": None,
             "notes": [],
-            "base": Base("qwen2_vl", "2" * 32, "as stage `base_model` teaches it", "../../base_model"),
+            "base": Base("qwen2_vl", "2" * 32, "as stage `base_model` trains it", "../../base_model"),
             "adapters": False,
             "dtype": "float32",
             "attention": "sdpa",
@@ -118,15 +126,16 @@ def model(**changes) -> Model:
 
 
 def test_card_tells_what_is_known():
-    card = model_card(model(), [candidate(correct=6), candidate("no_thinking", exact=4)])
+    card = model_card(model(), [candidate(correct=6), candidate("no_thinking", exact=4)], TEST)
     for told in (
         "dvc repro best@digits",
         "python -m stages predict --model models/best/digits",
         "`validate@sft-digits-1`",
-        "| validation images   | substring   | exact   | tokens per answer   |",
+        "| validation images   | substring match   | exact match   | tokens per answer   |",
         "`validate@no_thinking-digits-1`",
-        "the accuracy of the saved model is 70.00 substring, 60.00 exact.",
-        "by exact accuracy on validation images",
+        "On 10 test images, which nothing was chosen by, the accuracy of the saved model is "
+        "70.00 substring match, 60.00 exact match.",
+        "by exact match on validation images",
         "rewards: equality",
         '"steps": 25',
         "md5 of model.safetensors: `" + "3" * 32,
@@ -139,13 +148,13 @@ def test_card_tells_what_is_known():
     assert (data.pipeline_tag, data.library_name, data.metrics) == ("image-text-to-text", "transformers", ["accuracy"])
     assert (data.base_model, data.datasets, data.license) == (None, None, None)
     results = {result.metric_name: result.metric_value for result in data.eval_results}
-    assert results == {"substring accuracy": 70.0, "exact accuracy": 60.0}
+    assert results == {"accuracy, substring match": 70.0, "accuracy, exact match": 60.0}
     assert {result.dataset_split for result in data.eval_results} == {"test"}
 
 
 def test_card_of_adapters_on_a_model_of_the_hub():
     base = Base("qwen2_vl", "2" * 32, f"Qwen/Base at {COMMIT}", "Qwen/Base", "Qwen/Base", COMMIT)
-    card = model_card(model(base=base, adapters=True, dataset_repository="me/digits"), [candidate()])
+    card = model_card(model(base=base, adapters=True, dataset_repository="me/digits"), [candidate()], TEST)
     data = ModelCard(card).data
     assert (data.base_model, data.base_model_relation, data.library_name) == ("Qwen/Base", "adapter", "peft")
     assert data.datasets == ["me/digits"]
@@ -169,7 +178,7 @@ def write_hostile_base(path: Path) -> Path:
 
 
 def stage(project: Project, server: Server, name: str, *arguments: str) -> tuple[int, str]:
-    process = start(project, "python", "-m", f"stages.{name}", *arguments, **server.environment)
+    process = start(project, "python", "-m", "stages", name, *arguments, **server.environment)
     output = process.communicate()[0]
     return process.returncode, output
 
@@ -204,7 +213,7 @@ def validated(module_project: Project, server: Server) -> Project:
 
 
 def test_record_of_validation(validated):
-    """Numbers of validation images, beside those of `evaluate`."""
+    """Numbers of validation images, and none of test images."""
     record = read_json(validated.root / RECORDS / "sft-1.json")
     partition = validated.root / "data/partition/few_shot/1"
     rows = {name: set(pd.read_parquet(partition / name / "digits.parquet")["row"]) for name in ("validation", "test")}
@@ -212,10 +221,10 @@ def test_record_of_validation(validated):
     assert set(predictions["row"]) == rows["validation"]
     assert not rows["validation"] & rows["test"]
     assert record["parts"]["all"]["samples"] == len(rows["validation"]) == 10
-    assert record["test"] == read_json(validated.root / "metrics/records/evaluate/few_shot-sft-digits-1.json")["parts"]
+    assert "test" not in record
     assert record["model_md5"] == content_md5(validated.root / "models/train/few_shot-sft-digits-1")
-    assert record["recipe"] == read_json(validated.root / "models/recipes/sft-digits.json")
-    assert record["taught"] == {"images": 40, "shots": 4, "options": 10}
+    assert record["recipe"] == read_json(validated.root / "recipes/train/sft-digits.json")
+    assert record["trained"] == {"samples": 40, "shots": 4, "options": 10}
     assert record["stage"] == "validate@sft-digits-1"
 
 
@@ -223,7 +232,7 @@ def test_saved_model(validated, server):
     """The weights as they were trained, the task, and a card; the same bytes twice; nothing of this machine in it."""
     file = validated.root / RECORDS / "no_thinking-1.json"
     told = read_json(file)
-    told["parts"]["all"] |= {"correct": 10, "exact_correct": 10}
+    told["parts"]["all"] |= {"substring_correct": 10, "exact_correct": 10}
     write_json(file, told)
     saved, trained = validated.root / SAVED, validated.root / "models/train/few_shot-no_thinking-digits-1"
     assert stage(validated, server, "best", "digits") == (0, "models/best/digits: no_thinking, seed 1\n")
@@ -236,7 +245,7 @@ def test_saved_model(validated, server):
     settings, before = (read_json(folder / "generation_config.json") for folder in (saved, trained))
     assert settings == before | {"max_new_tokens": 6, "do_sample": False}
     task = read_json(saved / "task.json")
-    assert (task["method"], task["seed"]) == ("no_thinking", 1)
+    assert (task["task"], task["method"], task["seed"]) == ("classification", "no_thinking", 1)
     assert task["images"] == {"size": 32, "evaluation": "direct"}
     asked = task["conversation"][0]["content"][1]["text"]
     assert asked.startswith(f"{task['question']}\nPlease choose one from list [ {', '.join(task['classes'])}].")
@@ -278,7 +287,7 @@ def test_code_of_the_card_answers_as_predict(validated, server, tmp_path):
     printed = run_code_of_card(saved)
     status, output = stage(validated, server, "predict", "--model", str(saved), "--json", str(photo))
     assert status == 0, output
-    assert printed == json.loads(output)["output"] + "\n"
+    assert printed == json.loads(output)["completion"] + "\n"
     assert printed.strip()
 
 
@@ -296,11 +305,11 @@ def test_code_of_the_card_of_adapters_answers_as_predict(
     write_adapters("models/base_model", trained)
     for method in METHODS:
         told = record(method, correct=9 if method == "sft" else 1) | {"model_md5": content_md5(Path(trained))}
-        told["task"]["images"]["evaluation"] = images
-        told["task"]["generation"]["temperature"] = temperature
+        told["prompting"]["images"]["evaluation"] = images
+        told["prompting"]["generation"]["temperature"] = temperature
         if system:
             turn = {"role": "system", "content": [{"type": "text", "text": system}]}
-            told["task"]["conversation"].insert(0, turn)
+            told["prompting"]["conversation"].insert(0, turn)
         write_json(f"{RECORDS}/{method}-1.json", told)
     best.best("digits")
     photo = write_photo(Path(SAVED, "image.jpg"))
@@ -308,7 +317,7 @@ def test_code_of_the_card_of_adapters_answers_as_predict(
     task = read_task(Path(SAVED))
     readable = decoded(iter([photo]), task.images, [])
     (predicted,) = answers(load_model(SAVED), load_processor(SAVED), task, task.question, readable)
-    assert printed == predicted.output + "\n"
+    assert printed == predicted.completion + "\n"
     assert printed.strip()
 
 
@@ -336,8 +345,10 @@ def test_no_validation_images(validated, server):
 
 
 def in_a_copy(validated: Project, target: Path, in_directory: Callable[[Path], None]) -> str:
-    """Go into a folder that has what stage `best` reads but the models and records; return where the model goes."""
-    for path in ("params.yaml", "requirements.lock", "data/download/digits"):
+    """Go into a folder that has what stage `best` reads but models and their records; return where the model goes."""
+    evaluated = "metrics/records/evaluate/few_shot-digits"
+    notes = "metrics/records/download/digits.json"
+    for path in ("params.yaml", "requirements.lock", "data/download/digits", notes, evaluated):
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         source = validated.root / path
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target / path)

@@ -17,13 +17,13 @@ from stages.predict import answers, decoded, paths, read_task
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, write_json
 from stages.runtime.provenance import closure
-from stages.tasks import questions, samples
+from stages.tasks import classification, images, samples
 from tests.conftest import ROOT, Project, write_random_model
 from tests.test_best import candidate
 
 CLASSES = ["zero", "one", "two"]
 QUESTION = "What digit is in the photo?"
-SQUARE = samples.ImageParams(size=32, evaluation="direct")
+SQUARE = images.ImageParams(size=32, evaluation="direct")
 PUBLISHED = evaluation.EvaluateParams(
     prompts="published",
     zero_shot_method="no_thinking",
@@ -49,7 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_random_model(tmp_path_factory.mktemp("best") / "model")
     conversation = load_method("no_thinking").conversation("{question}", "all")
     chosen = candidate("no_thinking")
-    chosen = chosen.model_copy(update={"task": chosen.task.model_copy(update={"conversation": conversation})})
+    chosen = chosen.model_copy(update={"prompting": chosen.prompting.model_copy(update={"conversation": conversation})})
     write_json(folder / "task.json", best.task(chosen, QUESTION, CLASSES))
     return folder
 
@@ -65,48 +65,48 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def outputs(model: Path, pictures: list[Path], **changes: object) -> list:
     task = read_task(model)
     question = str(changes.pop("question", task.question))
-    images = decoded(iter(pictures), task.images, [])
-    return list(answers(load_model(model), load_processor(model), task, question, images, **changes))
+    readable = decoded(iter(pictures), task.images, [])
+    return list(answers(load_model(model), load_processor(model), task, question, readable, **changes))
 
 
 def test_same_outputs_as_evaluation(model, pictures, tmp_path):
-    rendered = questions.render(QUESTION, CLASSES)
+    rendered = classification.render(QUESTION, CLASSES)
     table = tmp_path / "images.parquet"
-    pd.DataFrame({"image": [{"bytes": file.read_bytes(), "path": None} for file in pictures]}).to_parquet(table)
-    same = {"label": 0, "answer": "zero", "options": CLASSES, "question": rendered, "part": "all"}
+    pd.DataFrame({"images": [[{"bytes": file.read_bytes(), "path": None}] for file in pictures]}).to_parquet(table)
+    same = {"label": 0, "answer": "zero", "options": CLASSES, "question": rendered, "part": "all", "image_count": 1}
     rows = [{"row": row, **same} for row in range(len(pictures))]
-    asked = samples.Samples(rows, samples.Images(table, range(len(pictures)), 32))
-    method = load_method("no_thinking")
+    prompted = samples.Samples(rows, samples.Images(table, range(len(pictures)), 32))
+    method, task = load_method("no_thinking"), classification.Task()
     loaded, processor = load_model(model), load_processor(model)
-    tested = evaluation.evaluate(loaded, processor, method, asked, PUBLISHED, 1, tmp_path / "scratch")
+    tested = evaluation.evaluate(loaded, processor, method, task, prompted, PUBLISHED, 1, tmp_path / "scratch")
     predicted = outputs(model, pictures)
-    assert [each.output for each in predicted] == list(tested["output"])
+    assert [each.completion for each in predicted] == list(tested["completion"])
     assert [each.image for each in predicted] == [str(file) for file in pictures]
-    assert len(set(tested["output"])) > 1
+    assert len(set(tested["completion"])) > 1
 
 
 def test_answer_is_a_class_or_none(model, pictures):
-    before = [each.output for each in outputs(model, pictures)]
+    before = [each.completion for each in outputs(model, pictures)]
     task = read_json(model / "task.json")
     known = before[0].strip()
     assert known
     try:
-        # The words in which the model is asked stay the same.
+        # The prompt stays the same.
         write_json(model / "task.json", task | {"classes": [known, "two"]})
         after = outputs(model, pictures)
     finally:
         write_json(model / "task.json", task)
-    assert [each.output for each in after] == before
-    assert [each.answer for each in after] == [known if output.strip() == known else None for output in before]
+    assert [each.completion for each in after] == before
+    assert [each.answer for each in after] == [known if completion.strip() == known else None for completion in before]
     assert None in [each.answer for each in after]
 
 
 def test_another_question_takes_the_place_of_the_first(model):
     task = read_task(model)
-    first, other = (task.ask(question)[0]["content"][1]["text"] for question in (QUESTION, "Which one?"))
-    assert first == f"{questions.render(QUESTION, CLASSES)} Please directly output the answer name."
-    assert other == f"{questions.render('Which one?', CLASSES)} Please directly output the answer name."
-    assert task.ask(QUESTION) == task.conversation
+    first, other = (task.prompt(question)[0]["content"][1]["text"] for question in (QUESTION, "Which one?"))
+    assert first == f"{classification.render(QUESTION, CLASSES)} Please directly output the answer name."
+    assert other == f"{classification.render('Which one?', CLASSES)} Please directly output the answer name."
+    assert task.prompt(QUESTION) == task.conversation
 
 
 def test_batch_size_changes_no_answer(model, pictures):
@@ -153,15 +153,20 @@ def test_what_is_no_image_is_told_and_the_others_go_on(tmp_path, capsys):
 
 
 def test_no_model(model, tmp_path):
-    with pytest.raises(UserError, match=r"models/best/x is missing; valid: a folder that .*; `dvc stage list`"):
+    with pytest.raises(
+        UserError, match=r"models/best/x is missing; valid: .*; this grid keeps models/best/digits \(`dvc"
+    ):
         read_task(Path("models/best/x"))
     with pytest.raises(UserError, match=r"--model: .* has no task\.json; valid: a folder that stage `best` wrote"):
         read_task(tmp_path)
     write_json(tmp_path / "task.json", read_json(model / "task.json") | {"method": "magic"})
-    with pytest.raises(UserError, match=r"task\.json: method: 'magic' is invalid; valid: sft, "):
+    with pytest.raises(UserError, match=r"task\.json: method: 'magic' is invalid; valid: .*, sft, "):
+        read_task(tmp_path)
+    write_json(tmp_path / "task.json", read_json(model / "task.json") | {"task": "magic"})
+    with pytest.raises(UserError, match=r"task\.json: task: 'magic' is invalid; valid: classification, "):
         read_task(tmp_path)
     write_json(tmp_path / "task.json", {"classes": []})
-    with pytest.raises(UserError, match=r"task\.json\.method: missing"):
+    with pytest.raises(UserError, match=r"task\.json\.\w+: missing"):
         read_task(tmp_path)
 
 
@@ -172,7 +177,7 @@ def test_command(model, pictures, tmp_path):
     expected = outputs(model, pictures)
     done = project.run(*command, "--json", str(pictures[0].parent))
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
-        {"image": each.image, "answer": each.answer, "output": each.output} for each in expected
+        {"image": each.image, "answer": each.answer, "completion": each.completion} for each in expected
     ]
     done = project.run(*command, str(pictures[3]), str(tmp_path / "missing.png"), str(pictures[4]), check=False)
     assert done.returncode == 1
@@ -180,7 +185,7 @@ def test_command(model, pictures, tmp_path):
     head, *rows = done.stdout.splitlines()
     assert head.split() == ["image", "answer"]
     column = head.index("answer")
-    said = [f"? {json.dumps(expected[i].output)}" for i in (3, 4)]
+    said = [f"? {json.dumps(expected[i].completion)}" for i in (3, 4)]
     assert [(row[:column].strip(), row[column:]) for row in rows] == [
         (str(pictures[i]), text) for i, text in zip((3, 4), said, strict=True)
     ]

@@ -26,14 +26,14 @@ from stages import download, sources
 from stages.embedded import datasets as embedded
 from stages.recipes.params import check
 from stages.report.footnotes import read_notes, with_notes
-from stages.rewards import accuracy
 from stages.runtime.errors import UserError
-from stages.runtime.params import Grid, read_params
+from stages.runtime.params import read_params
 from stages.sources import coop
 from stages.sources.common import Example, Listing, checked_classes, clean_name
 from stages.sources.facts import COPIES, FACTS
 from stages.split import split as split_stage
-from stages.tasks import confusable, matching, samples
+from stages.tasks import confusable, images, rules
+from stages.tasks.draws import SPLITS
 from tests.conftest import ROOT
 from tests.hub import COMMIT, Hub, repository, serve
 from tools.profile import params_of
@@ -85,12 +85,19 @@ def contents(folder: Path) -> dict[tuple[str, str], set[bytes]]:
     classes = json.loads((folder / "dataset.json").read_text())["classes"]
     found: dict[tuple[str, str], set[bytes]] = {}
     for row in table(folder).itertuples():
-        found.setdefault((classes[row.label], row.split), set()).add(row.image["bytes"])
+        found.setdefault((classes[row.label], row.split), set()).update(each["bytes"] for each in row.images)
     return found
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """What the stage writes, its record too."""
+    record = Path("metrics/records/download") / f"{folder.name}.json"
+    return {path.name: path.read_bytes() for path in folder.iterdir()} | {"record": record.read_bytes()}
+
+
+def notes_of(folder: Path) -> list[str]:
+    """The footnotes in the record of the stage that wrote a folder."""
+    return json.loads(Path("metrics/records/download", f"{folder.name}.json").read_text())["notes"]
 
 
 # --- a folder of images ---------------------------------------------------------------------------------------------
@@ -114,6 +121,7 @@ def split_folders(root: Path) -> Path:
 def test_a_folder_with_splits_is_taken_as_it_is(fetch, tmp_path):
     folder = fetch(source="folder", path=str(split_folders(tmp_path / "images")))
     assert json.loads((folder / "dataset.json").read_text()) == {
+        "task": "classification",
         "question": COMMON["question"],
         "classes": ["fern", "moss"],
     }
@@ -125,7 +133,8 @@ def test_a_folder_with_splits_is_taken_as_it_is(fetch, tmp_path):
         ("moss", "test"): {picture(2000 + i) for i in range(3)},
         ("fern", "test"): {picture(2100 + i) for i in range(3)},
     }
-    assert sorted(files_of(folder)) == ["dataset.json", "images.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == ["dataset.json", "images.parquet"]
+    assert notes_of(folder) == []
 
 
 @pytest.mark.parametrize(
@@ -209,11 +218,11 @@ def test_path_may_hold_variables(fetch, tmp_path, monkeypatch):
     assert len(table(fetch(**section))) == 12
 
 
-def test_a_test_image_that_is_taught_too_is_noted(fetch, tmp_path, capsys):
+def test_a_test_image_that_is_trained_on_too_is_noted(fetch, tmp_path, capsys):
     root = split_folders(tmp_path / "images")
     put(root / "test/moss/copy.png", picture(0))
     folder = fetch(source="folder", path=str(root))
-    assert json.loads((folder / "notes.json").read_text()) == ["1 test images are training images too"]
+    assert notes_of(folder) == ["1 test images are training images too"]
     assert capsys.readouterr().err == "warning: download.mine: 1 test images are training images too\n"
 
 
@@ -253,7 +262,7 @@ def test_images_of_every_kind_are_kept_as_they_are_and_can_be_decoded(fetch, tmp
     found = contents(folder)
     assert found["odd", "train"] | found["odd", "test"] == set(KINDS.values())
     for name, content in KINDS.items():
-        image = samples.decode(content, name)
+        image = images.decode(content, name)
         assert image.mode == "RGB"
         assert image.size == ((8, 6) if name == "rotated.jpeg" else (6, 8))
 
@@ -389,10 +398,10 @@ def test_a_set_that_differs_from_the_papers_is_noted(fetch, tmp_path, capsys):
         "DTD: 3 classes, the paper has 47",
         "DTD: 9 test images, the paper has 1692",
         "DTD: 6 of 9 test images are kept",
-        "DTD: the question is 'What is in the photo?', the paper asks 'What type of texture is in the photo?'",
+        "DTD: the question is 'What is in the photo?', the paper's is 'What type of texture is in the photo?'",
     ]
     folder = fetch(**section)
-    assert json.loads((folder / "notes.json").read_text()) == notes
+    assert notes_of(folder) == notes
     assert capsys.readouterr().err == "".join(f"warning: download.mine: {note}\n" for note in notes)
 
 
@@ -407,7 +416,8 @@ def test_the_papers_own_set_needs_no_note(fetch, tmp_path):
     ]
     put(index, json.dumps(split))
     folder = fetch(source="coop", dataset="eurosat", path=str(root), question=FACTS["eurosat"].question)
-    assert sorted(files_of(folder)) == ["dataset.json", "images.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == ["dataset.json", "images.parquet"]
+    assert notes_of(folder) == []
 
 
 def in_common(fetch: Callable[..., Path], root: Path, seeds: int, **bound: int) -> float:
@@ -667,7 +677,7 @@ def test_a_hub_copy_that_is_not_coops_is_noted(fetch, tmp_path):
     question = FACTS["dtd"].question
     splits = {"train": "train", "test": "test"}
     folder = fetch(**HUB, path=str(hub_copy(tmp_path / "a")), splits=splits, dataset="dtd", question=question)
-    assert json.loads((folder / "notes.json").read_text()) == [
+    assert notes_of(folder) == [
         "DTD: 2 classes, the paper has 47",
         "DTD: the test split is not CoOp's, which the paper scores",
         "DTD: 6 test images, the paper has 1692",
@@ -928,7 +938,7 @@ def test_embedded_datasets_have_their_names_and_no_more_images_than_they_have(fe
     embedded = {"source": "embedded", "validation_per_class": 2, "test_per_class": 2}
     with pytest.raises(UserError, match="'embedded' is invalid for 'mine'; valid for digits, letters, shapes"):
         fetch(**embedded)
-    with pytest.raises(UserError, match=r"digits has \d+ images of class \d, 1004 are asked for; next: lower"):
+    with pytest.raises(UserError, match=r"digits has \d+ images of class \d, 1004 are wanted; next: lower"):
         fetch("digits", **embedded, train_per_class=1000)
 
 
@@ -938,24 +948,24 @@ def test_every_source_of_params_yaml_is_known():
 
 
 def test_notes_become_footnotes_of_the_datasets_of_the_grid(tmp_path):
-    grid = read_grid_of(["mine", "other"])
-    put(tmp_path / "mine/notes.json", '["MINE: small"]')
-    put(tmp_path / "elsewhere/notes.json", '["not in the grid"]')
+    grid = ["mine", "other"]
+    put(tmp_path / "mine.json", '{"notes": ["MINE: small"]}')
+    put(tmp_path / "other.json", '{"notes": []}')
+    put(tmp_path / "elsewhere.json", '{"notes": ["not in the grid"]}')
     notes = read_notes(grid, tmp_path)
     assert notes == {"mine": ["MINE: small"]}
     assert with_notes("| a |\n", notes) == "| a |\n\nNotes on the data:\n- mine: MINE: small\n"
     assert with_notes("| a |\n", {}) == "| a |\n"
-    paper = {"dtd": ["DTD: 3 classes", "1 test images are training images too"], "mine": ["DTD: 3 classes"]}
-    lines = ["- dtd: 3 classes", "- dtd: 1 test images are training images too", "- mine: DTD: 3 classes"]
-    assert with_notes("| a |\n", paper).splitlines()[-3:] == lines
-    for content, said in (("{", "cannot be read as JSON"), ('"small"', "is not a list of sentences")):
-        put(tmp_path / "other/notes.json", content)
-        with pytest.raises(UserError, match=rf"other/notes\.json: {said}"):
+    for content, said in (("{", "cannot be read as JSON"), ('"small"', "cannot be read as a record of stage download")):
+        put(tmp_path / "other.json", content)
+        with pytest.raises(UserError, match=rf"other\.json: {said}"):
             read_notes(grid, tmp_path)
 
 
-def read_grid_of(names: list[str]) -> Grid:
-    return Grid(datasets=names, methods=["sft"], settings=["few_shot"], seeds=[1], transfer=[])
+def test_a_note_names_the_papers_dataset_where_the_grid_has_another_name(fetch, tmp_path):
+    section = {"source": "coop", "dataset": "dtd", "path": str(coop_set(tmp_path))}
+    assert notes_of(fetch("dtd", **section))[0] == "3 classes, the paper has 47"
+    assert notes_of(fetch("mine", **section))[0] == "DTD: 3 classes, the paper has 47"
 
 
 def test_names_of_one_class_in_two_unicode_forms_are_one(fetch, tmp_path):
@@ -1009,7 +1019,8 @@ def test_a_name_is_cleaned_with_a_warning(fetch, tmp_path, capsys, written, name
     assert classes_of(folder) == [name, "fern"]
     said = f"class names are cleaned of blanks and invisible characters: {written!a} is now {name!r}"
     assert capsys.readouterr().err == f"warning: download.mine: {said}\n"
-    assert sorted(files_of(folder)) == ["dataset.json", "images.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == ["dataset.json", "images.parquet"]
+    assert notes_of(folder) == []
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -1098,20 +1109,20 @@ def test_labels_that_the_published_reward_takes_for_each_other_are_noted(fetch, 
         "the published accuracy reward pays 2 pairs of class names, wrong for right: "
         "'BAE 146-200' for 'BAE 146-300'; 'BAE 146-300' for 'BAE 146-200'"
     )
-    assert json.loads((folder / "notes.json").read_text()) == [note]
+    assert notes_of(folder) == [note]
     assert capsys.readouterr().err == f"warning: download.mine: {note}\n"
-    assert read_notes(read_grid_of(["mine"]), folder.parent) == {"mine": [note]}
+    assert read_notes(["mine"], Path("metrics/records/download")) == {"mine": [note]}
 
 
 def test_names_that_the_substring_rule_takes_for_each_other_are_noted(fetch, tmp_path, capsys):
     folder = fetch(**labelled(tmp_path / "a", "not OK", "ok", "1", "10", "palm_tree", "old palm tree"))
     note = (
-        "the substring rule cannot tell 3 pairs of class names apart: "
+        "substring match cannot tell 3 pairs of class names apart: "
         "'not OK' counts as 'ok'; '10' counts as '1'; 'old palm tree' counts as 'palm_tree'"
     )
-    assert json.loads((folder / "notes.json").read_text()) == [note]
+    assert notes_of(folder) == [note]
     assert capsys.readouterr().err == f"warning: download.mine: {note}\n"
-    table = with_notes("| a |\n", read_notes(read_grid_of(["mine"]), folder.parent))
+    table = with_notes("| a |\n", read_notes(["mine"], Path("metrics/records/download")))
     assert table.endswith(f"Notes on the data:\n- mine: {note}\n")
 
 
@@ -1129,8 +1140,10 @@ NAMES = st.lists(
 def test_pairs_are_those_that_the_rules_themselves_pay(names):
     tagged = {name: f"<think>ok</think> <answer>{name}</answer>" for name in names}
     pairs = list(permutations(names, 2))
-    assert confusable.paid_pairs(names) == [pair for pair in pairs if accuracy.published(tagged[pair[0]], pair[1])]
-    assert confusable.contained_pairs(names) == [pair for pair in pairs if matching.published(tagged[pair[0]], pair[1])]
+    assert confusable.paid_pairs(names) == [pair for pair in pairs if rules.math_verify(tagged[pair[0]], pair[1])]
+    assert confusable.contained_pairs(names) == [
+        pair for pair in pairs if rules.substring_match(tagged[pair[0]], pair[1])
+    ]
 
 
 # FGVCAircraft's names in which math-verify reads a number, and some in which it reads none.
@@ -1151,3 +1164,97 @@ def test_the_embedded_datasets_have_nothing_to_note():
     assert {name: confusable.notes(classes) for name, classes in embedded.CLASSES.items()} == {
         name: [] for name in embedded.CLASSES
     }
+
+
+# --- tasks without classes ------------------------------------------------------------------------------------------
+
+TASKS = {
+    "multiple_choice": (
+        {"options": ["moss", "fern"], "answer": "fern"},
+        {"question": "Which plant?\nA. moss\nB. fern", "options": ["moss", "fern"], "answer": "B"},
+    ),
+    "number": ({"answer": "1/2"}, {"question": "Which plant?", "options": [], "answer": "1/2"}),
+    "region": ({"box": [0.0, 0.25, 0.5, 1.0]}, {"box": [0.0, 0.25, 0.5, 1.0], "answer": "[0, 250, 500, 1000]"}),
+}
+"""What stands in a row of a table of each task, and what of the sample that it becomes."""
+
+
+def rows_of(path: Path, task: str, count: int, rows: int = 8) -> dict[str, Any]:
+    """A table with so many images a row, its columns by names of its own; its section of params.yaml."""
+    values = TASKS[task][0]
+    shown = [[picture(count * i + j) for j in range(count)] for i in range(rows)]
+    table = {"photos": shown if count > 1 else [images[0] for images in shown], "problem": ["Which plant?"] * rows}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(table | {f"its {name}": [value] * rows for name, value in values.items()}), path)
+    columns = {"question": "problem", **{name: f"its {name}" for name in values}}
+    section = {"source": "parquet", "path": str(path), "image_column": "photos", "columns": columns, "task": task}
+    return section | {"question": None, "test_per_class": 2, "validation_per_class": 2}
+
+
+def split_of(name: str, seed: int = 1, **counts: Any) -> dict[str, list[dict[str, Any]]]:
+    """Run the stage `split` after `fetch`; the rows of each table that it writes."""
+    params = YAML(typ="safe").load(Path("params.yaml")) | {"split": read_params(ROOT / "params.yaml")["split"]}
+    params["split"] |= {"train_count": None, "validation_count": None} | counts
+    YAML().dump(params, Path("params.yaml"))
+    split_stage(name, seed)
+    folder = Path(f"data/split/{name}-{seed}")
+    return {part: pd.read_parquet(folder / f"{part}.parquet").to_dict("records") for part in SPLITS}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("task", TASKS)
+def test_tables_of_every_task_become_samples(fetch, tmp_path, task, count):
+    """With one and with two images a row."""
+    folder = fetch(**rows_of(tmp_path / "a.parquet", task, count))
+    assert json.loads((folder / "dataset.json").read_text()) == {"task": task, "question": None, "classes": []}
+    found = table(folder)
+    assert "label" not in found
+    assert set(found["image_count"]) == {count}
+    kept = {tuple(each["bytes"] for each in row) for row in found["images"]}
+    assert kept == {tuple(picture(count * i + j) for j in range(count)) for i in range(8)}
+    parts = split_of("mine", train_count=3)
+    assert {part: len(rows) for part, rows in parts.items()} == {"train": 3, "validation": 2, "test": 2}
+    for row in (row for rows in parts.values() for row in rows):
+        assert row["image_count"] == count
+        for name, expected in TASKS[task][1].items():
+            assert (list(row[name]) if isinstance(expected, list) else row[name]) == expected
+
+
+TASK_MISTAKES = [
+    ({"task": "riddle"}, r"mine\.task: 'riddle' is invalid; valid: classification, multiple_choice, number, region"),
+    (
+        {"columns": {"answer": "its answer"}},
+        r"mine\.columns: .* is invalid for task number; valid: columns for question",
+    ),
+    ({"columns": {"question": "problem"}}, r"mine\.columns: .* is invalid for task number"),
+    (
+        {"columns": {"question": "problem", "answer": "its answer", "box": "box"}},
+        r"mine\.columns: .* is invalid for task number; valid: columns for question, answer",
+    ),
+    (
+        {"columns": {"question": "problem", "answer": "solution"}},
+        r"has no column 'solution'; valid for columns\.answer: photos, problem, its answer",
+    ),
+    ({"label_column": "problem"}, r"mine\.label_column: 'problem' is invalid for task number; valid: null"),
+    ({"task": "classification"}, r"mine\.(question|label_column): None is invalid"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), TASK_MISTAKES)
+def test_mistake_in_task_or_columns(fetch, tmp_path, change, message):
+    with pytest.raises(UserError, match=message) as error:
+        fetch(**rows_of(tmp_path / "a.parquet", "number", 1) | change)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "images"), [("choices", 1), ("sums", 2), ("boxes", 1)])
+def test_embedded_datasets_without_classes(fetch, name, images):
+    section = {"source": "embedded", "train_per_class": 6, "validation_per_class": 2, "test_per_class": 3}
+    folder = fetch(name, **section)
+    card = {"task": embedded.TASKS[name], "question": COMMON["question"], "classes": []}
+    assert json.loads((folder / "dataset.json").read_text()) == card
+    parts = split_of(name)
+    assert {part: len(rows) for part, rows in parts.items()} == {"train": 6, "validation": 2, "test": 3}
+    assert {row["image_count"] for rows in parts.values() for row in rows} == {images}
+    first = files_of(folder)
+    assert files_of(fetch(name, **section)) == first
