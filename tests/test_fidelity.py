@@ -66,7 +66,7 @@ def test_a_value_that_is_called_the_default_grids_is(cell):
 
 
 @pytest.mark.parametrize(("key", "text"), sorted(set(variants())))
-def test_a_variant_is_another_value_and_a_legal_one(key, text):
+def test_a_variant_is_another_value_and_a_valid_one(key, text):
     params = of_profile("paper")
     parents, _, last = key.rpartition(".")
     section = value(params, parents) if parents else params

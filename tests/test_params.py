@@ -3,11 +3,11 @@
 import pytest
 from ruamel.yaml import YAML
 
-from stages.methods.method import names
+from stages.methods import method as methods
 from stages.recipes.params import check
-from stages.recipes.recipe import recipe
+from stages.recipes.recipe import files, recipe
 from stages.runtime.errors import UserError
-from stages.runtime.params import RENAMED, read_params
+from stages.runtime.params import read_params
 from tests.conftest import ROOT
 
 MISTAKES = [
@@ -21,7 +21,9 @@ MISTAKES = [
     ("seeds", [-1], "seeds: -1 is invalid; valid: whole numbers from 0 on"),
     ("seeds", [1.5], r"seeds\.0: 1\.5 is invalid; valid: a valid integer"),
     ("transfer", ["base"], "transfer: 'base' is invalid; valid: few_shot, base_to_new"),
-    ("reward", "equalty", "reward: 'equalty' is invalid; valid: accuracy, adaptive_format, "),
+    ("reward", "equalty", "reward: 'equalty' is invalid; valid: accuracy, adaptive_format, answer_first_format, "),
+    ("reward", [], r"reward: \[\] is invalid; valid: names of rewards, or null"),
+    ("reward", "overlap", "reward: 'overlap' is invalid with dataset 'digits', whose task is classification"),
     ("reward", ["accuracy", "accuracy"], "reward: 'accuracy' stands twice"),
     (
         "rewards__accuracy__rule",
@@ -29,6 +31,10 @@ MISTAKES = [
         r"rewards\.accuracy\.rule: 'loose' is invalid; valid: 'exact' or 'published'",
     ),
     ("rewards__length__weight", 0, r"rewards\.length\.weight: 0 is invalid; valid: greater than 0"),
+    ("rewards__length__correct_only", True, r"correct_only: True is invalid; valid: 'exact', 'published' or None"),
+    ("rewards__equality", {"rule": "exact"}, r"rewards\.equality\.rule: unknown key; valid: weight"),
+    ("rewards__accuracy", {}, r"rewards\.accuracy\.rule: missing; every key is written out in params\.yaml"),
+    ("rewards__lenght", {}, "rewards: 'lenght' is invalid; valid: accuracy, "),
     ("split__shots", 0, r"split\.shots: 0 is invalid; valid: greater than 0"),
     ("split__shots", "four", r"split\.shots: 'four' is invalid; valid: a valid integer"),
     ("split__shot", 4, r"split\.shot: unknown key; valid: shots, "),
@@ -45,11 +51,7 @@ MISTAKES = [
     ("train__cls_rl__learning_rat", 1e-4, r"train\.cls_rl\.learning_rat: unknown key; valid: .*learning_rate"),
     ("train__cls_rl__generations", 1, r"train\.cls_rl\.generations: 1 is invalid"),
     ("train__clsrl", {}, "train: 'clsrl' is invalid; valid: adaptive_thinking, cls_rl"),
-    (
-        "evaluate__zero_shot_method",
-        "none",
-        r"evaluate\.zero_shot_method: 'none' is invalid; valid: adaptive_thinking, ",
-    ),
+    ("evaluate__zero_shot_method", "none", r"evaluate\.zero_shot_method: 'none' is invalid; valid: adaptive_"),
     ("evaluate__prompts", "mine", r"evaluate\.prompts: 'mine' is invalid; valid: 'published' or 'training'"),
     ("evaluate__generation__batch_size", 0, r"evaluate\.generation\.batch_size: 0 is invalid"),
     ("shots", 4, "shots: unknown key; valid: datasets, methods, settings, seeds, "),
@@ -77,33 +79,60 @@ def changed(key: str, value: object) -> dict:
 
 
 @pytest.mark.parametrize(("key", "value", "message"), MISTAKES)
-def test_mistake_ends_in_one_line(key, value, message):
+def test_a_mistake_gives_one_line(key, value, message):
     params = changed(key, value)
     with pytest.raises(UserError, match=message) as error:
-        checked = check(params)
-        for name in names():
-            recipe(name, "digits", checked)
+        files(check(params))
     assert "\n" not in str(error.value)
+
+
+OLD = {"prompts_per_step": "global_batch_size", "prompts_per_pass": "per_device_batch_size"}
+
+
+@pytest.mark.parametrize("section", ["sft", "grpo", "train__sft", "train__cls_rl", "overrides__digits"])
+@pytest.mark.parametrize("old", OLD)
+def test_a_key_that_had_another_name_gives_the_new_one(section, old):
+    params = changed("train", {"sft": {}, "cls_rl": {}})
+    params["overrides"]["digits"] = {}
+    *parents, last = f"{section}__{old}".split("__")
+    found = params
+    for parent in parents:
+        found = found[parent]
+    found[last] = 8
+    key = ".".join([*parents, last])
+    with pytest.raises(UserError, match=rf"^{key}: unknown key; it is now called {OLD[old]}$"):
+        check(params)
+
+
+def test_sections_that_no_cell_of_the_grid_uses_are_checked_too():
+    params = changed("methods", ["sft"])
+    params["grpo"]["beta"] = -1
+    with pytest.raises(UserError, match=r"grpo\.beta: -1 is invalid"):
+        check(params)
+    params = changed("overrides__letters", {"beata": 1})
+    params["datasets"] = ["digits"]
+    with pytest.raises(UserError, match=r"overrides\.letters\.beata: unknown key"):
+        check(params)
 
 
 def test_params_yaml_is_valid_and_every_method_has_a_recipe():
     checked = check(read_params(ROOT / "params.yaml"))
-    accuracy, plain, length = {"weight": 1.0, "rule": "exact"}, {"weight": 1.0}, checked.rewards["length"]
-    assert {name: recipe(name, "digits", checked)["rewards"] for name in names()} == {
+    weight = {"weight": 1.0}
+    accuracy, length = weight | {"rule": "exact"}, checked.rewards["length"]
+    assert {name: recipe(name, "digits", checked)["rewards"] for name in methods.names()} == {
         "sft": {},
-        "cls_rl": {"accuracy": accuracy, "format": plain},
-        "no_thinking": {"equality": plain},
-        "think_after_answer": {"accuracy": accuracy, "answer_first_format": plain},
-        "adaptive_thinking": {"accuracy": accuracy, "adaptive_format": plain},
-        "cls_rl_length": {"accuracy": accuracy, "format": plain, "length": length},
+        "cls_rl": {"accuracy": accuracy, "format": weight},
+        "no_thinking": {"equality": weight},
+        "think_after_answer": {"accuracy": accuracy, "answer_first_format": weight},
+        "adaptive_thinking": {"accuracy": accuracy, "adaptive_format": weight},
+        "cls_rl_length": {"accuracy": accuracy, "format": weight, "length": length},
     }
+    assert length["weight"] == 0.5
 
 
-@pytest.mark.parametrize("section", ["sft", "grpo", "train__no_thinking", "overrides__digits"])
-@pytest.mark.parametrize(("old", "new"), list(RENAMED.items()))
-def test_a_key_of_before_ends_in_a_line_that_names_the_new_one(section, old, new):
-    with pytest.raises(UserError, match=f"{section.replace('__', '.')}.{old}: unknown key; it is now called {new}"):
-        recipe("no_thinking", "digits", check(changed(f"{section}__{old}", 8)))
+def test_a_recipe_has_the_weight_and_the_parameters_of_its_rewards():
+    params = changed("rewards__equality", {"weight": 0.25})
+    assert recipe("no_thinking", "digits", check(params))["rewards"] == {"equality": {"weight": 0.25}}
 
 
 @pytest.mark.parametrize("rule", [None, "exact", "published"])
@@ -112,21 +141,16 @@ def test_length_has_its_own_rule_for_wrong_answers(rule):
     assert (rewards["accuracy"]["rule"], rewards["length"]["correct_only"]) == ("exact", rule)
 
 
-def test_a_reward_without_parameters_may_have_a_weight():
-    rewards = recipe("cls_rl", "digits", check(changed("rewards__format__weight", 0.5)))["rewards"]
-    assert rewards["format"] == {"weight": 0.5}
-
-
 def test_reward_replaces_the_rewards_of_every_reinforcement_method_and_no_other():
-    chosen = ["accuracy", "format", "length"]
-    checked = check(changed("reward", chosen))
-    for name in names():
-        assert list(recipe(name, "digits", checked)["rewards"]) == ([] if name == "sft" else chosen)
+    names = ["accuracy", "format", "length"]
+    checked = check(changed("reward", names))
+    for name in methods.names():
+        assert list(recipe(name, "digits", checked)["rewards"]) == ([] if name == "sft" else names)
 
 
 def test_override_of_a_method_stays_its_own():
     checked = check(changed("train__cls_rl__learning_rate", 0.5))
-    rates = {name: recipe(name, "digits", checked)["settings"]["learning_rate"] for name in names()}
+    rates = {name: recipe(name, "digits", checked)["settings"]["learning_rate"] for name in methods.names()}
     assert rates.pop("cls_rl") == 0.5
     assert 0.5 not in rates.values()
 
@@ -140,7 +164,7 @@ def test_override_of_a_method_stays_its_own():
         (None, "is missing"),
     ],
 )
-def test_a_broken_file(tmp_path, text, message):
+def test_a_file_that_is_no_mapping(tmp_path, text, message):
     path = tmp_path / "params.yaml"
     if text is not None:
         path.write_text(text)

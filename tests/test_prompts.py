@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stages.methods.method import load, names
+from stages.methods.method import load
+from stages.methods.method import names as methods
 from stages.recipes.params import check
 from stages.runtime.params import read_params
 from stages.tasks import classification
@@ -39,7 +40,7 @@ def compare(name: str, value: object, update: bool) -> None:
 
 def test_rendered_prompts(processor, golden):
     prompts = {}
-    for name in names():
+    for name in methods():
         method = load(name)
         parts = {"training": None, "evaluation of all": "all", "evaluation of base": "base", "evaluation of new": "new"}
         prompts[name] = {
@@ -87,7 +88,7 @@ def test_sft_is_evaluated_as_the_papers_code_evaluates_it(part):
     assert turn["content"][1]["text"].startswith(f"{question} {'Please' if part == 'base' else 'First'} output the")
 
 
-def test_sft_is_prompted_as_it_was_trained_where_no_part_is_named():
+def test_sft_is_prompted_as_in_training_where_no_part_is_named():
     """`evaluate.prompts: training`: the system turn, and the image behind the text, as in the paper's SFT code."""
     system, user = load("sft").conversation("Q")
     assert system["content"][0]["text"] == load("sft").system
@@ -100,7 +101,7 @@ def test_option_list_is_written_as_in_the_papers_code():
 
 
 def test_option_list_is_one_token_and_the_names_behind_it(processor):
-    """As the embedded base model is trained with it: a phrase that is spelled otherwise would fall apart into bytes."""
+    """As the embedded base model was trained: a phrase that is spelled otherwise would fall apart into bytes."""
     text = classification.render("What digit is in the photo?", ["two", "one"])
     tokens = processor.tokenizer.convert_ids_to_tokens(processor.tokenizer(text)["input_ids"])
     assert tokens[-6:] == ["?", "\nPlease choose one from list [", "Ġtwo", ",", "Ġone", "]."]
@@ -109,7 +110,7 @@ def test_option_list_is_one_token_and_the_names_behind_it(processor):
 def test_the_base_model_was_trained_with_every_prompt():
     from stages.embedded import curriculum
 
-    for name in names():
+    for name in methods():
         method = load(name)
         for prompt in (method.prompt, *method.evaluation_prompts.values(), method.system or ""):
             rest = prompt.replace("{question}", "").lstrip("\n.")

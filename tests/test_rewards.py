@@ -13,9 +13,11 @@ from math_verify import parse, verify
 
 from stages.methods.answers import in_tags
 from stages.methods.method import load
-from stages.rewards.reward import Completion, names
-from stages.rewards.reward import load as load_reward
+from stages.methods.method import names as methods
+from stages.rewards import reward as rewards
+from stages.rewards.reward import Completion
 from stages.tasks import classification, region, rules
+from stages.tasks import task as tasks
 from stages.tasks.task import Sample
 from tests.conftest import ROOT
 
@@ -51,17 +53,24 @@ TABLE = [
 NAMES = ("accuracy", "format", "equality", "answer_first_format", "adaptive_format")
 
 
-def paid(name: str, completion: str, answer: str, tokens: int = 5, **params: object) -> float:
-    """What a reward of these parameters gives for a completion of a class name."""
-    reward, _ = load_reward(name, params)
-    return reward(Completion(completion, None, tokens), Sample("Which?", answer), classification.Task())
+LENGTH = {"weight": 1.0, "steepness": 1.0, "midpoint": 2.0, "unit": 8.0, "correct_only": None}
+
+
+def pay(name: str, completion: str, answer: str, tokens: int = 9, **params: object) -> float:
+    """What a reward pays for a completion about a classified image, its answer read as most methods read it."""
+    reward, _weight = rewards.load(name, params)
+    return reward(
+        Completion(completion, rules.tagged(completion), tokens),
+        Sample("Which?", answer, (answer, "something else")),
+        classification.Task(),
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_golden_table(name):
-    params = {"rule": "exact"} if name == "accuracy" else {}
     column = NAMES.index(name) + 2
-    got = [(row[0], paid(name, row[0], row[1], **params)) for row in TABLE]
+    rule = {"rule": "exact"} if name == "accuracy" else {}
+    got = [(row[0], pay(name, row[0], row[1], **rule)) for row in TABLE]
     assert got == [(row[0], float(row[column])) for row in TABLE]
 
 
@@ -86,14 +95,14 @@ VECTORS = [
 
 @pytest.mark.parametrize(("completion", "label", "published", "exact", "form", "equal"), VECTORS)
 def test_vectors_of_the_released_functions(completion, label, published, exact, form, equal):
-    got = {rule: paid("accuracy", completion, label, rule=rule) for rule in ("published", "exact")}
-    got |= {name: paid(name, completion, label) for name in ("format", "equality")}
+    got = {rule: pay("accuracy", completion, label, rule=rule) for rule in ("published", "exact")}
+    got |= {name: pay(name, completion, label) for name in ("format", "equality")}
     assert got == {"published": published, "exact": exact, "format": form, "equality": equal}
 
 
 @pytest.mark.parametrize("row", TABLE)
 def test_without_numbers_both_rules_give_the_same(row):
-    assert paid("accuracy", row[0], row[1], rule="published") == row[2]
+    assert pay("accuracy", row[0], row[1], rule="published") == row[2]
 
 
 def naive(completion: str, label: str) -> bool:
@@ -184,8 +193,8 @@ def test_no_completion_keeps_the_published_rule_busy():
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 8 * len(BOMBS)
-    right = [line for line in done.stdout.splitlines() if line.endswith("True")]
-    assert right == ["power tower 9^9^9^9 True"]
+    paid = [line for line in done.stdout.splitlines() if line.endswith("True")]
+    assert paid == ["power tower 9^9^9^9 True"]
 
 
 @pytest.mark.parametrize("bomb", ["9^9^9", "$2^{9}$", "$5!$", "9" * 10_000])
@@ -194,56 +203,98 @@ def test_an_expression_out_of_bounds_is_none(bomb):
     assert rules.expressions("<answer>a</answer> 172 ") != []
 
 
-def test_every_name_loads():
-    constants = {"weight": 1.0, "steepness": 1.0, "midpoint": 2.0, "unit": 8.0, "correct_only": None}
-    params = {"accuracy": {"rule": "published"}, "length": constants}
-    completion = Completion("<answer>[0, 0, 500, 1000]</answer>", "[0, 0, 500, 1000]", 5)
-    sample = Sample("Where?", "[0, 0, 500, 1000]", box=(0.0, 0.0, 0.5, 1.0))
-    for name in names():
-        reward, weight = load_reward(name, params.get(name, {}))
-        assert isinstance(reward(completion, sample, region.Task()), float)
-        assert weight == 1.0
+def test_every_file_of_the_room_is_a_reward_that_pays_a_number_from_0_to_1():
+    parameters = {"accuracy": {"rule": "published"}, "length": LENGTH}
+    assert rewards.names() == sorted([*NAMES, "length", "overlap"])
+    for name in rewards.names():
+        reward, weight = rewards.load(name, parameters.get(name, {}))
+        sample = Sample("Where?", "[0, 0, 500, 1000]", box=(0, 0, 0.5, 1))
+        assert weight == 1
+        assert 0 <= reward(Completion("<answer>river</answer>", "river", 5), sample, region.Task()) <= 1
 
 
-def test_a_reward_sees_the_completion_and_the_sample():
-    """The box of the sample, the parsed answer of the completion, and how long it is."""
-    overlap, _ = load_reward("overlap", {})
-    sample = Sample("Where?", "[0, 0, 500, 1000]", box=(0.0, 0.0, 0.5, 1.0))
-    found = [
-        overlap(Completion("", answer, 9, truncated=answer is None), sample, region.Task())
-        for answer in ("[0, 0, 500, 1000]", "[250, 0, 500, 1000]", "[500, 0, 1000, 1000]", "left", None)
-    ]
-    assert found == [1.0, 0.5, 0.0, 0.0, 0.0]
+@pytest.mark.parametrize("name", methods())
+def test_a_method_of_reinforcement_has_rewards_and_a_supervised_one_a_target(name):
+    method = load(name)
+    assert set(method.rewards) <= set(rewards.names())
+    assert bool(method.rewards) == (method.trainer == "grpo")
+    assert (method.target is not None) == (method.trainer == "sft")
+
+
+def test_a_weight_is_part_of_the_section_of_every_reward():
+    assert rewards.load("equality", {"weight": 0.25})[1] == 0.25
+    assert rewards.load("length", LENGTH | {"weight": 0.5})[1] == 0.5
+    for name in rewards.names():
+        assert "weight" in rewards.params_of(name).model_fields
 
 
 def test_length_is_logistic_and_saturates():
-    params = {"weight": 0.5, "steepness": 2.0, "midpoint": 3.0, "unit": 4.0, "correct_only": None}
+    def paid(tokens: int) -> float:
+        return pay("length", "x", "y", tokens, steepness=2.0, midpoint=3.0, unit=4.0, correct_only=None)
 
-    def reward(tokens: int) -> float:
-        return paid("length", "x", "y", tokens, **params)
-
-    # L = 12 / 4 = 3 = L0, so R = 1 / (1 + lambda) = 1/3; the weight counts in the sum of rewards.
-    assert reward(12) == pytest.approx(1 / 3)
-    assert load_reward("length", params)[1] == 0.5
+    # L = 12 / 4 = 3 = L0, so R = 1 / (1 + lambda) = 1/3.
+    assert paid(12) == pytest.approx(1 / 3)
     # L = 5: R = 1 / (1 + 2 exp(-2)).
-    assert reward(20) == pytest.approx(1 / (1 + 2 * math.exp(-2)))
-    assert reward(10**9) == pytest.approx(1)
-    values = [reward(tokens) for tokens in range(60)]
+    assert paid(20) == pytest.approx(1 / (1 + 2 * math.exp(-2)))
+    assert paid(10**9) == pytest.approx(1)
+    values = [paid(tokens) for tokens in range(60)]
     assert values == sorted(values)
 
 
-@pytest.mark.parametrize(("rule", "share"), [("exact", 0), ("published", 0.5)])
-def test_length_may_leave_wrong_answers_unpaid_by_a_rule_of_the_accuracy_reward(rule, share):
-    params = {"steepness": 1.0, "midpoint": 3.0, "unit": 4.0, "correct_only": rule}
-    assert paid("length", "<answer>forest</answer>", "river", 100, **params) == 0
-    assert paid("length", "<answer>BAE 146-300</answer>", "BAE 146-200", 12, **params) == pytest.approx(share)
-    assert paid("length", "<answer>river</answer>", "river", 12, **params) == pytest.approx(0.5)
+@pytest.mark.parametrize("midpoint", [-1e6, 1e6])
+def test_length_stays_a_share_whatever_its_constants(midpoint):
+    assert 0 <= pay("length", "x", "y", 10, steepness=1.0, midpoint=midpoint, unit=1e-3, correct_only=None) <= 1
+
+
+@pytest.mark.parametrize(("rule", "paid"), [("exact", 0), ("published", 0.5)])
+def test_length_may_leave_wrong_answers_unpaid_by_a_rule_of_the_accuracy_reward(rule, paid):
+    constants = {"steepness": 1.0, "midpoint": 3.0, "unit": 4.0, "correct_only": rule}
+    assert pay("length", "<answer>forest</answer>", "river", 100, **constants) == 0
+    assert pay("length", "<answer>BAE 146-300</answer>", "BAE 146-200", 12, **constants) == pytest.approx(paid)
+    assert pay("length", "<answer>river</answer>", "river", 12, **constants) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "paid"), [("[0, 0, 500, 1000]", 1), ("[250, 0, 500, 1000]", 0.5), ("[500, 0, 1000, 1000]", 0), (None, 0)]
+)
+def test_overlap_pays_by_the_share_of_what_the_parser_found(answer, paid):
+    reward, _ = rewards.load("overlap", {})
+    sample = Sample("Where?", "[0, 0, 500, 1000]", box=(0.0, 0.0, 0.5, 1.0))
+    assert reward(Completion("[0, 0, 500, 1000]", answer, 9), sample, region.Task()) == pytest.approx(paid)
+
+
+def test_a_reward_fits_a_task_that_has_what_it_needs():
+    fitting = {
+        name: [task for task in tasks.names() if rewards.fits(name, tasks.load(task))] for name in rewards.names()
+    }
+    assert fitting.pop("overlap") == ["region"]
+    assert all(found == tasks.names() for found in fitting.values())
+
+
+@pytest.mark.parametrize("task", ["multiple_choice", "number", "region"])
+@pytest.mark.parametrize("rule", ["exact", "published"])
+def test_accuracy_pays_by_the_task(task, rule):
+    example = {"options": ["one", "two"], "answer": "1", "box": [0, 0, 1, 1]} | (
+        {"answer": "two"} if task == "multiple_choice" else {}
+    )
+    loaded = tasks.load(task)
+    sample = loaded.sample({"question": "Q", **example}, [], None, None)
+    reward, _ = rewards.load("accuracy", {"rule": rule})
+    right, wrong = (f"<answer>{text}</answer>" for text in (sample.answer, "[0, 0, 0, 7]"))
+    assert [reward(Completion(text, rules.tagged(text), 9), sample, loaded) for text in (right, wrong)] == [1, 0]
+
+
+def test_a_reward_that_cannot_be_computed_stops_the_run():
+    """And never becomes a 0: here a region's reward on a sample without a box."""
+    reward, _ = rewards.load("overlap", {})
+    with pytest.raises(TypeError):
+        reward(Completion("", "[0, 0, 1, 1]", 9), Sample("Which?", "river"), region.Task())
 
 
 @pytest.mark.parametrize("label", ["river", " river", "river ", "\triver\r"])
 def test_a_label_is_stripped_and_a_completion_is_not(label):
     """As in P1's code, which strips what stands in the solution's tag."""
-    assert paid("equality", "river", label) == 1
-    assert paid("equality", label, label) == (label == "river")
+    assert pay("equality", "river", label) == 1
+    assert pay("equality", label, label) == (label == "river")
     assert in_tags(label) == "<answer>river</answer>"
     assert load("sft").target(label) == "<answer>river</answer>"

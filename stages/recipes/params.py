@@ -84,13 +84,19 @@ def check(params: dict[str, Any]) -> Params:
     for setting, section in checked.partition.items():
         validate(f"partition.{setting}", section, SETTINGS[setting])
     _check_names("reward", names(checked.reward), rewards.names())
+    if checked.reward == []:
+        raise UserError("reward: [] is invalid; valid: names of rewards, or null for each method's own")
     _check_names("rewards", list(checked.rewards), rewards.names())
     for name in rewards.names():
         validate(f"rewards.{name}", checked.rewards.get(name, {}), rewards.params_of(name))
-    _check_names("train", list(checked.train), methods.names())
     for trainer, model in TRAINERS.items():
         validate(trainer, getattr(checked, trainer), model)
+    _check_names("train", list(checked.train), methods.names())
+    for method, own in checked.train.items():
+        _check_keys(f"train.{method}", own, TRAINERS[methods.load(method).trainer])
     _check_names("overrides", list(checked.overrides), checked.download)
+    for dataset, own in checked.overrides.items():
+        _check_keys(f"overrides.{dataset}", own, *TRAINERS.values())
     _check_names("evaluate.zero_shot_method", [checked.evaluate.zero_shot_method], methods.names())
     _check_tasks(checked)
     return checked
@@ -132,7 +138,7 @@ def _check_names(key: str, names: list[str], valid: Any) -> None:
     _check_unique(key, names)
 
 
-def check_keys(key: str, section: dict[str, Any], *sections: type[Section]) -> None:
+def _check_keys(key: str, section: dict[str, Any], *sections: type[Section]) -> None:
     """Refuse keys of a section of overrides that are none of those that it overrides; `UserError`."""
     valid = dict.fromkeys(name for each in sections for name in each.model_fields)
     for name in section:

@@ -5,7 +5,7 @@ from typing import Any
 
 from stages.methods import method as methods
 from stages.modelling import catalogue as models
-from stages.recipes.params import TRAINERS, Params, check_keys, names, task_of
+from stages.recipes.params import TRAINERS, Params, names, task_of
 from stages.rewards import reward as rewards
 from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
@@ -35,17 +35,13 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
     The trainer's section is overridden by the dataset's, and both by the method's.
 
     Raises:
-        UserError: a hyperparameter is invalid, or no trainer has it.
+        UserError: a hyperparameter is invalid, or does not fit to another.
     """
     loaded = methods.load(method)
     model = TRAINERS[loaded.trainer]
     shared = getattr(params, loaded.trainer)
-    validate(loaded.trainer, shared, model)
     own = params.train.get(method, {})
-    check_keys(f"train.{method}", own, model)
-    of_dataset = params.overrides.get(dataset, {})
-    check_keys(f"overrides.{dataset}", of_dataset, *TRAINERS.values())
-    of_dataset = {key: value for key, value in of_dataset.items() if key in model.model_fields}
+    of_dataset = {key: value for key, value in params.overrides.get(dataset, {}).items() if key in model.model_fields}
     validate(f"overrides.{dataset}", {**shared, **of_dataset}, model)
     settings = validate(f"train.{method}", {**shared, **of_dataset, **own}, model).model_dump()
     check_launch(params.launch, settings, loaded.trainer)

@@ -1,6 +1,7 @@
 """P2's normalized length reward: longer is better, up to a limit (P2 section 3; its constants are not published)."""
 
 import math
+from typing import Literal
 
 from pydantic import Field
 
@@ -19,7 +20,7 @@ class Params(base.Params):
     steepness: float = Field(gt=0)
     midpoint: float
     unit: float = Field(gt=0)
-    correct_only: Rule | None
+    correct_only: Literal[Rule, None]  # one type, so that a message names null too
 
 
 def reward(completion: Completion, sample: Sample, task: BaseTask, params: Params) -> float:

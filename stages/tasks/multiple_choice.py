@@ -2,6 +2,8 @@
 
 A sample has its own options, from its source (`options` a list, `answer` one of them or its letter), and its own
 question or the dataset's. The order of the options is the source's.
+
+Differs from P1's evaluation of such a set, where math-verify reads the letter out of a sentence.
 """
 
 import re
@@ -15,7 +17,7 @@ from stages.runtime.errors import UserError
 from stages.tasks import rules
 from stages.tasks.task import BaseTask, OptionRule, Rule, Sample
 
-_CHOICE = re.compile(r"\(?([A-Za-z])\)?(?:[.:)]\s*(.+))?", re.DOTALL)
+_CHOICE = re.compile(r"(?:\(([A-Z])\)|([A-Z])\b)[.:)]?(?:\s*(.+))?", re.DOTALL | re.IGNORECASE)
 """`B`, `(B)`, `B.`, `B. two` and their like."""
 
 
@@ -28,15 +30,18 @@ class Task(BaseTask):
         self, example: Mapping[str, Any], names: Sequence[str], rule: OptionRule, random: np.random.Generator
     ) -> Sample:
         """The question with its options below it, a letter before each."""
-        options, answer = [str(option) for option in example["options"]], str(example["answer"])
-        if not 2 <= len(options) <= len(ascii_uppercase):
-            raise UserError(f"options: {options} is invalid; valid: 2 to {len(ascii_uppercase)} options")
+        given, answer = example["options"], str(example["answer"]).strip()
+        options = [] if given is None or isinstance(given, str) else [str(option).strip() for option in given]
+        if not 2 <= len(options) <= len(ascii_uppercase) or len({"", *map(str.lower, options)}) <= len(options):
+            valid = f"a list of 2 to {len(ascii_uppercase)}, none blank, no two equal but for case"
+            raise UserError(f"options: {given!r} is invalid; valid: {valid}")
         letters = ascii_uppercase[: len(options)]
-        letter = letters[options.index(answer)] if answer in options else answer.strip().upper()
-        if len(letter) != 1 or letter not in letters:
-            raise UserError(f"answer: {answer!r} is invalid; valid: one of {options}, or its letter")
+        found = {letter for letter, option in zip(letters, options, strict=True) if answer in (letter, option)}
+        if len(found) != 1:
+            reason = "is one option's text and another's letter" if found else "is none"
+            raise UserError(f"answer: {answer!r} {reason} of {options}; valid: an option, or its letter")
         lines = [f"{letter}. {option}" for letter, option in zip(letters, options, strict=True)]
-        return Sample("\n".join([example["question"], *lines]), letter, tuple(options))
+        return Sample("\n".join([example["question"], *lines]), found.pop(), tuple(options))
 
     def question(self, question: str, names: Sequence[str]) -> None:
         """Each sample has options of its own."""
@@ -46,12 +51,17 @@ class Task(BaseTask):
         return chosen(answer, sample) is not None
 
     def substring_match(self, completion: str, sample: Sample) -> bool:
-        """The letter is chosen, or the right option's text, and no other option's, stands in the answer."""
+        """The right option is chosen, or its text, and no other option's, stands in the answer."""
         answer = rules.tagged(completion) or completion.strip()
         if (letter := chosen(answer, sample)) is not None:
             return letter == sample.answer
-        named = [letter for letter, option in _options(sample) if option.lower() in answer.lower()]
-        return named == [sample.answer]
+        rest, named = answer.lower(), set()
+        # The longest first, since one option may stand in another.
+        for letter, option in sorted(_options(sample), key=lambda each: -len(each[1])):
+            if option.lower() in rest:
+                named.add(letter)
+                rest = rest.replace(option.lower(), " ")
+        return named == {sample.answer}
 
     def exact_match(self, answer: str | None, sample: Sample) -> bool:
         """The letter or the option's text, and nothing else."""
@@ -63,7 +73,7 @@ class Task(BaseTask):
 
 
 def chosen(answer: str | None, sample: Sample) -> str | None:
-    """The letter of the option that an answer is: by its letter, by its text, or by both where they agree.
+    """The letter of the option that an answer is: by its letter, by both letter and text if they agree, or by its text.
 
     >>> sample = Sample("Which?", "B", ("one", "two"))
     >>> chosen("two", sample), chosen("(b)", sample), chosen("B. two", sample), chosen("B. one", sample)
@@ -72,15 +82,12 @@ def chosen(answer: str | None, sample: Sample) -> str | None:
     if answer is None:
         return None
     text = answer.strip()
-    by_text = {option.strip().lower(): letter for letter, option in _options(sample)}
-    if text.lower() in by_text:
-        return by_text[text.lower()]
-    if (found := _CHOICE.fullmatch(text)) is None:
-        return None
-    letter, behind = found[1].upper(), (found[2] or "").strip().lower()
-    if letter not in ascii_uppercase[: len(sample.options)] or (behind and by_text.get(behind) != letter):
-        return None
-    return letter
+    by_text = {option.lower(): letter for letter, option in _options(sample)}
+    if found := _CHOICE.fullmatch(text):
+        letter, behind = (found[1] or found[2]).upper(), (found[3] or "").lower()
+        if letter in by_text.values() and (not behind or by_text.get(behind) == letter):
+            return letter
+    return by_text.get(text.lower())
 
 
 def _options(sample: Sample) -> list[tuple[str, str]]:

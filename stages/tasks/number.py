@@ -11,7 +11,10 @@ from stages.runtime.errors import UserError
 from stages.tasks import rules
 from stages.tasks.task import BaseTask, OptionRule, Rule, Sample
 
-_NUMBER = re.compile(r"[-+]?(?:\d+(?:,\d{3})+|\d+)?(?:\.\d+)?(?:/\d+)?")
+_NUMBER = re.compile(r"[-+]?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:/[0-9]+)?")
+"""`-7`, `1,234.5`, `.5`, `3/4` and their like."""
+_LONGEST = 100
+"""Characters of a number: a model may write digits without end."""
 
 
 class Task(BaseTask):
@@ -37,13 +40,10 @@ class Task(BaseTask):
         return answer is not None and (value(answer) is not None or value(sample.answer) is None)
 
     def substring_match(self, completion: str, sample: Sample) -> bool:
-        """As math-verify reads the answer, or its last number (both read more than the number alone)."""
+        """As math-verify reads the answer, which may have words around it."""
         answer = rules.tagged(completion) or completion.strip()
-        if (right := value(sample.answer)) is not None:
-            numbers = [found for found in map(value, _NUMBER.findall(answer)) if found is not None]
-            if numbers and numbers[-1] == right:
-                return True
-        return rules.math_verify(f"<answer>{answer}</answer>", sample.answer)
+        right = rules.expressions(sample.answer)
+        return self.exact_match(answer, sample) or bool(right and rules.equal(rules.expressions(answer), right))
 
     def exact_match(self, answer: str | None, sample: Sample) -> bool:
         """The number and nothing else; of an expression, the same text."""
@@ -51,7 +51,7 @@ class Task(BaseTask):
         return answer is not None and (answer == sample.answer if right is None else value(answer) == right)
 
     def rewarded(self, completion: str, sample: Sample, rule: Rule) -> bool:
-        """Published: as the authors' function, see `stages.tasks.rules.math_verify`; exact: as `exact_match`."""
+        """Published: the authors' function, which reads no number right between tags; exact: as `exact_match`."""
         if rule == "published":
             return rules.math_verify(completion, sample.answer)
         return self.exact_match(rules.rewarded_text(completion), sample)
@@ -64,9 +64,7 @@ def value(text: str) -> Fraction | None:
     (Fraction(2469, 2), Fraction(-1, 2), None, None)
     """
     text = text.strip()
-    if not _NUMBER.fullmatch(text) or not any(map(str.isdigit, text)):
+    if len(text) > _LONGEST or not _NUMBER.fullmatch(text):
         return None
     number, _, divisor = text.replace(",", "").partition("/")
-    if not number.strip("+-") or (divisor and not int(divisor)):
-        return None
-    return Fraction(number) / Fraction(divisor or 1)
+    return Fraction(number) / int(divisor or 1) if int(divisor or 1) else None
