@@ -147,7 +147,7 @@ def prompts(with_completion: int = 0) -> Dataset:
 
 
 def arguments(device: str, precision: torch.dtype) -> dict[str, Any]:
-    """What all trainers are told."""
+    """Arguments of all trainers."""
     return {
         "output_dir": tempfile.gettempdir(),
         "learning_rate": 1e-6,
@@ -395,7 +395,7 @@ def run(size: str, device: str, per_step: int, repeats: int) -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The processor's own name, where Linux tells it."""
+    """The processor's own name, where Linux knows it."""
     try:
         return re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())[1]
     except (OSError, TypeError):

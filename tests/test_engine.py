@@ -219,18 +219,18 @@ def test_curves_keep_what_tells_whether_a_training_could_learn(folder, tmp_path)
 )
 def test_rewards_without_spread_are_said_with_their_likely_cause(folder, tmp_path, capsys, method, functions, cause):
     train(folder, method, tmp_path, functions=functions, beta=0.1, learning_rate=1e-2)
-    told = [line for line in capsys.readouterr().err.splitlines() if "of this training" in line]
-    assert len(told) == 1
-    assert cause in told[0]
+    said = [line for line in capsys.readouterr().err.splitlines() if "of this training" in line]
+    assert len(said) == 1
+    assert cause in said[0]
 
 
 def test_the_share_of_groups_without_spread_is_said():
     settings = grpo.Params.model_validate(small.settings("no_thinking"))
     row = {"loss": 0.1, "grad_norm": 1.0, "completions/clipped_ratio": 0.0, "rewards/accuracy/mean": 0.4}
     row |= {"spread/unpaid": 0.1, "spread/flat": 0.9, "spread/highest": 1.0}
-    told = complaint([row | {"share_without_spread": share} for share in (0.5, 0.75)], settings, [])
-    assert len(told) == 1
-    assert told[0].startswith("62% of the groups of this training had no spread in their rewards")
+    said = complaint([row | {"share_without_spread": share} for share in (0.5, 0.75)], settings, [])
+    assert len(said) == 1
+    assert said[0].startswith("62% of the groups of this training had no spread in their rewards")
     assert complaint([row | {"share_without_spread": 0.5}], settings, []) == []
     unpaid = row | {"share_without_spread": 1.0, "spread/flat": 0.0, "spread/unpaid": 1.0, "rewards/accuracy/mean": 0.0}
     assert complaint([unpaid], settings, [])[0].endswith("no gradient: accuracy paid no completion")
@@ -242,8 +242,8 @@ def test_the_share_of_groups_without_spread_is_said():
 def test_a_training_whose_completions_were_all_masked_says_so(folder, tmp_path, capsys):
     model, _ = train(folder, "no_thinking", tmp_path, max_completion_length=1, mask_truncated_completions=True)
     assert fingerprint(model) == fingerprint(load_model(folder))
-    told = capsys.readouterr().err
-    assert "no completion of this training counted: each was cut at grpo.max_completion_length: 1 and masked" in told
+    said = capsys.readouterr().err
+    assert "no completion of this training counted: each was cut at grpo.max_completion_length: 1 and masked" in said
 
 
 def test_loss_on_the_prompt_is_that_of_the_released_code(folder):
@@ -351,7 +351,7 @@ def test_exception_in_a_reward_stops_the_run(folder, tmp_path):
         raise ZeroDivisionError("a reward that cannot be computed")
 
     with pytest.raises(ZeroDivisionError, match="cannot be computed"):
-        train(folder, "no_thinking", tmp_path, functions={"broken": reward})
+        train(folder, "no_thinking", tmp_path, functions={"failing": reward})
 
 
 @pytest.mark.parametrize("method", ["sft", "no_thinking"])

@@ -1,4 +1,4 @@
-"""Base models: the embedded one, those of the hub and of folders in its layout, all by one way of loading."""
+"""Base models: the embedded one, those of the hub and of folders in its layout, all loaded alike."""
 
 import json
 import os
@@ -163,7 +163,7 @@ def test_a_published_checkpoint_is_loaded_without_torchvision(folder, published,
     image = Image.linear_gradient("L").resize((32, 32)).convert("RGB")
     pixels = [each.image_processor([image], return_tensors="pt")["pixel_values"] for each in (processor, own)]
     assert torch.equal(*pixels)
-    # The tokenizer is Qwen2's own class, with its way of cutting text: what matters here is that markers are whole.
+    # The tokenizer is Qwen2's own class, which splits text otherwise: what matters here is that markers are whole.
     assert type(processor.tokenizer).__name__ == "Qwen2Tokenizer"
     for marker in ("<|im_start|>", "<|image_pad|>", "<think>", "</answer>"):
         assert processor.tokenizer(marker)["input_ids"] == own.tokenizer(marker)["input_ids"]
@@ -442,18 +442,18 @@ def test_an_incomplete_or_foreign_model_is_refused_when_it_is_pointed_to(
 def test_a_foreign_repository_is_refused_before_its_weights_are_fetched(published, tmp_path, monkeypatch):
     copy = shutil.copytree(published, tmp_path / "copy")
     write_json(copy / "config.json", {"model_type": "bert"})
-    asked = set()
+    requested = set()
 
     class Own(Hub):
         files = repository(copy, "o/m")
 
         def answer(self, body: bool) -> None:
-            asked.add(self.path.rpartition("/")[2])
+            requested.add(self.path.rpartition("/")[2])
             super().answer(body)
 
     with serve(Own, tmp_path / "cache", monkeypatch), pytest.raises(UserError, match="'bert'"):
         pointer(tmp_path / "base", repository="o/m", revision=COMMIT)
-    assert asked == {"config.json"}
+    assert requested == {"config.json"}
 
 
 def test_part_of_a_repository_in_the_cache_is_refused_offline(hub, tmp_path, monkeypatch):
@@ -494,7 +494,7 @@ def test_attention_without_its_package_is_refused_where_a_model_is_loaded(publis
 
 
 def test_the_stage_that_points_tells_mistakes_in_a_line_and_computes_nothing(published, tmp_path):
-    """Its fingerprint has no device, though transformers is asked what it knows."""
+    """Its fingerprint has no device, though it looks up what transformers knows."""
     copy = shutil.copytree(published, tmp_path / "copy")
     recipe = {"key": "models.mine", "params": SECTION | {"path": str(copy)}}
     write_json(tmp_path / "recipes/base_model.json", recipe)

@@ -87,7 +87,7 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
 def kind_of(operator: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> str:
     """The types of numbers and the dimensions of all tensors of a call; of a power the exponent too.
 
-    The exponent chooses the way: that of 0.5 leads to MKL's square roots.
+    The exponent chooses the kernel: that of 0.5 leads to MKL's square roots.
 
     >>> kind_of("aten::pow.Tensor_Scalar", [torch.ones(3), 2], {})
     'float32 1, exponent 2'

@@ -91,6 +91,9 @@ def _optimiser(
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
 
 
+OF_TOWER = ("apply_rotary_pos_emb_vision", "get_vision_position_ids")
+"""What `visual_tokens` takes of transformers' module of Qwen2-VL."""
+
 PARTS = 2
 """Parts of a batch, computed side by side; the same on every machine, since the order of their sum is in the bytes."""
 
@@ -180,7 +183,7 @@ def visual_tokens(visual: torch.nn.Module, pixel_values: torch.Tensor, grid: tor
     from torch.nn import functional
     from transformers.models.qwen2_vl import modeling_qwen2_vl as library
 
-    if missing := private.lacks(library, "apply_rotary_pos_emb_vision", "get_vision_position_ids"):
+    if missing := private.lacks(library, *OF_TOWER):
         private.say_once(f"the vision tower takes one image after the other: {missing}")
         return visual(pixel_values, grid_thw=grid).pooler_output.view(len(grid), -1, visual.merger.mlp[-1].out_features)
     count, patches = len(grid), int(grid[0].prod())

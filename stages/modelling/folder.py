@@ -1,7 +1,7 @@
 """Which weights a model folder stands for, and how they are to be loaded.
 
 A model folder is an ordinary transformers folder, or one of LoRA adapters. `loading.json` in it says what those do not
-tell: the type of numbers, the implementation of attention, the limits on pixels. A base model from the hub has nothing
+say: the type of numbers, the implementation of attention, the limits on pixels. A base model from the hub has nothing
 but this file, which then points to a repository at a commit, or to a folder on disk with the sizes and md5s of its
 files: nobody needs another copy of 4 or 16 GB.
 """

@@ -220,22 +220,23 @@ class Phases:
                     save_random(folder, self._generators)
 
 
+OVERRIDDEN = (
+    "_save_checkpoint",
+    "_load_from_checkpoint",
+    "_load_optimizer_and_scheduler",
+    "_load_rng_state",
+    "_get_train_sampler",
+    "_init_training_state",
+)
+"""Methods of transformers' trainer in whose places those of `Resumable` stand."""
+
+
 class Resumable:
     """What stands before a trainer of TRL to make its checkpoints ours: `resumable(SFTTrainer)`.
 
     `train` resumes from the newest whole checkpoint in `output_dir`. transformers skips the batches that were seen,
     and puts the random states back; what TRL counts by itself, and the order of its samples, is put back here.
     """
-
-    OVERRIDDEN = (
-        "_save_checkpoint",
-        "_load_from_checkpoint",
-        "_load_optimizer_and_scheduler",
-        "_load_rng_state",
-        "_get_train_sampler",
-        "_init_training_state",
-    )
-    """Methods in whose places ours stand."""
 
     COUNTERS = ("_step", "_total_train_tokens")
     """Attributes in which TRL's trainers count over steps; the other counts are in the trainer's state."""
@@ -327,7 +328,7 @@ class _Clock(TrainerCallback):
 
 def resumable(trainer: type) -> type:
     """The trainer class with `Resumable` before it; as it is where transformers has no place for it."""
-    if missing := private.unlike(trainer, Resumable, Resumable.OVERRIDDEN):
+    if missing := private.unlike(trainer, Resumable, OVERRIDDEN):
         private.say(f"{NONE}: {missing}")
         return trainer
     return type(f"Resumable{trainer.__name__}", (Resumable, trainer), {})
