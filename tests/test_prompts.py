@@ -19,6 +19,7 @@ from stages.tasks.settings import SETTINGS
 from tests.conftest import ROOT
 
 GOLDEN = Path(__file__).parent / "golden"
+PAPERS = ("sft", "cls_rl", "no_thinking", "think_after_answer", "adaptive_thinking", "cls_rl_length")
 QUESTION = "What digit is in the photo?\nPlease choose one from list [ two, one]."
 
 
@@ -107,10 +108,11 @@ def test_option_list_is_one_token_and_the_names_behind_it(processor):
     assert tokens[-6:] == ["?", "\nPlease choose one from list [", "Ġtwo", ",", "Ġone", "]."]
 
 
-def test_the_base_model_was_trained_with_every_prompt():
+def test_the_base_model_was_trained_with_every_prompt_of_the_papers():
+    """With those of further methods it was not: a new prompt makes no other base model."""
     from stages.embedded import curriculum
 
-    for name in methods():
+    for name in PAPERS:
         method = load(name)
         for prompt in (method.prompt, *method.evaluation_prompts.values(), method.system or ""):
             rest = prompt.replace("{question}", "").lstrip("\n.")

@@ -207,7 +207,7 @@ def test_a_sum_is_that_of_its_two_digits():
 
 
 def test_rooms_are_listed_by_their_files():
-    assert tasks.names() == ["classification", "multiple_choice", "number", "region"]
+    assert set(tasks.names()) >= {"classification", "multiple_choice", "number", "region"}
     assert {type(tasks.load(name)).__module__ for name in tasks.names()} == {
         f"stages.tasks.{name}" for name in tasks.names()
     }
