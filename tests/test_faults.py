@@ -112,16 +112,16 @@ def mounted(prepared: Project) -> Iterator[callable]:
 
 
 def test_full_disk(prepared, mounted):
-    """error: data/split/digits-1: no space left on device; make room, then `dvc repro` goes on."""
+    """error: data/split/digits-1: no space left on device; make room, then `dvc repro` resumes."""
     mounted("data/split", "size=8k")
     done = prepared.run(*SPLIT, check=False)
     assert done.returncode == 2
-    assert done.stderr == "error: data/split/digits-1: no space left on device; make room, then `dvc repro` goes on\n"
+    assert done.stderr == "error: data/split/digits-1: no space left on device; make room, then `dvc repro` resumes\n"
     assert not list((prepared.root / "data/split").iterdir())
 
 
 def test_full_disk_under_weights(prepared, mounted):
-    """error: models/train/x: no space left on device; make room, then `dvc repro` goes on."""
+    """error: models/train/x: no space left on device; make room, then `dvc repro` resumes."""
     import torch
     from safetensors.torch import save_file
 
@@ -186,7 +186,7 @@ def test_missing_input(prepared):
 
 @pytest.mark.parametrize("text", ["", "{", '{"question": "\xff'])
 def test_broken_json(tmp_path, text):
-    """error: recipes/train/sft-digits.json: cannot be read as JSON (...); `dvc repro` makes it again."""
+    """error: recipes/train/sft-digits.json: cannot be read as JSON (...); `dvc repro configure` makes it again."""
     file = tmp_path / "sft.json"
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError) as caught:
@@ -297,8 +297,8 @@ def test_missing_base_model_ends_in_one_line(prepared, server):
 
 def outputs(project: Project) -> list[Path]:
     return [
-        project.root / "metrics/predictions/evaluate" / f"{KEY}.parquet",
-        project.root / "metrics/records/evaluate" / f"{KEY}.json",
+        project.root / "metrics/predictions/evaluate/few_shot-digits/sft-1.parquet",
+        project.root / "metrics/records/evaluate/few_shot-digits/sft-1.json",
     ]
 
 
@@ -332,13 +332,13 @@ def test_killed_evaluation_goes_on_with_the_first_unfinished_batch(prepared, fol
     assert process.returncode == 0
     assert said[0].startswith("warning: ")
     assert said[0].endswith("; this batch is generated again")
-    assert said[1].startswith(f"{len(files) - 1} batches of digits were finished before")
+    assert said[1].startswith(f"{len(files) - 1} batches were finished before")
     assert [content_md5(path) for path in outputs(prepared)] == whole
     assert not batches(prepared)
 
 
 def batches(project: Project) -> list[Path]:
-    return sorted((project.root / "scratch").glob("evaluate@*/*/*.json"))
+    return sorted((project.root / "scratch").glob("evaluate@*/*.json"))
 
 
 def test_changed_batch_is_not_believed(tmp_path, capsys):
@@ -465,6 +465,7 @@ def test_a_missing_program_is_told_by_its_name(capsys):
     ("path", "said"),
     [
         ("models/base_model/config.json", "missing; `dvc repro base_model` makes it"),
+        ("recipes/train/sft-digits.json", "missing; `dvc repro configure` makes it"),
         ("requirements.lock", "missing; no stage makes it; put it there"),
     ],
 )

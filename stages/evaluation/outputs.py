@@ -66,7 +66,7 @@ class FinishedBatches(dict[int, Completions]):
                 print(f"warning: {error}; this batch is generated again", file=sys.stderr)
                 file.unlink()
         if self:
-            print(f"{len(self)} batches of {folder.name} were finished before", flush=True)
+            print(f"{len(self)} batches were finished before", flush=True)
 
     def __setitem__(self, first_row: int, completions: Completions) -> None:
         """Write a batch's file, and keep it."""

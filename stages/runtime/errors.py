@@ -30,8 +30,10 @@ def maker(path: str | Path) -> str:
     ('dvc repro train@few_shot-sft-digits-1', 'dvc repro base_model', 'dvc repro')
     """
     parts = Path(path).parts
+    if parts[:1] == ("recipes",):
+        return "dvc repro configure"
     named = len(parts) > 1 and (parts[0] == "models" or parts[:2] in {("data", "download"), ("data", "split")})
-    if not named or parts[1] == "recipes":
+    if not named:
         return "dvc repro"
     return "dvc repro base_model" if parts[1] == "base_model" else f"dvc repro {'@'.join(parts[1:3])}"
 
@@ -60,7 +62,7 @@ def reported() -> Iterator[None]:
         if _is_of_program(error):
             what, remedy = f"this program cannot be run ({what})", "install it, and put its folder on PATH"
         elif error.errno == errno.ENOENT:
-            made = Path(path).parts[:1] in {("data",), ("metrics",), ("models",)}
+            made = Path(path).parts[:1] in {("data",), ("metrics",), ("models",), ("recipes",)}
             what, remedy = "missing", f"`{maker(path)}` makes it" if made else "no stage makes it; put it there"
         print(f"error: {path}: {what}; {remedy}", file=sys.stderr)
         sys.exit(2)
