@@ -6,8 +6,8 @@
   retrains the cells that it touches and no other.
 - `base_model.json`: the section of the base model that is chosen.
 - `tasks/<dataset>.json`: the task of a dataset, and the md5 of its code.
-- `code/<stage>.json`: the md5 of the code of each other stage, without methods, tasks and rewards, which it loads by
-  name.
+- `methods/<method>.json`: the md5 of the code of a method.
+- `code/<stage>.json`: the md5 of the code of each other stage, without methods and tasks, which it loads by name.
 """
 
 from stages.recipes.params import check

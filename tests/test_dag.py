@@ -15,7 +15,7 @@ from stages import configure
 from stages.methods import method as methods
 from stages.recipes.params import check, task_of
 from stages.recipes.recipe import STAGES as CODED
-from stages.recipes.recipe import code as code_of
+from stages.recipes.recipe import files as files_of
 from stages.recipes.recipe import recipe as recipe_of
 from stages.runtime.provenance import EXEMPT, closure
 from tests.conftest import ROOT, Project
@@ -87,14 +87,13 @@ def test_stage_depends_on_the_code_that_it_imports(stage):
     """Files of methods and tasks are loaded by their names, and stand in `dvc.yaml` by their names."""
     deps = STAGES[stage]["deps"]
     assert f"recipes/code/{stage}.json" in deps
-    code = code_of(stage)
+    code = files_of(check(PARAMS))[f"code/{stage}.json"]
     assert f"stages/{stage}.py" in code
     assert set(code) >= {path.as_posix() for path in closure(f"stages.{stage}")}
     assert not {path.as_posix() for path in EXEMPT} & set(code)
     assert not {f"stages/methods/{method}.py" for method in methods.names()} & set(code)
-    by_name = [path for path in deps if path.startswith("stages/methods/")]
-    assert len(by_name) == ("stages/methods/method.py" in code)
-    assert ("stages/methods/answers.py" in code) == bool(by_name)
+    by_method = [path for path in deps if path.startswith("recipes/methods/")]
+    assert len(by_method) == ("stages/methods/method.py" in code)
     by_task = [path for path in deps if path.startswith("recipes/tasks/")]
     assert len(by_task) == ("stages/tasks/task.py" in code and stage not in ("best", "aggregate"))
 

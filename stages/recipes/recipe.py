@@ -52,7 +52,7 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
                 f"models.{params.model}.lora: missing, and {loaded.trainer}.lora.target is null; one of them is needed"
             )
     path = configuration(params.launch.strategy)
-    chosen = loaded.rewards if params.reward is None or loaded.trainer != "grpo" else names(params.reward)
+    chosen = names(params.reward) if params.reward and loaded.rewards else loaded.rewards
     return {
         "method": method,
         "task": task_of(dataset, params),
@@ -80,16 +80,6 @@ def lora_target(lora: dict[str, Any], params: Params) -> str | None:
     return f"({targets.language})|({targets.vision})" if lora["vision_tower"] else targets.language
 
 
-def code(stage: str) -> dict[str, str]:
-    """The md5 by path of the code of a stage, without that of a single method, on whose file it depends by itself."""
-    found = code_md5(f"stages.{stage}")
-    if "stages/methods/method.py" not in found:
-        return found
-    own = {f"stages/methods/{name}.py" for name in methods.names()}
-    found = code_md5(f"stages.{stage}", *(f"stages.methods.{name}" for name in methods.names()))
-    return {path: md5 for path, md5 in found.items() if path not in own}
-
-
 def files(params: Params) -> dict[str, Any]:
     """The content of each file of `recipes/`, by its path there."""
     key = f"models.{params.model}"
@@ -101,4 +91,6 @@ def files(params: Params) -> dict[str, Any]:
     for dataset in params.datasets:
         task = task_of(dataset, params)
         found[f"tasks/{dataset}.json"] = {"task": task, "code": code_md5(f"stages.tasks.{task}")}
-    return found | {f"code/{stage}.json": code(stage) for stage in STAGES}
+    for method in methods.names():
+        found[f"methods/{method}.json"] = {"code": code_md5(f"stages.methods.{method}")}
+    return found | {f"code/{stage}.json": code_md5(f"stages.{stage}") for stage in STAGES}
