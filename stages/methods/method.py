@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Method:
         image_first: whether the images stand before the text of the training prompt.
     """
 
-    trainer: Literal["sft", "grpo"]
+    trainer: str
     prompt: str
     parse: Callable[[str], str | None]
     target: Callable[[str], str] | None = None
