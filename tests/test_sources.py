@@ -26,14 +26,14 @@ from stages import download, sources
 from stages.embedded import datasets as embedded
 from stages.recipes.params import check
 from stages.report.footnotes import read_notes, with_notes
-from stages.rewards import accuracy
 from stages.runtime.errors import UserError
-from stages.runtime.params import Grid, read_params
+from stages.runtime.files import read_json
+from stages.runtime.params import read_params
 from stages.sources import coop
 from stages.sources.common import Example, Listing, checked_classes, clean_name
 from stages.sources.facts import COPIES, FACTS
 from stages.split import split as split_stage
-from stages.tasks import confusable, matching, samples
+from stages.tasks import confusable, images, rules
 from tests.conftest import ROOT
 from tests.hub import COMMIT, Hub, repository, serve
 from tools.profile import params_of
@@ -82,11 +82,22 @@ def table(folder: Path) -> pd.DataFrame:
 
 def contents(folder: Path) -> dict[tuple[str, str], set[bytes]]:
     """The images by class name and split."""
-    classes = json.loads((folder / "dataset.json").read_text())["classes"]
+    classes = classes_of(folder)
     found: dict[tuple[str, str], set[bytes]] = {}
     for row in table(folder).itertuples():
-        found.setdefault((classes[row.label], row.split), set()).add(row.image["bytes"])
+        found.setdefault((classes[row.label], row.split), set()).update(image["bytes"] for image in row.images)
     return found
+
+
+def classes_of(folder: Path) -> list[str]:
+    return read_json(folder / "dataset.json")["classes"]
+
+
+def notes_of(name: str = "mine") -> list[str]:
+    """The sentences for footnotes in the record of `download`."""
+    record = read_json(f"metrics/records/download/{name}.json")
+    assert list(record) == ["notes"]
+    return record["notes"]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -113,10 +124,13 @@ def split_folders(root: Path) -> Path:
 
 def test_a_folder_with_splits_is_taken_as_it_is(fetch, tmp_path):
     folder = fetch(source="folder", path=str(split_folders(tmp_path / "images")))
-    assert json.loads((folder / "dataset.json").read_text()) == {
+    assert read_json(folder / "dataset.json") == {
+        "task": "classification",
         "question": COMMON["question"],
         "classes": ["fern", "moss"],
     }
+    assert set(table(folder)) == {"images", "image_count", "label", "split", "digest"}
+    assert set(table(folder)["image_count"]) == {1}
     assert contents(folder) == {
         ("moss", "train"): {picture(i) for i in range(5)},
         ("fern", "train"): {picture(100 + i) for i in range(5)},
@@ -181,14 +195,14 @@ def test_hidden_files_and_other_files_are_no_images(fetch, tmp_path):
 def test_a_class_may_be_called_train(fetch, tmp_path):
     root = flat(tmp_path / "images", 4, ("train", "bus"))
     folder = fetch(source="folder", path=str(root), test_per_class=1)
-    assert json.loads((folder / "dataset.json").read_text())["classes"] == ["bus", "train"]
+    assert classes_of(folder) == ["bus", "train"]
 
 
-def test_underscores_become_spaces_where_asked(fetch, tmp_path):
+def test_underscores_become_spaces_where_set(fetch, tmp_path):
     root = flat(tmp_path / "images", 4)
     section = {"source": "folder", "path": str(root), "test_per_class": 1}
-    kept = json.loads((fetch(**section) / "dataset.json").read_text())["classes"]
-    spaces = json.loads((fetch(**section, underscores="spaces") / "dataset.json").read_text())["classes"]
+    kept = classes_of(fetch(**section))
+    spaces = classes_of(fetch(**section, underscores="spaces"))
     assert (kept, spaces) == (["fern", "moss", "palm_tree"], ["fern", "moss", "palm tree"])
     flat(root, 4, ("palm tree",))
     with pytest.raises(
@@ -209,11 +223,11 @@ def test_path_may_hold_variables(fetch, tmp_path, monkeypatch):
     assert len(table(fetch(**section))) == 12
 
 
-def test_a_test_image_that_is_taught_too_is_noted(fetch, tmp_path, capsys):
+def test_a_test_image_that_is_a_training_image_too_is_noted(fetch, tmp_path, capsys):
     root = split_folders(tmp_path / "images")
     put(root / "test/moss/copy.png", picture(0))
-    folder = fetch(source="folder", path=str(root))
-    assert json.loads((folder / "notes.json").read_text()) == ["1 test images are training images too"]
+    fetch(source="folder", path=str(root))
+    assert notes_of() == ["1 test images are training images too"]
     assert capsys.readouterr().err == "warning: download.mine: 1 test images are training images too\n"
 
 
@@ -253,15 +267,15 @@ def test_images_of_every_kind_are_kept_as_they_are_and_can_be_decoded(fetch, tmp
     found = contents(folder)
     assert found["odd", "train"] | found["odd", "test"] == set(KINDS.values())
     for name, content in KINDS.items():
-        image = samples.decode(content, name)
+        image = images.decode(content, name)
         assert image.mode == "RGB"
         assert image.size == ((8, 6) if name == "rotated.jpeg" else (6, 8))
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", picture(1)[:-40], picture(1, "JPEG")[:200]])
-def test_a_broken_image_is_named(fetch, tmp_path, content):
+def test_a_corrupt_image_is_named(fetch, tmp_path, content):
     root = flat(tmp_path / "images", 4)
-    path = put(root / "moss/broken.png", content)
+    path = put(root / "moss/corrupt.png", content)
     with pytest.raises(UserError) as error:
         fetch(source="folder", path=str(root), test_per_class=1)
     assert str(error.value).startswith(f"{path}: cannot be read as an image")
@@ -330,7 +344,7 @@ def zipped(folder: Path) -> bytes:
 def test_split_files_of_coop(fetch, tmp_path, monkeypatch, name):
     monkeypatch.setenv("DATA_ROOT", str(coop_set(tmp_path, name)))
     folder = fetch(source="coop", dataset=name)
-    assert json.loads((folder / "dataset.json").read_text())["classes"] == ["kind_0", "kind_1", "kind_2"]
+    assert classes_of(folder) == ["kind_0", "kind_1", "kind_2"]
     assert table(folder).groupby(["label", "split"]).size().to_dict() == {
         (label, split): size for label in range(3) for split, size in {"train": 5, "validation": 4, "test": 3}.items()
     }
@@ -355,7 +369,7 @@ def test_aircraft_has_lists_of_its_own(fetch, tmp_path):
         for i in range(3):
             put(root / f"images/{number + i:07d}.jpg", picture(number + i, "JPEG"))
     folder = fetch(source="coop", dataset="fgvc_aircraft", path=str(tmp_path))
-    assert json.loads((folder / "dataset.json").read_text())["classes"] == ["707-320", "F/A-18", "DC-3"]
+    assert classes_of(folder) == ["707-320", "F/A-18", "DC-3"]
     assert contents(folder)["DC-3", "validation"] == {picture(10, "JPEG")}
     put(root / "images_variant_test.txt", "0000001 Concorde\n")
     with pytest.raises(UserError, match=r"images_variant_test\.txt: 'Concorde' is not in variants\.txt; next: copy"):
@@ -376,7 +390,7 @@ def imagenet(root: Path) -> Path:
 def test_imagenet_has_folders_and_names_that_stand_twice(fetch, tmp_path):
     path = str(imagenet(tmp_path))
     folder = fetch(source="coop", dataset="imagenet", path=path, train_per_class=3)
-    assert json.loads((folder / "dataset.json").read_text())["classes"] == ["tench", "crane", "crane"]
+    assert classes_of(folder) == ["tench", "crane", "crane"]
     sizes = table(folder).groupby(["label", "split"]).size().to_dict()
     assert sizes == {(label, split): size for label in range(3) for split, size in {"train": 3, "test": 2}.items()}
     folder = fetch(source="coop", dataset="imagenet", path=path, train_per_class=3, validation_per_class=1)
@@ -389,10 +403,10 @@ def test_a_set_that_differs_from_the_papers_is_noted(fetch, tmp_path, capsys):
         "DTD: 3 classes, the paper has 47",
         "DTD: 9 test images, the paper has 1692",
         "DTD: 6 of 9 test images are kept",
-        "DTD: the question is 'What is in the photo?', the paper asks 'What type of texture is in the photo?'",
+        "DTD: the question is 'What is in the photo?', the paper's is 'What type of texture is in the photo?'",
     ]
-    folder = fetch(**section)
-    assert json.loads((folder / "notes.json").read_text()) == notes
+    fetch(**section)
+    assert notes_of() == notes
     assert capsys.readouterr().err == "".join(f"warning: download.mine: {note}\n" for note in notes)
 
 
@@ -406,8 +420,8 @@ def test_the_papers_own_set_needs_no_note(fetch, tmp_path):
         [f"kind_{label}/test_{i % 2}.png", label, f"name {label}"] for label in range(10) for i in range(810)
     ]
     put(index, json.dumps(split))
-    folder = fetch(source="coop", dataset="eurosat", path=str(root), question=FACTS["eurosat"].question)
-    assert sorted(files_of(folder)) == ["dataset.json", "images.parquet"]
+    fetch("eurosat", source="coop", dataset="eurosat", path=str(root), question=FACTS["eurosat"].question)
+    assert notes_of("eurosat") == []
 
 
 def in_common(fetch: Callable[..., Path], root: Path, seeds: int, **bound: int) -> float:
@@ -499,9 +513,9 @@ COOP_MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("break_", "message"), COOP_MISTAKES)
-def test_mistake_in_coops_layout(fetch, tmp_path, break_, message):
-    break_(coop_set(tmp_path))
+@pytest.mark.parametrize(("change", "message"), COOP_MISTAKES)
+def test_mistake_in_coops_layout(fetch, tmp_path, change, message):
+    change(coop_set(tmp_path))
     with pytest.raises(UserError, match=message) as error:
         fetch(source="coop", dataset="dtd", path=str(tmp_path))
     assert "\n" not in str(error.value)
@@ -512,7 +526,7 @@ def test_coop_needs_a_root(fetch):
         fetch(source="coop", dataset="dtd")
 
 
-def test_a_wrong_root_is_told_with_where_it_comes_from(fetch, tmp_path, monkeypatch):
+def test_the_message_on_a_wrong_root_says_where_it_comes_from(fetch, tmp_path, monkeypatch):
     folder = tmp_path / "elsewhere"
     monkeypatch.setenv("DATA_ROOT", str(folder))
     variable = "correct the environment variable DATA_ROOT"
@@ -574,7 +588,7 @@ def test_parquet_with_numbers_for_labels(fetch, tmp_path, metadata):
     path = write_parquet(tmp_path / "a.parquet", [picture(i) for i in range(8)], [0, 1] * 4, found[metadata])
     section = PARQUET | {"path": str(path), "test_per_class": 1, "names": names if metadata == "params" else None}
     folder = fetch(**section)
-    assert json.loads((folder / "dataset.json").read_text())["classes"] == names
+    assert classes_of(folder) == names
     assert len(contents(folder)["fern", "train"]) == 3
 
 
@@ -666,8 +680,8 @@ def test_a_hub_dataset_of_image_files(fetch, tmp_path):
 def test_a_hub_copy_that_is_not_coops_is_noted(fetch, tmp_path):
     question = FACTS["dtd"].question
     splits = {"train": "train", "test": "test"}
-    folder = fetch(**HUB, path=str(hub_copy(tmp_path / "a")), splits=splits, dataset="dtd", question=question)
-    assert json.loads((folder / "notes.json").read_text()) == [
+    fetch(**HUB, path=str(hub_copy(tmp_path / "a")), splits=splits, dataset="dtd", question=question)
+    assert notes_of() == [
         "DTD: 2 classes, the paper has 47",
         "DTD: the test split is not CoOp's, which the paper scores",
         "DTD: 6 test images, the paper has 1692",
@@ -676,7 +690,7 @@ def test_a_hub_copy_that_is_not_coops_is_noted(fetch, tmp_path):
 
 HUB_MISTAKES = [
     ({"splits": {"train": "train", "test": "eval"}}, r"splits: 'eval' is invalid; valid: train, test"),
-    ({"label_column": "class"}, r"label_column: 'class' is invalid; valid: image, label, id"),
+    ({"label_column": "class"}, r"has no column 'class'; valid for label_column: image, label, id"),
     ({"splits": {"test": "test"}}, r"splits: train is missing"),
     ({"splits": {"train": "train", "test": "train"}}, r"splits: 'train' stands twice"),
     ({"splits": {"training": "train"}}, r"splits\.training.*'train', 'validation' or 'test'"),
@@ -824,7 +838,7 @@ def test_archives_in_coops_layout_are_read_in_place(fetch, tmp_path, hub):
         (None, r"dtd\.zip: has no split_zhou_DescribableTextures\.json; next: check repository and revision"),
     ],
 )
-def test_a_spoilt_archive(fetch, tmp_path, hub, content, message):
+def test_a_corrupt_archive(fetch, tmp_path, hub, content, message):
     put(tmp_path / "empty/dtd/x", "x")
     hub.files[f"/o/archives/resolve/{COMMIT}/dtd.zip"] = content or zipped(tmp_path / "empty/dtd")
     with pytest.raises(UserError, match=message):
@@ -891,7 +905,7 @@ SECTION_MISTAKES = [
 
 
 @pytest.mark.parametrize(("section", "message"), SECTION_MISTAKES)
-def test_mistake_in_a_section_is_told_before_any_work(section, message):
+def test_mistake_in_a_section_ends_before_any_work(section, message):
     params = read_params(ROOT / "params.yaml")
     params["download"]["mine"] = COMMON | section
     with pytest.raises(UserError, match=message) as error:
@@ -911,9 +925,9 @@ FOLDER_MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("break_", "message"), FOLDER_MISTAKES)
-def test_mistake_in_a_folder(fetch, tmp_path, break_, message):
-    break_(flat(tmp_path / "images", 5))
+@pytest.mark.parametrize(("change", "message"), FOLDER_MISTAKES)
+def test_mistake_in_a_folder(fetch, tmp_path, change, message):
+    change(flat(tmp_path / "images", 5))
     with pytest.raises(UserError, match=message) as error:
         fetch(source="folder", path=str(tmp_path / "images"), test_per_class=2)
     assert "\n" not in str(error.value)
@@ -928,7 +942,7 @@ def test_embedded_datasets_have_their_names_and_no_more_images_than_they_have(fe
     embedded = {"source": "embedded", "validation_per_class": 2, "test_per_class": 2}
     with pytest.raises(UserError, match="'embedded' is invalid for 'mine'; valid for digits, letters, shapes"):
         fetch(**embedded)
-    with pytest.raises(UserError, match=r"digits has \d+ images of class \d, 1004 are asked for; next: lower"):
+    with pytest.raises(UserError, match=r"digits has \d+ images of class \d, 1004 are wanted; next: lower"):
         fetch("digits", **embedded, train_per_class=1000)
 
 
@@ -938,24 +952,21 @@ def test_every_source_of_params_yaml_is_known():
 
 
 def test_notes_become_footnotes_of_the_datasets_of_the_grid(tmp_path):
-    grid = read_grid_of(["mine", "other"])
-    put(tmp_path / "mine/notes.json", '["MINE: small"]')
-    put(tmp_path / "elsewhere/notes.json", '["not in the grid"]')
-    notes = read_notes(grid, tmp_path)
+    put(tmp_path / "mine.json", '{"notes": ["MINE: small"]}')
+    put(tmp_path / "other.json", '{"notes": []}')
+    put(tmp_path / "elsewhere.json", '{"notes": ["not in the grid"]}')
+    notes = read_notes(["mine", "other"], tmp_path)
     assert notes == {"mine": ["MINE: small"]}
     assert with_notes("| a |\n", notes) == "| a |\n\nNotes on the data:\n- mine: MINE: small\n"
     assert with_notes("| a |\n", {}) == "| a |\n"
-    paper = {"dtd": ["DTD: 3 classes", "1 test images are training images too"], "mine": ["DTD: 3 classes"]}
-    lines = ["- dtd: 3 classes", "- dtd: 1 test images are training images too", "- mine: DTD: 3 classes"]
-    assert with_notes("| a |\n", paper).splitlines()[-3:] == lines
-    for content, said in (("{", "cannot be read as JSON"), ('"small"', "is not a list of sentences")):
-        put(tmp_path / "other/notes.json", content)
-        with pytest.raises(UserError, match=rf"other/notes\.json: {said}"):
-            read_notes(grid, tmp_path)
 
 
-def read_grid_of(names: list[str]) -> Grid:
-    return Grid(datasets=names, methods=["sft"], settings=["few_shot"], seeds=[1], transfer=[])
+@pytest.mark.parametrize("content", ["{", '"small"', "{}", '{"notes": "small"}', '{"notes": [1]}'])
+def test_a_corrupt_record_of_download_is_named_in_one_line(tmp_path, content):
+    put(tmp_path / "mine.json", content)
+    with pytest.raises(UserError, match=r"/mine\.json: cannot be read as ") as error:
+        read_notes(["mine"], tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_names_of_one_class_in_two_unicode_forms_are_one(fetch, tmp_path):
@@ -964,7 +975,7 @@ def test_names_of_one_class_in_two_unicode_forms_are_one(fetch, tmp_path):
         put(tmp_path / "images" / split / name / "0.png", picture(len(split)))
         put(tmp_path / "images" / split / "moss/0.png", picture(10 + len(split)))
     folder = fetch(source="folder", path=str(tmp_path / "images"))
-    assert json.loads((folder / "dataset.json").read_text())["classes"] == ["moss", "é"]
+    assert classes_of(folder) == ["moss", "é"]
 
 
 # --- names of classes -----------------------------------------------------------------------------------------------
@@ -978,10 +989,6 @@ def labelled(root: Path, *names: str) -> dict[str, Any]:
     pq.write_table(pa.table({"picture": images, "kind": labels}), root / "table.parquet")
     section = {"source": "parquet", "path": str(root), "image_column": "picture", "label_column": "kind"}
     return section | {"names": list(names), "test_per_class": 2}
-
-
-def classes_of(folder: Path) -> list[str]:
-    return json.loads((folder / "dataset.json").read_text())["classes"]
 
 
 @pytest.mark.parametrize(
@@ -1009,7 +1016,7 @@ def test_a_name_is_cleaned_with_a_warning(fetch, tmp_path, capsys, written, name
     assert classes_of(folder) == [name, "fern"]
     said = f"class names are cleaned of blanks and invisible characters: {written!a} is now {name!r}"
     assert capsys.readouterr().err == f"warning: download.mine: {said}\n"
-    assert sorted(files_of(folder)) == ["dataset.json", "images.parquet"]
+    assert notes_of() == []
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -1054,7 +1061,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("names", "message"), REFUSED)
-def test_a_name_that_cannot_be_asked_for_or_told_apart_is_refused(names, message):
+def test_a_name_that_cannot_be_answered_or_distinguished_is_refused(names, message):
     section = COMMON | {"source": "folder", "path": "."}
     examples = [Example("train", label, str(label)) for label in range(len(names))]
     listing = Listing(list(names), examples, lambda chosen: iter(()), lambda example: example.name)
@@ -1093,26 +1100,24 @@ def test_two_folders_of_one_name_in_two_unicode_forms_are_refused(fetch, tmp_pat
 
 
 def test_labels_that_the_published_reward_takes_for_each_other_are_noted(fetch, tmp_path, capsys):
-    folder = fetch(**labelled(tmp_path / "a", "BAE 146-200", "BAE 146-300", "737-200", "737-300"))
+    fetch(**labelled(tmp_path / "a", "BAE 146-200", "BAE 146-300", "737-200", "737-300"))
     note = (
         "the published accuracy reward pays 2 pairs of class names, wrong for right: "
         "'BAE 146-200' for 'BAE 146-300'; 'BAE 146-300' for 'BAE 146-200'"
     )
-    assert json.loads((folder / "notes.json").read_text()) == [note]
+    assert notes_of() == [note]
     assert capsys.readouterr().err == f"warning: download.mine: {note}\n"
-    assert read_notes(read_grid_of(["mine"]), folder.parent) == {"mine": [note]}
+    assert read_notes(["mine"], Path("metrics/records/download")) == {"mine": [note]}
 
 
-def test_names_that_the_substring_rule_takes_for_each_other_are_noted(fetch, tmp_path, capsys):
-    folder = fetch(**labelled(tmp_path / "a", "not OK", "ok", "1", "10", "palm_tree", "old palm tree"))
+def test_names_that_substring_match_takes_for_each_other_are_noted(fetch, tmp_path, capsys):
+    fetch(**labelled(tmp_path / "a", "not OK", "ok", "1", "10", "palm_tree", "old palm tree"))
     note = (
-        "the substring rule cannot tell 3 pairs of class names apart: "
+        "substring match cannot tell 3 pairs of class names apart: "
         "'not OK' counts as 'ok'; '10' counts as '1'; 'old palm tree' counts as 'palm_tree'"
     )
-    assert json.loads((folder / "notes.json").read_text()) == [note]
+    assert notes_of() == [note]
     assert capsys.readouterr().err == f"warning: download.mine: {note}\n"
-    table = with_notes("| a |\n", read_notes(read_grid_of(["mine"]), folder.parent))
-    assert table.endswith(f"Notes on the data:\n- mine: {note}\n")
 
 
 NAMES = st.lists(
@@ -1129,8 +1134,10 @@ NAMES = st.lists(
 def test_pairs_are_those_that_the_rules_themselves_pay(names):
     tagged = {name: f"<think>ok</think> <answer>{name}</answer>" for name in names}
     pairs = list(permutations(names, 2))
-    assert confusable.paid_pairs(names) == [pair for pair in pairs if accuracy.published(tagged[pair[0]], pair[1])]
-    assert confusable.contained_pairs(names) == [pair for pair in pairs if matching.published(tagged[pair[0]], pair[1])]
+    assert confusable.paid_pairs(names) == [pair for pair in pairs if rules.math_verify(tagged[pair[0]], pair[1])]
+    assert confusable.contained_pairs(names) == [
+        pair for pair in pairs if rules.substring_match(tagged[pair[0]], pair[1])
+    ]
 
 
 # FGVCAircraft's names in which math-verify reads a number, and some in which it reads none.
