@@ -27,13 +27,13 @@ from stages.embedded import datasets as embedded
 from stages.recipes.params import check
 from stages.report.footnotes import read_notes, with_notes
 from stages.runtime.errors import UserError
+from stages.runtime.files import read_json
 from stages.runtime.params import read_params
 from stages.sources import coop
 from stages.sources.common import Example, Listing, checked_classes, clean_name
 from stages.sources.facts import COPIES, FACTS
 from stages.split import split as split_stage
 from stages.tasks import confusable, images, rules
-from stages.tasks.draws import SPLITS
 from tests.conftest import ROOT
 from tests.hub import COMMIT, Hub, repository, serve
 from tools.profile import params_of
@@ -82,22 +82,26 @@ def table(folder: Path) -> pd.DataFrame:
 
 def contents(folder: Path) -> dict[tuple[str, str], set[bytes]]:
     """The images by class name and split."""
-    classes = json.loads((folder / "dataset.json").read_text())["classes"]
+    classes = classes_of(folder)
     found: dict[tuple[str, str], set[bytes]] = {}
     for row in table(folder).itertuples():
-        found.setdefault((classes[row.label], row.split), set()).update(each["bytes"] for each in row.images)
+        found.setdefault((classes[row.label], row.split), set()).update(image["bytes"] for image in row.images)
     return found
 
 
+def classes_of(folder: Path) -> list[str]:
+    return read_json(folder / "dataset.json")["classes"]
+
+
+def notes_of(name: str = "mine") -> list[str]:
+    """The sentences for footnotes in the record of `download`."""
+    record = read_json(f"metrics/records/download/{name}.json")
+    assert list(record) == ["notes"]
+    return record["notes"]
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
-    """What the stage writes, its record too."""
-    record = Path("metrics/records/download") / f"{folder.name}.json"
-    return {path.name: path.read_bytes() for path in folder.iterdir()} | {"record": record.read_bytes()}
-
-
-def notes_of(folder: Path) -> list[str]:
-    """The footnotes in the record of the stage that wrote a folder."""
-    return json.loads(Path("metrics/records/download", f"{folder.name}.json").read_text())["notes"]
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 # --- a folder of images ---------------------------------------------------------------------------------------------
@@ -120,11 +124,13 @@ def split_folders(root: Path) -> Path:
 
 def test_a_folder_with_splits_is_taken_as_it_is(fetch, tmp_path):
     folder = fetch(source="folder", path=str(split_folders(tmp_path / "images")))
-    assert json.loads((folder / "dataset.json").read_text()) == {
+    assert read_json(folder / "dataset.json") == {
         "task": "classification",
         "question": COMMON["question"],
         "classes": ["fern", "moss"],
     }
+    assert set(table(folder)) == {"images", "image_count", "label", "split", "digest"}
+    assert set(table(folder)["image_count"]) == {1}
     assert contents(folder) == {
         ("moss", "train"): {picture(i) for i in range(5)},
         ("fern", "train"): {picture(100 + i) for i in range(5)},
@@ -133,8 +139,7 @@ def test_a_folder_with_splits_is_taken_as_it_is(fetch, tmp_path):
         ("moss", "test"): {picture(2000 + i) for i in range(3)},
         ("fern", "test"): {picture(2100 + i) for i in range(3)},
     }
-    assert sorted(path.name for path in folder.iterdir()) == ["dataset.json", "images.parquet"]
-    assert notes_of(folder) == []
+    assert sorted(files_of(folder)) == ["dataset.json", "images.parquet"]
 
 
 @pytest.mark.parametrize(
@@ -190,14 +195,14 @@ def test_hidden_files_and_other_files_are_no_images(fetch, tmp_path):
 def test_a_class_may_be_called_train(fetch, tmp_path):
     root = flat(tmp_path / "images", 4, ("train", "bus"))
     folder = fetch(source="folder", path=str(root), test_per_class=1)
-    assert json.loads((folder / "dataset.json").read_text())["classes"] == ["bus", "train"]
+    assert classes_of(folder) == ["bus", "train"]
 
 
-def test_underscores_become_spaces_where_asked(fetch, tmp_path):
+def test_underscores_become_spaces_where_set(fetch, tmp_path):
     root = flat(tmp_path / "images", 4)
     section = {"source": "folder", "path": str(root), "test_per_class": 1}
-    kept = json.loads((fetch(**section) / "dataset.json").read_text())["classes"]
-    spaces = json.loads((fetch(**section, underscores="spaces") / "dataset.json").read_text())["classes"]
+    kept = classes_of(fetch(**section))
+    spaces = classes_of(fetch(**section, underscores="spaces"))
     assert (kept, spaces) == (["fern", "moss", "palm_tree"], ["fern", "moss", "palm tree"])
     flat(root, 4, ("palm tree",))
     with pytest.raises(
@@ -218,11 +223,11 @@ def test_path_may_hold_variables(fetch, tmp_path, monkeypatch):
     assert len(table(fetch(**section))) == 12
 
 
-def test_a_test_image_that_is_trained_on_too_is_noted(fetch, tmp_path, capsys):
+def test_a_test_image_that_is_a_training_image_too_is_noted(fetch, tmp_path, capsys):
     root = split_folders(tmp_path / "images")
     put(root / "test/moss/copy.png", picture(0))
-    folder = fetch(source="folder", path=str(root))
-    assert notes_of(folder) == ["1 test images are training images too"]
+    fetch(source="folder", path=str(root))
+    assert notes_of() == ["1 test images are training images too"]
     assert capsys.readouterr().err == "warning: download.mine: 1 test images are training images too\n"
 
 
@@ -268,9 +273,9 @@ def test_images_of_every_kind_are_kept_as_they_are_and_can_be_decoded(fetch, tmp
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", picture(1)[:-40], picture(1, "JPEG")[:200]])
-def test_a_broken_image_is_named(fetch, tmp_path, content):
+def test_a_corrupt_image_is_named(fetch, tmp_path, content):
     root = flat(tmp_path / "images", 4)
-    path = put(root / "moss/broken.png", content)
+    path = put(root / "moss/corrupt.png", content)
     with pytest.raises(UserError) as error:
         fetch(source="folder", path=str(root), test_per_class=1)
     assert str(error.value).startswith(f"{path}: cannot be read as an image")
@@ -339,7 +344,7 @@ def zipped(folder: Path) -> bytes:
 def test_split_files_of_coop(fetch, tmp_path, monkeypatch, name):
     monkeypatch.setenv("DATA_ROOT", str(coop_set(tmp_path, name)))
     folder = fetch(source="coop", dataset=name)
-    assert json.loads((folder / "dataset.json").read_text())["classes"] == ["kind_0", "kind_1", "kind_2"]
+    assert classes_of(folder) == ["kind_0", "kind_1", "kind_2"]
     assert table(folder).groupby(["label", "split"]).size().to_dict() == {
         (label, split): size for label in range(3) for split, size in {"train": 5, "validation": 4, "test": 3}.items()
     }
@@ -364,7 +369,7 @@ def test_aircraft_has_lists_of_its_own(fetch, tmp_path):
         for i in range(3):
             put(root / f"images/{number + i:07d}.jpg", picture(number + i, "JPEG"))
     folder = fetch(source="coop", dataset="fgvc_aircraft", path=str(tmp_path))
-    assert json.loads((folder / "dataset.json").read_text())["classes"] == ["707-320", "F/A-18", "DC-3"]
+    assert classes_of(folder) == ["707-320", "F/A-18", "DC-3"]
     assert contents(folder)["DC-3", "validation"] == {picture(10, "JPEG")}
     put(root / "images_variant_test.txt", "0000001 Concorde\n")
     with pytest.raises(UserError, match=r"images_variant_test\.txt: 'Concorde' is not in variants\.txt; next: copy"):
@@ -385,7 +390,7 @@ def imagenet(root: Path) -> Path:
 def test_imagenet_has_folders_and_names_that_stand_twice(fetch, tmp_path):
     path = str(imagenet(tmp_path))
     folder = fetch(source="coop", dataset="imagenet", path=path, train_per_class=3)
-    assert json.loads((folder / "dataset.json").read_text())["classes"] == ["tench", "crane", "crane"]
+    assert classes_of(folder) == ["tench", "crane", "crane"]
     sizes = table(folder).groupby(["label", "split"]).size().to_dict()
     assert sizes == {(label, split): size for label in range(3) for split, size in {"train": 3, "test": 2}.items()}
     folder = fetch(source="coop", dataset="imagenet", path=path, train_per_class=3, validation_per_class=1)
@@ -400,8 +405,8 @@ def test_a_set_that_differs_from_the_papers_is_noted(fetch, tmp_path, capsys):
         "DTD: 6 of 9 test images are kept",
         "DTD: the question is 'What is in the photo?', the paper's is 'What type of texture is in the photo?'",
     ]
-    folder = fetch(**section)
-    assert notes_of(folder) == notes
+    fetch(**section)
+    assert notes_of() == notes
     assert capsys.readouterr().err == "".join(f"warning: download.mine: {note}\n" for note in notes)
 
 
@@ -415,9 +420,8 @@ def test_the_papers_own_set_needs_no_note(fetch, tmp_path):
         [f"kind_{label}/test_{i % 2}.png", label, f"name {label}"] for label in range(10) for i in range(810)
     ]
     put(index, json.dumps(split))
-    folder = fetch(source="coop", dataset="eurosat", path=str(root), question=FACTS["eurosat"].question)
-    assert sorted(path.name for path in folder.iterdir()) == ["dataset.json", "images.parquet"]
-    assert notes_of(folder) == []
+    fetch("eurosat", source="coop", dataset="eurosat", path=str(root), question=FACTS["eurosat"].question)
+    assert notes_of("eurosat") == []
 
 
 def in_common(fetch: Callable[..., Path], root: Path, seeds: int, **bound: int) -> float:
@@ -509,9 +513,9 @@ COOP_MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("break_", "message"), COOP_MISTAKES)
-def test_mistake_in_coops_layout(fetch, tmp_path, break_, message):
-    break_(coop_set(tmp_path))
+@pytest.mark.parametrize(("change", "message"), COOP_MISTAKES)
+def test_mistake_in_coops_layout(fetch, tmp_path, change, message):
+    change(coop_set(tmp_path))
     with pytest.raises(UserError, match=message) as error:
         fetch(source="coop", dataset="dtd", path=str(tmp_path))
     assert "\n" not in str(error.value)
@@ -522,7 +526,7 @@ def test_coop_needs_a_root(fetch):
         fetch(source="coop", dataset="dtd")
 
 
-def test_a_wrong_root_is_told_with_where_it_comes_from(fetch, tmp_path, monkeypatch):
+def test_the_message_on_a_wrong_root_says_where_it_comes_from(fetch, tmp_path, monkeypatch):
     folder = tmp_path / "elsewhere"
     monkeypatch.setenv("DATA_ROOT", str(folder))
     variable = "correct the environment variable DATA_ROOT"
@@ -584,7 +588,7 @@ def test_parquet_with_numbers_for_labels(fetch, tmp_path, metadata):
     path = write_parquet(tmp_path / "a.parquet", [picture(i) for i in range(8)], [0, 1] * 4, found[metadata])
     section = PARQUET | {"path": str(path), "test_per_class": 1, "names": names if metadata == "params" else None}
     folder = fetch(**section)
-    assert json.loads((folder / "dataset.json").read_text())["classes"] == names
+    assert classes_of(folder) == names
     assert len(contents(folder)["fern", "train"]) == 3
 
 
@@ -676,8 +680,8 @@ def test_a_hub_dataset_of_image_files(fetch, tmp_path):
 def test_a_hub_copy_that_is_not_coops_is_noted(fetch, tmp_path):
     question = FACTS["dtd"].question
     splits = {"train": "train", "test": "test"}
-    folder = fetch(**HUB, path=str(hub_copy(tmp_path / "a")), splits=splits, dataset="dtd", question=question)
-    assert notes_of(folder) == [
+    fetch(**HUB, path=str(hub_copy(tmp_path / "a")), splits=splits, dataset="dtd", question=question)
+    assert notes_of() == [
         "DTD: 2 classes, the paper has 47",
         "DTD: the test split is not CoOp's, which the paper scores",
         "DTD: 6 test images, the paper has 1692",
@@ -686,7 +690,7 @@ def test_a_hub_copy_that_is_not_coops_is_noted(fetch, tmp_path):
 
 HUB_MISTAKES = [
     ({"splits": {"train": "train", "test": "eval"}}, r"splits: 'eval' is invalid; valid: train, test"),
-    ({"label_column": "class"}, r"label_column: 'class' is invalid; valid: image, label, id"),
+    ({"label_column": "class"}, r"has no column 'class'; valid for label_column: image, label, id"),
     ({"splits": {"test": "test"}}, r"splits: train is missing"),
     ({"splits": {"train": "train", "test": "train"}}, r"splits: 'train' stands twice"),
     ({"splits": {"training": "train"}}, r"splits\.training.*'train', 'validation' or 'test'"),
@@ -834,7 +838,7 @@ def test_archives_in_coops_layout_are_read_in_place(fetch, tmp_path, hub):
         (None, r"dtd\.zip: has no split_zhou_DescribableTextures\.json; next: check repository and revision"),
     ],
 )
-def test_a_spoilt_archive(fetch, tmp_path, hub, content, message):
+def test_a_corrupt_archive(fetch, tmp_path, hub, content, message):
     put(tmp_path / "empty/dtd/x", "x")
     hub.files[f"/o/archives/resolve/{COMMIT}/dtd.zip"] = content or zipped(tmp_path / "empty/dtd")
     with pytest.raises(UserError, match=message):
@@ -901,7 +905,7 @@ SECTION_MISTAKES = [
 
 
 @pytest.mark.parametrize(("section", "message"), SECTION_MISTAKES)
-def test_mistake_in_a_section_is_told_before_any_work(section, message):
+def test_mistake_in_a_section_ends_before_any_work(section, message):
     params = read_params(ROOT / "params.yaml")
     params["download"]["mine"] = COMMON | section
     with pytest.raises(UserError, match=message) as error:
@@ -921,9 +925,9 @@ FOLDER_MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("break_", "message"), FOLDER_MISTAKES)
-def test_mistake_in_a_folder(fetch, tmp_path, break_, message):
-    break_(flat(tmp_path / "images", 5))
+@pytest.mark.parametrize(("change", "message"), FOLDER_MISTAKES)
+def test_mistake_in_a_folder(fetch, tmp_path, change, message):
+    change(flat(tmp_path / "images", 5))
     with pytest.raises(UserError, match=message) as error:
         fetch(source="folder", path=str(tmp_path / "images"), test_per_class=2)
     assert "\n" not in str(error.value)
@@ -948,24 +952,21 @@ def test_every_source_of_params_yaml_is_known():
 
 
 def test_notes_become_footnotes_of_the_datasets_of_the_grid(tmp_path):
-    grid = ["mine", "other"]
     put(tmp_path / "mine.json", '{"notes": ["MINE: small"]}')
     put(tmp_path / "other.json", '{"notes": []}')
     put(tmp_path / "elsewhere.json", '{"notes": ["not in the grid"]}')
-    notes = read_notes(grid, tmp_path)
+    notes = read_notes(["mine", "other"], tmp_path)
     assert notes == {"mine": ["MINE: small"]}
     assert with_notes("| a |\n", notes) == "| a |\n\nNotes on the data:\n- mine: MINE: small\n"
     assert with_notes("| a |\n", {}) == "| a |\n"
-    for content, said in (("{", "cannot be read as JSON"), ('"small"', "cannot be read as a record of stage download")):
-        put(tmp_path / "other.json", content)
-        with pytest.raises(UserError, match=rf"other\.json: {said}"):
-            read_notes(grid, tmp_path)
 
 
-def test_a_note_names_the_papers_dataset_where_the_grid_has_another_name(fetch, tmp_path):
-    section = {"source": "coop", "dataset": "dtd", "path": str(coop_set(tmp_path))}
-    assert notes_of(fetch("dtd", **section))[0] == "3 classes, the paper has 47"
-    assert notes_of(fetch("mine", **section))[0] == "DTD: 3 classes, the paper has 47"
+@pytest.mark.parametrize("content", ["{", '"small"', "{}", '{"notes": "small"}', '{"notes": [1]}'])
+def test_a_corrupt_record_of_download_is_named_in_one_line(tmp_path, content):
+    put(tmp_path / "mine.json", content)
+    with pytest.raises(UserError, match=r"/mine\.json: cannot be read as ") as error:
+        read_notes(["mine"], tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_names_of_one_class_in_two_unicode_forms_are_one(fetch, tmp_path):
@@ -974,7 +975,7 @@ def test_names_of_one_class_in_two_unicode_forms_are_one(fetch, tmp_path):
         put(tmp_path / "images" / split / name / "0.png", picture(len(split)))
         put(tmp_path / "images" / split / "moss/0.png", picture(10 + len(split)))
     folder = fetch(source="folder", path=str(tmp_path / "images"))
-    assert json.loads((folder / "dataset.json").read_text())["classes"] == ["moss", "é"]
+    assert classes_of(folder) == ["moss", "é"]
 
 
 # --- names of classes -----------------------------------------------------------------------------------------------
@@ -988,10 +989,6 @@ def labelled(root: Path, *names: str) -> dict[str, Any]:
     pq.write_table(pa.table({"picture": images, "kind": labels}), root / "table.parquet")
     section = {"source": "parquet", "path": str(root), "image_column": "picture", "label_column": "kind"}
     return section | {"names": list(names), "test_per_class": 2}
-
-
-def classes_of(folder: Path) -> list[str]:
-    return json.loads((folder / "dataset.json").read_text())["classes"]
 
 
 @pytest.mark.parametrize(
@@ -1019,8 +1016,7 @@ def test_a_name_is_cleaned_with_a_warning(fetch, tmp_path, capsys, written, name
     assert classes_of(folder) == [name, "fern"]
     said = f"class names are cleaned of blanks and invisible characters: {written!a} is now {name!r}"
     assert capsys.readouterr().err == f"warning: download.mine: {said}\n"
-    assert sorted(path.name for path in folder.iterdir()) == ["dataset.json", "images.parquet"]
-    assert notes_of(folder) == []
+    assert notes_of() == []
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -1065,7 +1061,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("names", "message"), REFUSED)
-def test_a_name_that_cannot_be_asked_for_or_told_apart_is_refused(names, message):
+def test_a_name_that_cannot_be_answered_or_distinguished_is_refused(names, message):
     section = COMMON | {"source": "folder", "path": "."}
     examples = [Example("train", label, str(label)) for label in range(len(names))]
     listing = Listing(list(names), examples, lambda chosen: iter(()), lambda example: example.name)
@@ -1104,26 +1100,24 @@ def test_two_folders_of_one_name_in_two_unicode_forms_are_refused(fetch, tmp_pat
 
 
 def test_labels_that_the_published_reward_takes_for_each_other_are_noted(fetch, tmp_path, capsys):
-    folder = fetch(**labelled(tmp_path / "a", "BAE 146-200", "BAE 146-300", "737-200", "737-300"))
+    fetch(**labelled(tmp_path / "a", "BAE 146-200", "BAE 146-300", "737-200", "737-300"))
     note = (
         "the published accuracy reward pays 2 pairs of class names, wrong for right: "
         "'BAE 146-200' for 'BAE 146-300'; 'BAE 146-300' for 'BAE 146-200'"
     )
-    assert notes_of(folder) == [note]
+    assert notes_of() == [note]
     assert capsys.readouterr().err == f"warning: download.mine: {note}\n"
     assert read_notes(["mine"], Path("metrics/records/download")) == {"mine": [note]}
 
 
-def test_names_that_the_substring_rule_takes_for_each_other_are_noted(fetch, tmp_path, capsys):
-    folder = fetch(**labelled(tmp_path / "a", "not OK", "ok", "1", "10", "palm_tree", "old palm tree"))
+def test_names_that_substring_match_takes_for_each_other_are_noted(fetch, tmp_path, capsys):
+    fetch(**labelled(tmp_path / "a", "not OK", "ok", "1", "10", "palm_tree", "old palm tree"))
     note = (
         "substring match cannot tell 3 pairs of class names apart: "
         "'not OK' counts as 'ok'; '10' counts as '1'; 'old palm tree' counts as 'palm_tree'"
     )
-    assert notes_of(folder) == [note]
+    assert notes_of() == [note]
     assert capsys.readouterr().err == f"warning: download.mine: {note}\n"
-    table = with_notes("| a |\n", read_notes(["mine"], Path("metrics/records/download")))
-    assert table.endswith(f"Notes on the data:\n- mine: {note}\n")
 
 
 NAMES = st.lists(
@@ -1164,97 +1158,3 @@ def test_the_embedded_datasets_have_nothing_to_note():
     assert {name: confusable.notes(classes) for name, classes in embedded.CLASSES.items()} == {
         name: [] for name in embedded.CLASSES
     }
-
-
-# --- tasks without classes ------------------------------------------------------------------------------------------
-
-TASKS = {
-    "multiple_choice": (
-        {"options": ["moss", "fern"], "answer": "fern"},
-        {"question": "Which plant?\nA. moss\nB. fern", "options": ["moss", "fern"], "answer": "B"},
-    ),
-    "number": ({"answer": "1/2"}, {"question": "Which plant?", "options": [], "answer": "1/2"}),
-    "region": ({"box": [0.0, 0.25, 0.5, 1.0]}, {"box": [0.0, 0.25, 0.5, 1.0], "answer": "[0, 250, 500, 1000]"}),
-}
-"""What stands in a row of a table of each task, and what of the sample that it becomes."""
-
-
-def rows_of(path: Path, task: str, count: int, rows: int = 8) -> dict[str, Any]:
-    """A table with so many images a row, its columns by names of its own; its section of params.yaml."""
-    values = TASKS[task][0]
-    shown = [[picture(count * i + j) for j in range(count)] for i in range(rows)]
-    table = {"photos": shown if count > 1 else [images[0] for images in shown], "problem": ["Which plant?"] * rows}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(table | {f"its {name}": [value] * rows for name, value in values.items()}), path)
-    columns = {"question": "problem", **{name: f"its {name}" for name in values}}
-    section = {"source": "parquet", "path": str(path), "image_column": "photos", "columns": columns, "task": task}
-    return section | {"question": None, "test_per_class": 2, "validation_per_class": 2}
-
-
-def split_of(name: str, seed: int = 1, **counts: Any) -> dict[str, list[dict[str, Any]]]:
-    """Run the stage `split` after `fetch`; the rows of each table that it writes."""
-    params = YAML(typ="safe").load(Path("params.yaml")) | {"split": read_params(ROOT / "params.yaml")["split"]}
-    params["split"] |= {"train_count": None, "validation_count": None} | counts
-    YAML().dump(params, Path("params.yaml"))
-    split_stage(name, seed)
-    folder = Path(f"data/split/{name}-{seed}")
-    return {part: pd.read_parquet(folder / f"{part}.parquet").to_dict("records") for part in SPLITS}
-
-
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("task", TASKS)
-def test_tables_of_every_task_become_samples(fetch, tmp_path, task, count):
-    """With one and with two images a row."""
-    folder = fetch(**rows_of(tmp_path / "a.parquet", task, count))
-    assert json.loads((folder / "dataset.json").read_text()) == {"task": task, "question": None, "classes": []}
-    found = table(folder)
-    assert "label" not in found
-    assert set(found["image_count"]) == {count}
-    kept = {tuple(each["bytes"] for each in row) for row in found["images"]}
-    assert kept == {tuple(picture(count * i + j) for j in range(count)) for i in range(8)}
-    parts = split_of("mine", train_count=3)
-    assert {part: len(rows) for part, rows in parts.items()} == {"train": 3, "validation": 2, "test": 2}
-    for row in (row for rows in parts.values() for row in rows):
-        assert row["image_count"] == count
-        for name, expected in TASKS[task][1].items():
-            assert (list(row[name]) if isinstance(expected, list) else row[name]) == expected
-
-
-TASK_MISTAKES = [
-    ({"task": "riddle"}, r"mine\.task: 'riddle' is invalid; valid: classification, multiple_choice, number, region"),
-    (
-        {"columns": {"answer": "its answer"}},
-        r"mine\.columns: .* is invalid for task number; valid: columns for question",
-    ),
-    ({"columns": {"question": "problem"}}, r"mine\.columns: .* is invalid for task number"),
-    (
-        {"columns": {"question": "problem", "answer": "its answer", "box": "box"}},
-        r"mine\.columns: .* is invalid for task number; valid: columns for question, answer",
-    ),
-    (
-        {"columns": {"question": "problem", "answer": "solution"}},
-        r"has no column 'solution'; valid for columns\.answer: photos, problem, its answer",
-    ),
-    ({"label_column": "problem"}, r"mine\.label_column: 'problem' is invalid for task number; valid: null"),
-    ({"task": "classification"}, r"mine\.(question|label_column): None is invalid"),
-]
-
-
-@pytest.mark.parametrize(("change", "message"), TASK_MISTAKES)
-def test_mistake_in_task_or_columns(fetch, tmp_path, change, message):
-    with pytest.raises(UserError, match=message) as error:
-        fetch(**rows_of(tmp_path / "a.parquet", "number", 1) | change)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(("name", "images"), [("choices", 1), ("sums", 2), ("boxes", 1)])
-def test_embedded_datasets_without_classes(fetch, name, images):
-    section = {"source": "embedded", "train_per_class": 6, "validation_per_class": 2, "test_per_class": 3}
-    folder = fetch(name, **section)
-    card = {"task": embedded.TASKS[name], "question": COMMON["question"], "classes": []}
-    assert json.loads((folder / "dataset.json").read_text()) == card
-    parts = split_of(name)
-    assert {part: len(rows) for part, rows in parts.items()} == {"train": 6, "validation": 2, "test": 3}
-    assert {row["image_count"] for rows in parts.values() for row in rows} == {images}
-    first = files_of(folder)
-    assert files_of(fetch(name, **section)) == first

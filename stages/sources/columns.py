@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from stages.runtime.errors import UserError
 from stages.sources.common import Example, Listing, SourceParams, digest
 from stages.tasks import task as tasks
+
+SplitName = Literal["train", "validation", "test"]
 
 
 class TableParams(SourceParams):
@@ -18,19 +20,30 @@ class TableParams(SourceParams):
     `image_column` holds an image, or a list of them. `label_column` holds the class, of tasks that have classes: a
     name, or a number whose name stands in the table or in `names`. `columns` says which column of the table is which of
     the task's (`{question: problem, answer: solution}`), of tasks that have none; without a column of questions, all
-    samples have the dataset's `question`.
+    samples have the dataset's `question`. `splits` says what in the source is which of our splits.
     """
 
     image_column: str
     label_column: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
     names: list[str] | None = Field(default=None, min_length=2)
+    splits: dict[SplitName, str] | None = None
 
     @property
     def own_columns(self) -> dict[str, str]:
         """All columns that are read, by what they are to us."""
         label = {} if self.label_column is None else {"label": self.label_column}
         return {"image": self.image_column, **label, **self.columns}
+
+    def may_have_validation(self) -> bool:
+        """See the base class."""
+        return self.validation_per_class is not None or "validation" in (self.splits or {})
+
+    def check(self, key: str) -> None:
+        """There is something to train on."""
+        super().check(key)
+        if self.splits is not None and "train" not in self.splits:
+            raise UserError(f"{key}.splits: train is missing")
 
     def check_columns(self, key: str, task: tasks.BaseTask) -> None:
         """The columns are the task's."""
@@ -48,6 +61,17 @@ class TableParams(SourceParams):
                 f"{', '.join(task.columns) or 'nothing'}"
             )
 
+    def check_table(self, where: str, valid: Sequence[str]) -> None:
+        """A table, with the columns `valid`, has all that are read.
+
+        Raises:
+            UserError: it lacks one.
+        """
+        for ours, column in self.own_columns.items():
+            if column not in valid:
+                setting = f"{ours}_column" if ours in ("image", "label") else f"columns.{ours}"
+                raise UserError(f"{where}: has no column {column!r}; valid for {setting}: {', '.join(valid)}")
+
 
 class Row(NamedTuple):
     """A row: its split, its encoded images, its label (a number or a name), the task's columns, and where it stands."""
@@ -60,15 +84,22 @@ class Row(NamedTuple):
 
 
 def row(cells: Mapping[str, Any], split: str, where: str, read: Callable[[str], bytes]) -> Row:
-    """A row of the cells that `TableParams.own_columns` names; see `image_bytes` for `read` and the errors."""
+    """A row of the cells that `TableParams.own_columns` names; see `image_bytes` for `read`.
+
+    Raises:
+        UserError: a cell is empty, or is of a kind that no task takes.
+    """
     values = {name: value for name, value in cells.items() if name not in ("image", "label")}
+    for name, value in values.items():
+        parts = value if isinstance(value, list) else [value]
+        if not parts or not all(isinstance(part, str | int | float) for part in parts):
+            raise UserError(f"{where}: {name} is {value!r}; valid: text, a number, or a list of them")
     shown = cells["image"] if isinstance(cells["image"], list) else [cells["image"]]
-    return Row(split, [image_bytes(image, where, read) for image in shown], cells.get("label"), values, where)
+    images = [image_bytes(image, where, read) for image in shown or [None]]
+    return Row(split, images, cells.get("label"), values, where)
 
 
-def list_rows(
-    key: str, rows: Callable[[], Iterable[Row]], names: Sequence[str] | None, by_class: bool = True
-) -> Listing:
+def list_rows(key: str, rows: Callable[[], Iterable[Row]], names: Sequence[str] | None, params: TableParams) -> Listing:
     """List the samples of tables, known by the digest of their content, so that the order of rows changes nothing.
 
     The rows are read once to list them and once more for those that are kept: only these are ever held, on disk.
@@ -77,11 +108,12 @@ def list_rows(
         key: the dataset's place in `params.yaml`.
         rows: reads all rows anew.
         names: of the classes, if labels are numbers.
-        by_class: whether rows have a label.
+        params: of the source.
 
     Raises:
         UserError: a label is null, out of range, of another kind than others, or a number without a name.
     """
+    by_class = params.label_column is not None
     found: list[tuple[str, Any, str, Mapping[str, Any]]] = []
     where: dict[str, str] = {}
     for each in rows():

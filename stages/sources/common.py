@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
 from stages.runtime.errors import UserError
 from stages.runtime.messages import first_of
 from stages.runtime.params import Section
-from stages.sources.facts import COPIES, Known
+from stages.sources import facts
+from stages.sources.facts import Known
 from stages.tasks import task as tasks
 from stages.tasks.draws import SPLITS
 
@@ -39,8 +40,31 @@ Amount = Annotated[float, Field(gt=0), AfterValidator(_whole_or_share)]
 """A number of images, or below 1 a share of them."""
 
 
-class SourceParams(Section):
-    """The keys of every source of images.
+class DatasetParams(Section):
+    """The keys of every dataset; `source` says where it comes from, `question` is put about each of its samples."""
+
+    source: str
+    question: str | None = Field(min_length=1)
+    seed: int = Field(ge=0)
+
+    def task_of(self, key: str) -> str:
+        """The task of the dataset that `key` names."""
+        raise NotImplementedError
+
+    def may_have_validation(self) -> bool:
+        """Whether there are validation images, as far as the section says: some show it only when they are read."""
+        return True
+
+    def check(self, key: str) -> None:
+        """Check what no single key shows.
+
+        Raises:
+            UserError: keys do not fit together.
+        """
+
+
+class SourceParams(DatasetParams):
+    """The keys of every source whose samples are listed first, and then chosen.
 
     Of each class at most `train_per_class` training images are kept (null: all). Shots of any seed are drawn from
     these: under a bound of k images, two seeds have about shots / k of their shots in common. `validation_per_class`
@@ -53,38 +77,27 @@ class SourceParams(Section):
     `underscores` in class names are kept, as in the paper's own data, or become spaces.
     """
 
+    coop_splits: ClassVar[bool] = False
+    """Whether its splits are CoOp's, which the paper scores."""
+
     task: str = "classification"
-    question: str | None = Field(min_length=1)
     train_per_class: int | None = Field(gt=0)
     validation_per_class: Amount | None = None
     test_per_class: Amount | None = None
-    seed: int = Field(ge=0)
     dataset: Known | None = None
     underscores: Literal["keep", "spaces"] = "keep"
 
     @property
     def known(self) -> Known | None:
-        """Which of the paper's sets this is, by its key or as a known copy of it."""
-        return self.dataset or COPIES.get(getattr(self, "repository", None) or "")
+        """Which of the paper's sets this is."""
+        return self.dataset
 
     def task_of(self, key: str) -> str:
-        """The task of the dataset that `key` names."""
+        """See the base class."""
         return self.task
 
-    def may_have_validation(self) -> bool:
-        """Whether there are validation images, as far as the section says: some show it only when they are read."""
-        return self.validation_per_class is not None or self.has_own_validation()
-
-    def has_own_validation(self) -> bool:
-        """The same, of the source's own split."""
-        return True
-
     def check(self, key: str) -> None:
-        """Check what no single key shows.
-
-        Raises:
-            UserError: keys do not fit together.
-        """
+        """There is such a task, and the source has what it needs."""
         if self.task not in tasks.names():
             raise UserError(f"{key}.task: {self.task!r} is invalid; valid: {', '.join(tasks.names())}")
         self.check_columns(key, tasks.load(self.task))
@@ -152,6 +165,29 @@ class Chosen:
     warnings: list[str] = field(default_factory=list)
 
 
+def keep(key: str, listing: Listing, params: SourceParams) -> Chosen:
+    """Choose the samples that are kept, check the names of classes, and compare with what is known of the dataset.
+
+    Raises:
+        UserError: see `checked_classes` and `assign`.
+    """
+    classes, warnings = checked_classes(key, listing, params)
+    chosen = assign(key, listing, params)
+    notes = [] if params.known is None else _differences(key, params.known, listing, chosen, params)
+    return Chosen(classes, chosen, listing.read, listing.where, notes, warnings)
+
+
+def _differences(
+    key: str, known: Known, listing: Listing, chosen: Sequence[Example], params: SourceParams
+) -> list[str]:
+    """How a dataset differs from the paper's, whose name for it says something only where the grid has another."""
+    kept = Counter(example.split for example in chosen)["test"]
+    test = Counter(example.split for example in listing.examples)["test"] or kept
+    notes = facts.compare(known, len(listing.classes), test, kept, params.question, params.coop_splits)
+    title = "" if key.rpartition(".")[2] == known else f"{facts.FACTS[known].title}: "
+    return [f"{title}{note}" for note in notes]
+
+
 def assign(key: str, listing: Listing, params: SourceParams) -> list[Example]:
     """Choose the images that are kept and the split of each; ordered by class, split and name.
 
@@ -165,7 +201,7 @@ def assign(key: str, listing: Listing, params: SourceParams) -> list[Example]:
     for example in listing.examples:
         by_class[example.label, example.split].append(example)
     chosen: list[Example] = []
-    for label, name in enumerate(listing.classes or ["all"]):
+    for label, name in enumerate(listing.classes or [None]):
         ranked = {split: sorted(by_class[label, split], key=lambda each: _rank(each, params.seed)) for split in SPLITS}
         pool = ranked["train"]
         size = len(pool)
@@ -371,10 +407,14 @@ def _count(amount: float | None, size: int) -> int:
     return max(1, int(round(amount * size, 6))) if amount < 1 else int(amount)
 
 
-def _too_few(key: str, name: str, size: int, taken: int) -> str:
+def _too_few(key: str, name: str | None, size: int, taken: int) -> str:
+    """What is said of a class, or of a dataset without classes, that has nothing to train on."""
+    what, more = (
+        (key, "add some") if name is None else (f"{key}: class {name!r}", "add images to it, or remove the class")
+    )
     if not taken or not size:
-        return f"{key}: class {name!r} has no training image; next: add images to it, or remove the class"
+        return f"{what} has no training image; next: {more}"
     return (
-        f"{key}: class {name!r} has {size} images, and test_per_class and validation_per_class leave none of them for "
-        "training; next: lower them, or add images"
+        f"{what} has {size} images, and test_per_class and validation_per_class leave none of them for training; next: "
+        "lower them, or add images"
     )

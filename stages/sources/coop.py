@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 from zipfile import BadZipFile, ZipFile
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stages.runtime import hub
 from stages.runtime.errors import UserError
 from stages.runtime.files import expand, origin
-from stages.sources.common import Example, Listing, SourceParams, inside, read_file
+from stages.sources.common import Chosen, Example, Listing, SourceParams, inside, keep, read_file
 from stages.sources.facts import Known
 from stages.sources.folder import image_files, sub_folders
 
@@ -60,15 +60,17 @@ class Params(SourceParams):
     zhengli97/prompt_learning_dataset, of which others used ceb3112337fb6e1bf71534e355ca5569b63f19a6.
     """
 
+    coop_splits: ClassVar[bool] = True
+
     source: Literal["coop"]
     dataset: Known
     path: str | None = None
     repository: str | None = None
     revision: str | None = None
 
-    def has_own_validation(self) -> bool:
+    def may_have_validation(self) -> bool:
         """See the base class."""
-        return self.dataset != "imagenet"
+        return self.validation_per_class is not None or self.dataset != "imagenet"
 
     def check(self, key: str) -> None:
         """One place, and in a repository one commit."""
@@ -130,11 +132,11 @@ class Archive:
         return f"{self.path}: {self._members[1]}{name}"
 
 
-def list_images(key: str, params: Params) -> Listing:
+def load(key: str, params: Params) -> Chosen:
     """List the images of a set as CoOp's splits have them, labels and class names included.
 
     Raises:
-        UserError: the set, its split file or a file that this lists is missing or is not in the format.
+        UserError: the set, its split file or a file that this lists is missing or is not in the format; see `keep`.
     """
     layout = LAYOUTS[params.dataset]
     if params.repository is not None and params.revision is not None:
@@ -159,7 +161,7 @@ def list_images(key: str, params: Params) -> Listing:
     def read(chosen: Sequence[Example]) -> Iterator[list[bytes]]:
         return ([files.read(prefix + each.name, hint)] for each in chosen)
 
-    return Listing(classes, examples, read, lambda example: files.where(prefix + example.name))
+    return keep(key, Listing(classes, examples, read, lambda example: files.where(prefix + example.name)), params)
 
 
 def _split_file(files: Folder | Archive, index: str) -> tuple[list[str], list[Example]]:

@@ -6,11 +6,10 @@ from typing import Literal
 from pydantic import Field
 
 from stages.runtime.errors import UserError
-from stages.runtime.params import Section
-from stages.sources.common import Chosen, Example
+from stages.sources.common import Chosen, DatasetParams, Example
 
 
-class Params(Section):
+class Params(DatasetParams):
     """An embedded dataset, whose name in `params.yaml` says which; a task without classes counts as one class."""
 
     source: Literal["embedded"]
@@ -18,24 +17,15 @@ class Params(Section):
     train_per_class: int = Field(gt=0)
     validation_per_class: int = Field(gt=0)
     test_per_class: int = Field(gt=0)
-    seed: int = Field(ge=0)
 
     def task_of(self, key: str) -> str:
-        """The task of the dataset that `key` names."""
+        """See the base class."""
         from stages.embedded import datasets
 
         return datasets.TASKS[key.rpartition(".")[2]]
 
-    def may_have_validation(self) -> bool:
-        """Whether there are validation images."""
-        return True
-
     def check(self, key: str) -> None:
-        """Check that there is such a dataset.
-
-        Raises:
-            UserError: there is none.
-        """
+        """There is such a dataset."""
         from stages.embedded import datasets
 
         name = key.rpartition(".")[2]

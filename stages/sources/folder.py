@@ -7,7 +7,7 @@ from typing import Literal
 
 from stages.runtime.errors import UserError
 from stages.runtime.files import expand
-from stages.sources.common import Example, Listing, SourceParams, read_file
+from stages.sources.common import Chosen, Example, Listing, SourceParams, keep, read_file
 
 SPLIT_FOLDERS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation"}
 SPLIT_FOLDERS |= {"test": "test"}
@@ -20,11 +20,11 @@ class Params(SourceParams):
     path: str
 
 
-def list_images(key: str, params: Params) -> Listing:
+def load(key: str, params: Params) -> Chosen:
     """List the images, by their path below `path`; hidden files and those that are no image by their name are left out.
 
     Raises:
-        UserError: the folder is missing or has no class in it.
+        UserError: the folder is missing or has no class in it; see `keep`.
     """
     root = expand(f"{key}.path", params.path)
     if not root.is_dir():
@@ -42,19 +42,21 @@ def list_images(key: str, params: Params) -> Listing:
         classes_of = {"train": folders}
     classes = sorted({name for found in classes_of.values() for name in found})
     labels = {name: label for label, name in enumerate(classes)}
-    paths: dict[Example, Path] = {}
+    examples: list[Example] = []
+    paths: dict[str, Path] = {}
     for part, found in classes_of.items():
         for name, folder in found.items():
             for path in image_files(folder):
                 inner = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
                 # The split is in the name: one path may stand in two.
-                paths[Example(part, labels[name], f"{part}/{name}/{inner}")] = path
-    by_name = {example.name: path for example, path in paths.items()}
+                examples.append(Example(part, labels[name], f"{part}/{name}/{inner}"))
+                paths[examples[-1].name] = path
 
     def read(chosen: Sequence[Example]) -> Iterator[list[bytes]]:
-        return ([read_file(by_name[each.name], "leave the folder alone while it is read")] for each in chosen)
+        return ([read_file(paths[each.name], "leave the folder alone while it is read")] for each in chosen)
 
-    return Listing(classes, list(paths), read, lambda example: str(by_name[example.name]))
+    listing = Listing(classes, examples, read, lambda example: str(paths[example.name]))
+    return keep(key, listing, params)
 
 
 def sub_folders(folder: Path) -> dict[str, Path]:

@@ -9,11 +9,9 @@ from typing import Any, Literal
 from stages.runtime.errors import UserError
 from stages.runtime.files import expand, is_of_content
 from stages.runtime.hub import check_revision, fetch_snapshot, line
-from stages.sources.columns import Row, TableParams, list_rows, row
-from stages.sources.common import Listing, below, read_file
-from stages.tasks import task as tasks
-
-SplitName = Literal["train", "validation", "test"]
+from stages.sources.columns import Row, SplitName, TableParams, list_rows, row
+from stages.sources.common import Chosen, below, keep, read_file
+from stages.sources.facts import COPIES, Known
 
 
 class Params(TableParams):
@@ -31,9 +29,10 @@ class Params(TableParams):
     files: list[str] | None = None
     splits: dict[SplitName, str]
 
-    def has_own_validation(self) -> bool:
-        """See the base class."""
-        return "validation" in self.splits
+    @property
+    def known(self) -> Known | None:
+        """Which of the paper's sets this is, by its key or as a known copy of it."""
+        return self.dataset or COPIES.get(self.repository or "")
 
     def check(self, key: str) -> None:
         """One place, in a repository one commit, and splits that have no image in common."""
@@ -42,19 +41,17 @@ class Params(TableParams):
             found = "neither is" if self.path is None else "both are"
             raise UserError(f"{key}: of path and repository {found} set; valid: one of them")
         check_revision(key, self.repository, self.revision)
-        if "train" not in self.splits:
-            raise UserError(f"{key}.splits: train is missing")
         for name in self.splits.values():
             if list(self.splits.values()).count(name) > 1:
                 raise UserError(f"{key}.splits: {name!r} stands twice; valid: each once")
 
 
-def list_images(key: str, params: Params) -> Listing:
+def load(key: str, params: Params) -> Chosen:
     """List the rows of the splits.
 
     Raises:
         UserError: the repository cannot be had, is in no format that is read without running its code, or lacks a
-            split or a column.
+            split or a column; see `keep`.
     """
     if params.path is not None:
         folder = expand(f"{key}.path", params.path.removeprefix("file://"))
@@ -73,8 +70,7 @@ def list_images(key: str, params: Params) -> Listing:
                     cells = {ours: found[theirs] for ours, theirs in params.own_columns.items()}
                     yield row(cells, split, where, partial(_read, where, folder))
 
-    by_class = tasks.load(params.task).by_class
-    return list_rows(key, rows, names if not _is_text(label) else None, by_class)
+    return keep(key, list_rows(key, rows, None if _is_text(label) else names, params), params)
 
 
 def _open(key: str, folder: Path, params: Params) -> dict[str, Any]:
@@ -98,10 +94,7 @@ def _columns(key: str, found: Any, split: str, params: Params) -> Any:
     if split not in found:
         raise UserError(f"{key}.splits: {split!r} is invalid; valid: {', '.join(map(str, found))}")
     table = found[split]
-    for name, column in params.own_columns.items():
-        if column not in (table.features or {}):
-            place = f"{name}_column" if name in ("image", "label") else f"columns.{name}"
-            raise UserError(f"{key}.{place}: {column!r} is invalid; valid: {', '.join(table.features or {})}")
+    params.check_table(f"{key}: {split}", list(table.features or {}))
     table = table.select_columns(list(dict.fromkeys(params.own_columns.values())))
     shown = table.features[params.image_column]
     undecoded = datasets.Image(decode=False)

@@ -1,4 +1,4 @@
-"""Source `parquet`: parquet files with a column of images and one of labels."""
+"""Source `parquet`: parquet files with a column of images, and one of labels or those of a task without classes."""
 
 import json
 from collections.abc import Iterator
@@ -8,10 +8,7 @@ from typing import Any, Literal
 from stages.runtime.errors import UserError
 from stages.runtime.files import expand
 from stages.sources.columns import Row, TableParams, list_rows, row
-from stages.sources.common import Listing, inside, read_file
-from stages.tasks import task as tasks
-
-SplitName = Literal["train", "validation", "test"]
+from stages.sources.common import Chosen, inside, keep, read_file
 
 
 class Params(TableParams):
@@ -24,24 +21,13 @@ class Params(TableParams):
 
     source: Literal["parquet"]
     path: str
-    splits: dict[SplitName, str] | None = None
-
-    def has_own_validation(self) -> bool:
-        """See the base class."""
-        return "validation" in (self.splits or {})
-
-    def check(self, key: str) -> None:
-        """There is something to learn from."""
-        super().check(key)
-        if self.splits is not None and "train" not in self.splits:
-            raise UserError(f"{key}.splits: train is missing")
 
 
-def list_images(key: str, params: Params) -> Listing:
+def load(key: str, params: Params) -> Chosen:
     """List the rows of all files.
 
     Raises:
-        UserError: a file or a column is missing, or a file is no parquet.
+        UserError: a file or a column is missing, or a file is no parquet; see `keep`.
     """
     root = expand(f"{key}.path", params.path)
     files = _files(key, root, params)
@@ -54,7 +40,7 @@ def list_images(key: str, params: Params) -> Listing:
         for split, path in files:
             yield from _rows(path, split, folder, params)
 
-    return list_rows(key, rows, found[0], tasks.load(params.task).by_class)
+    return keep(key, list_rows(key, rows, found[0], params), params)
 
 
 def _files(key: str, root: Path, params: Params) -> list[tuple[str, Path]]:
@@ -123,9 +109,5 @@ def _open(path: Path, params: Params) -> Any:
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: is no parquet file ({reason}); next: write or download it again") from None
-    for ours, name in params.own_columns.items():
-        if name not in file.schema_arrow.names:
-            place = f"{ours}_column" if ours in ("image", "label") else f"columns.{ours}"
-            valid = ", ".join(file.schema_arrow.names)
-            raise UserError(f"{path}: has no column {name!r}; valid for {place}: {valid}")
+    params.check_table(str(path), file.schema_arrow.names)
     return file
