@@ -5,8 +5,8 @@
 
 `dvc status` names only stage `configure` after such a change, since the files in `recipes/`, which that stage writes,
 hide the rest. Here they are computed and compared with what dvc.lock says; all else is DVC's own status, and what
-follows from a stage that runs is taken to run too. DVC leaves out more where a stage ends with the bytes that it had,
-or where its cache of runs has what is asked for.
+follows from a stage that runs is taken to run too. An output that is lost or changed is no reason where DVC's cache has
+it. DVC leaves out more where a stage ends with the bytes that it had, or where its cache of runs has what is asked for.
 
 Times are those of finished runs in the project's MLflow store: the median of the stage's, or else of its kind's.
 """
@@ -30,6 +30,7 @@ from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import Stage
+from dvc_data.hashfile.hash_info import HashInfo
 from tabulate import tabulate
 
 from stages.recipes.params import check
@@ -84,7 +85,8 @@ def reach(targets: list[str]) -> dict[str, list[Reason]]:
         with Repo() as repo, repo.lock, fast_dvc.each_once({}):
             stages, graph = needed(repo, targets)
             order = list(networkx.lexicographical_topological_sort(graph))
-            reasons = {name: list(dict.fromkeys(_own_reasons(stages[name], recipes))) for name in order}
+            outputs = {out.def_path: out.hash_info for stage in stages.values() for out in stage.outs}
+            reasons = {name: list(dict.fromkeys(_own_reasons(stages[name], recipes, outputs))) for name in order}
     except DvcException as error:
         raise UserError(f"{' '.join(str(error).split())}; `dvc status` says more") from error
     for name in order:
@@ -94,8 +96,8 @@ def reach(targets: list[str]) -> dict[str, list[Reason]]:
     return {name: why for name, why in reasons.items() if why}
 
 
-def _own_reasons(stage: Stage, recipes: Mapping[Path, Any]) -> Iterator[Reason]:
-    """Why a stage would run that follow from no other stage."""
+def _own_reasons(stage: Stage, recipes: Mapping[Path, Any], outputs: Mapping[str, HashInfo]) -> Iterator[Reason]:
+    """Why a stage would run that follow from no other stage; `outputs`: what dvc.lock has of all of them, by path."""
     if not any(out.hash_info for out in stage.outs):  # not in dvc.lock
         yield Reason("new")
         return
@@ -103,10 +105,16 @@ def _own_reasons(stage: Stage, recipes: Mapping[Path, Any]) -> Iterator[Reason]:
     for dependency in hidden:
         path = Path(dependency.def_path)
         if _md5(recipes[path]) != dependency.hash_info.value:
-            yield from _differences(path, recipes[path])
-    stage.deps = [dependency for dependency in stage.deps if dependency not in hidden]
+            locked = Path(stage.repo.cache.local.oid_to_path(dependency.hash_info.value or "none"))
+            yield from _differences(path, read_json(locked) if locked.is_file() else {}, recipes[path])
+    made = [dependency for dependency in stage.deps if dependency.def_path in outputs]
+    for dependency in made:
+        if dependency.hash_info != outputs[dependency.def_path]:
+            yield Reason("data", dependency.def_path)
+    stage.deps = [dependency for dependency in stage.deps if dependency not in [*hidden, *made]]
     try:
         status = stage.status().get(stage.addressing, [])
+        lost = not stage.outs_cached()
     except LockError:
         yield Reason("data", "being written now")
         return
@@ -114,7 +122,7 @@ def _own_reasons(stage: Stage, recipes: Mapping[Path, Any]) -> Iterator[Reason]:
         if not isinstance(change, dict):
             yield Reason("code", "dvc.yaml")
             continue
-        for path, what in (change.get("changed deps", {}) | change.get("changed outs", {})).items():
+        for path, what in (change.get("changed deps", {}) | (change.get("changed outs", {}) if lost else {})).items():
             if isinstance(what, dict):  # of params.yaml
                 yield from (Reason("parameter", key) for key in what)
             else:
@@ -130,15 +138,15 @@ def _is_code(path: str) -> bool:
     return Path(path).parts[0] not in ("data", "metrics", "models", "recipes")
 
 
-def _differences(path: Path, content: Any) -> Iterator[Reason]:
-    """What is new in a recipe; where its old content is not there, its file."""
-    old = read_json(path) if path.is_file() else {}
-    before, after = dict(_leaves(old)), dict(_leaves(content))
-    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)] if old else []
-    for key in keys:
-        yield Reason("code", key[-1]) if key[-1].endswith(".py") else Reason("parameter", ".".join(key))
-    if not keys:
+def _differences(path: Path, old: Any, new: Any) -> Iterator[Reason]:
+    """What differs in a recipe; where its old content is not in DVC's cache, its file."""
+    if not old:
         yield Reason("parameter or code", str(path))
+        return
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    for key in {**before, **after}:
+        if before.get(key) != after.get(key):
+            yield Reason("code", key[-1]) if key[-1].endswith(".py") else Reason("parameter", ".".join(key))
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
