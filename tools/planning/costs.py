@@ -241,50 +241,108 @@ def step_work(architecture: Architecture, training: Training, sample: Sample) ->
       sampled; the reference F(P) once a run for each sample, and G C tokens; training b F(P + G C) + 4 G S.
     - TRL's own GRPO: G times F(P) and C tokens sampled, F(P + C) + S by the reference, and b F(P + C) + 4 S.
     """
-    again = int(training.gradient_checkpointing)
-    full = training.adaptation == "full"
-    times = (3 if full else 2) + again
-    vision_times = times if training.trains_vision(architecture) else 1
-    adapters = 0 if full else training.trainable(architecture)
-    image = architecture.vision_flops(sample.patches)
-
-    def forward(tokens: float, pairs: float) -> float:
-        return architecture.language_flops(tokens, pairs) + 2 * adapters * tokens
-
-    def trained(tokens: float, pairs: float, scored: float) -> float:
-        passes = times * architecture.language_flops(tokens, 0)
-        # Adapters are trained, and attention, which has no weights, is passed through on its way to them.
-        passes += (3 + again) * (architecture.language_flops(0, pairs) + 2 * adapters * tokens)
-        return passes + (4 if full else 3) * architecture.head_flops(scored)
-
-    prompts, group = training.prompts, training.generations
     if not training.reinforced:
-        scored = sample.tokens if training.loss_on_prompt else sample.completion
-        return Work(0, 0, prompts * (vision_times * image + trained(sample.tokens, sample.tokens**2, scored)))
-    fresh = prompts / training.iterations
-    encoded = image + forward(sample.prompt, sample.prompt**2)
-    scored = group * sample.completion
-    head = architecture.head_flops(scored)
-    # The last token is written, and never read.
-    inputs = group * (sample.completion - 1)
-    sampled = forward(inputs, inputs * sample.tokens) + head
-    if training.shares:
-        pairs = sample.prompt**2 + inputs * (sample.prompt + inputs)
-        training_flops = vision_times * image + trained(sample.prompt + inputs, pairs, scored)
-        kept = training.passes == 1 and training.iterations == 1
-        sampling = encoded + sampled
-        # Frozen weights: without the adapters, that are switched off.
-        first = training.samples / max(training.samples, training.steps * fresh)
-        prompt = architecture.language_flops(sample.prompt, sample.prompt**2)
-        reference = first * (image + prompt) + architecture.language_flops(inputs, pairs - sample.prompt**2) + head
-        training_flops -= encoded * kept
-    else:
-        sampling = group * encoded + sampled
-        whole = architecture.language_flops(group * sample.tokens, group * sample.tokens**2)
-        reference = group * image + whole + head
-        training_flops = group * vision_times * image
-        training_flops += trained(group * sample.tokens, group * sample.tokens**2, scored)
-    return Work(fresh * sampling, fresh * reference * (training.beta > 0), prompts * training_flops)
+        return Work(0, 0, training.prompts * _supervised_flops(architecture, training, sample))
+    group = _shared_group if training.shares else _stock_group
+    of_prompt = group(architecture, training, sample)
+    fresh = training.prompts / training.iterations
+    has_reference = training.beta > 0
+    return Work(
+        sampling=fresh * of_prompt.sampling,
+        reference=fresh * of_prompt.reference * has_reference,
+        training=training.prompts * of_prompt.training,
+    )
+
+
+def _supervised_flops(architecture: Architecture, training: Training, sample: Sample) -> float:
+    """FLOPs of training on one sample by SFT."""
+    scored = sample.tokens if training.loss_on_prompt else sample.completion
+    image = _vision_passes(architecture, training) * architecture.vision_flops(sample.patches)
+    return image + _training_flops(architecture, training, sample.tokens, sample.tokens**2, scored)
+
+
+def _shared_group(architecture: Architecture, training: Training, sample: Sample) -> Work:
+    """FLOPs of one prompt and its completions, laid end to end behind it, each seeing the prompt and itself."""
+    image = architecture.vision_flops(sample.patches)
+    inputs = _read_tokens(training, sample)
+    scored = training.generations * sample.completion
+    pairs = sample.prompt**2 + inputs * (sample.prompt + inputs)
+    encoding = image + _forward_flops(architecture, training, sample.prompt, sample.prompt**2)
+    trained = _vision_passes(architecture, training) * image
+    trained += _training_flops(architecture, training, sample.prompt + inputs, pairs, scored)
+    if training.passes == 1 and training.iterations == 1:
+        trained -= encoding  # kept from generation
+    return Work(
+        sampling=encoding + _sampling_flops(architecture, training, sample),
+        reference=_first_visits(training) * (image + architecture.language_flops(sample.prompt, sample.prompt**2))
+        + architecture.language_flops(inputs, pairs - sample.prompt**2)
+        + architecture.head_flops(scored),
+        training=trained,
+    )
+
+
+def _stock_group(architecture: Architecture, training: Training, sample: Sample) -> Work:
+    """FLOPs of one prompt and its completions as TRL computes them: the prompt again for each completion."""
+    group = training.generations
+    image = architecture.vision_flops(sample.patches)
+    tokens, pairs, scored = group * sample.tokens, group * sample.tokens**2, group * sample.completion
+    encoding = image + _forward_flops(architecture, training, sample.prompt, sample.prompt**2)
+    return Work(
+        sampling=group * encoding + _sampling_flops(architecture, training, sample),
+        reference=group * image + architecture.language_flops(tokens, pairs) + architecture.head_flops(scored),
+        training=group * _vision_passes(architecture, training) * image
+        + _training_flops(architecture, training, tokens, pairs, scored),
+    )
+
+
+def _forward_flops(architecture: Architecture, training: Training, tokens: float, pairs: float) -> float:
+    """FLOPs of a forward pass of the language model with its adapters."""
+    return architecture.language_flops(tokens, pairs) + 2 * _adapter_weights(architecture, training) * tokens
+
+
+def _training_flops(
+    architecture: Architecture, training: Training, tokens: float, pairs: float, scored: float
+) -> float:
+    """FLOPs of a forward and a backward pass of the language model, of which `scored` tokens have a loss."""
+    full, again = training.adaptation == "full", int(training.gradient_checkpointing)
+    flops = _passes_of_weights(training) * architecture.language_flops(tokens, 0)
+    # Adapters are trained, and attention, which has no weights, is passed through on its way to them.
+    adapters = 2 * _adapter_weights(architecture, training) * tokens
+    flops += (3 + again) * (architecture.language_flops(0, pairs) + adapters)
+    return flops + (4 if full else 3) * architecture.head_flops(scored)
+
+
+def _sampling_flops(architecture: Architecture, training: Training, sample: Sample) -> float:
+    """FLOPs of generating the completions of one prompt that is encoded already."""
+    inputs = _read_tokens(training, sample)
+    scored = training.generations * sample.completion
+    return _forward_flops(architecture, training, inputs, inputs * sample.tokens) + architecture.head_flops(scored)
+
+
+def _read_tokens(training: Training, sample: Sample) -> float:
+    """Tokens of a prompt's completions that are read again: the last of each is only written."""
+    return training.generations * (sample.completion - 1)
+
+
+def _first_visits(training: Training) -> float:
+    """Share of the prompts that the reference has not seen yet, and must encode; it keeps them for the run."""
+    fresh = training.prompts / training.iterations
+    return training.samples / max(training.samples, training.steps * fresh)
+
+
+def _passes_of_weights(training: Training) -> int:
+    """Forward passes that a training step costs: a backward pass is two, or one where the weights are frozen."""
+    return (3 if training.adaptation == "full" else 2) + int(training.gradient_checkpointing)
+
+
+def _vision_passes(architecture: Architecture, training: Training) -> int:
+    """The same of the vision tower, which is left out of the backward pass where nothing in it is trained."""
+    return _passes_of_weights(training) if training.trains_vision(architecture) else 1
+
+
+def _adapter_weights(architecture: Architecture, training: Training) -> int:
+    """How many weights adapters have; the reference is computed with the adapters switched off."""
+    return 0 if training.adaptation == "full" else training.trainable(architecture)
 
 
 def activation_bytes(architecture: Architecture, training: Training, tokens: float, patches: float) -> float:
@@ -373,12 +431,12 @@ def training_memory(architecture: Architecture, training: Training, sample: Samp
     # TRL sums the gradient of the output projection in float32, over all of the vocabulary.
     head = BYTES["float32"] * architecture.embedding * (training.adaptation == "full")
     tile = BYTES[training.precision] * min(4096, rows * tokens) * min(TILE, architecture.vocabulary)
-    trained = activation_bytes(architecture, training, rows * tokens, rows * images * sample.patches) + head + tile
-    drawn = 0.0
+    updating = activation_bytes(architecture, training, rows * tokens, rows * images * sample.patches) + head + tile
+    generating = 0.0
     if training.reinforced:
-        drawn = architecture.cache_bytes(fresh_rows * tokens, training.precision)
-        drawn += BYTES["float32"] * fresh_rows * group * architecture.vocabulary
-        drawn += weights * training.splits_weights
+        generating = architecture.cache_bytes(fresh_rows * tokens, training.precision)
+        generating += BYTES["float32"] * fresh_rows * group * architecture.vocabulary
+        generating += weights * training.splits_weights
     has_reference = training.reinforced and training.beta > 0
     kept = architecture.cache_bytes(training.samples / training.processes * sample.prompt, training.precision)
     return Memory(
@@ -388,7 +446,7 @@ def training_memory(architecture: Architecture, training: Training, sample: Samp
         reference=weights / shards * (has_reference and training.adaptation == "full"),
         copies=copied_weights(architecture, training),
         store=min(REFERENCE_STORE, kept) * (has_reference and training.shares),
-        working=max(trained, drawn),
+        working=max(updating, generating),
     )
 
 
@@ -425,21 +483,21 @@ def remedies(architecture: Architecture, training: Training, sample: Sample, ava
     smaller = [{"per_device_batch_size": size} for size in passes]
     checkpointed = {"gradient_checkpointing": True}
     split = [{"strategy": "zero3", "processes": count} for count in (2, 4, 8) if count > training.processes]
-    adapted = [] if training.targets is None else [{"adaptation": way} for way in ("lora", "qlora")]
-    singles = [*smaller, checkpointed, *split, *adapted]
+    adapted = [] if training.targets is None else [{"adaptation": adaptation} for adaptation in ("lora", "qlora")]
     one = {"per_device_batch_size": 1}
-    doubles = [one | checkpointed, *(way | other for way in (*split, *adapted) for other in (one, checkpointed))]
-    triples = [way | one | checkpointed for way in (*split, *adapted)]
-    for ways in (singles, doubles, triples):
-        changed = [replace(training, **way) for way in ways]
+    singles = [*smaller, checkpointed, *split, *adapted]
+    doubles = [one | checkpointed, *(large | small for large in (*split, *adapted) for small in (one, checkpointed))]
+    triples = [large | one | checkpointed for large in (*split, *adapted)]
+    for choices in (singles, doubles, triples):
+        changed = [replace(training, **choice) for choice in choices]
         fitting = [
-            way
-            for way in changed
-            if way != training and way.valid and training_memory(architecture, way, sample).total <= available
+            each
+            for each in changed
+            if each != training and each.valid and training_memory(architecture, each, sample).total <= available
         ]
         if fitting:
             # Of several values of the same settings the first.
-            changes = [_difference(training, way) for way in fitting]
+            changes = [_difference(training, each) for each in fitting]
             return [_said(change) for change in {tuple(change): change for change in reversed(changes)}.values()][::-1]
     return []
 

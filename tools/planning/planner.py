@@ -267,64 +267,69 @@ class Planner:
             processes=self.params.launch.processes,
             **{name: settings[name] for name in _SHARED_SETTINGS if name in settings},
         )
-        written = completion(method, name, names, self.base, self.assumptions)
+        completion_tokens = completion(method, name, names, self.base, self.assumptions)
         if reinforced:
-            written = min(written, training.max_completion_length)
+            completion_tokens = min(completion_tokens, training.max_completion_length)
         else:
-            written += CLOSING_TOKENS - 1
-        asked = prompt(method, self.datasets[dataset].question, list(names), rule, None, self.base)
-        return training, Sample(asked, self.base.patches, written)
+            completion_tokens += CLOSING_TOKENS - 1
+        prompt_tokens = prompt(method, self.datasets[dataset].question, list(names), rule, None, self.base)
+        return training, Sample(prompt_tokens, self.base.patches, completion_tokens)
 
     def evaluation(self, setting: str, name: str, dataset: str, split: str) -> tuple[Evaluation, Sample]:
-        """How a dataset's `split`, test or validation, is asked about in a method's words, and an average sample."""
+        """How a dataset's `split`, test or validation, is evaluated by a method's prompt, and an average sample."""
         params, method, facts_of = self.params.evaluate, load_method(name), self.datasets[dataset]
         of_parts = self.parts(setting, dataset)
         limits = {"test": self.params.split.test_per_class, "validation": self.params.split.validation_shots}
         images = facts_of.images.get(split, 0)
         if (limit := limits[split]) is not None:
             images = min(images, limit * len(facts_of.classes))
-        asked = written = 0.0
+        prompt_tokens = completion_tokens = 0.0
         for part, names, rule in of_parts:
             share = len(names) / len(facts_of.classes)
-            words = part if params.prompts == "published" else None
-            asked += share * prompt(method, facts_of.question, names, rule, words, self.base)
-            written += share * completion(method, name, names, self.base, self.assumptions)
+            variant = part if params.prompts == "published" else None
+            prompt_tokens += share * prompt(method, facts_of.question, names, rule, variant, self.base)
+            completion_tokens += share * completion(method, name, names, self.base, self.assumptions)
         generation = params.generation
         evaluation = Evaluation(images, generation.batch_size, generation.max_new_tokens, self.base.dtype)
-        return evaluation, Sample(asked, self.base.patches, min(written, generation.max_new_tokens))
+        completion_tokens = min(completion_tokens, generation.max_new_tokens)
+        return evaluation, Sample(prompt_tokens, self.base.patches, completion_tokens)
 
     def training_rows(self) -> pd.DataFrame:
         """A row per training, seeds multiplied in: its numbers, and what it is (`training`, `sample`)."""
-        rows = []
-        grid, architecture = self.params, self.base.architecture
-        for name, setting, dataset in product(grid.methods, grid.settings, self.datasets):
-            training, sample = self.training(setting, name, dataset)
-            rows_per_step = training.prompts * training.generations
-            prompts = training.steps * rows_per_step * (sample.prompt if training.reinforced else sample.tokens)
-            most = replace(sample, completion=training.max_completion_length) if training.reinforced else sample
-            hours = [
-                costs.training_seconds(architecture, training, each, self.speed, length) / 3600
-                for each, length in (
-                    (sample, self.speed.longest(sample.completion, most.completion)),
-                    (most, most.completion),
-                )
-            ]
-            seeds = len(grid.seeds)
-            rows.append(
-                {"method": name, "setting": setting, "dataset": dataset, "cells": seeds}
-                | {"steps": seeds * training.steps, "prompt_tokens": seeds * prompts}
-                | {
-                    f"generated_{which}": seeds * training.steps * rows_per_step * each.completion * training.reinforced
-                    for which, each in (("expected", sample), ("most", most))
-                }
-                | {"flops": seeds * training.steps * costs.step_work(architecture, training, sample).total}
-                | {"hours": seeds * hours[0], "hours_most": seeds * hours[1]}
-                | {"disk": seeds * costs.saved_bytes(architecture, training)}
-                | {"checkpoint": costs.checkpoint_bytes(architecture, training)}
-                | {"memory": costs.training_memory(architecture, training, most)}
-                | {"training": training, "sample": most}
-            )
-        return pd.DataFrame(rows)
+        cells = product(self.params.methods, self.params.settings, self.datasets)
+        return pd.DataFrame([self._training_row(*cell) for cell in cells])
+
+    def _training_row(self, name: str, setting: str, dataset: str) -> dict[str, Any]:
+        architecture, seeds = self.base.architecture, len(self.params.seeds)
+        training, expected = self.training(setting, name, dataset)
+        longest = replace(expected, completion=training.max_completion_length) if training.reinforced else expected
+        sequences = training.prompts * training.generations  # of a step
+        prompt_tokens = expected.prompt if training.reinforced else expected.tokens  # SFT reads the answer too
+
+        def generated(sample: Sample) -> float:
+            return seeds * training.steps * sequences * sample.completion * training.reinforced
+
+        def hours(sample: Sample, length: float) -> float:
+            return seeds * (costs.training_seconds(architecture, training, sample, self.speed, length) / 3600)
+
+        return {
+            "method": name,
+            "setting": setting,
+            "dataset": dataset,
+            "cells": seeds,
+            "steps": seeds * training.steps,
+            "prompt_tokens": seeds * (training.steps * sequences * prompt_tokens),
+            "generated_expected": generated(expected),
+            "generated_most": generated(longest),
+            "flops": seeds * training.steps * costs.step_work(architecture, training, expected).total,
+            "hours": hours(expected, self.speed.longest(expected.completion, longest.completion)),
+            "hours_most": hours(longest, longest.completion),
+            "disk": seeds * costs.saved_bytes(architecture, training),
+            "checkpoint": costs.checkpoint_bytes(architecture, training),
+            "memory": costs.training_memory(architecture, training, longest),
+            "training": training,
+            "sample": longest,
+        }
 
     def evaluation_rows(self) -> pd.DataFrame:
         """A row per stage that tests, setting, method and dataset that is tested; seeds and sources multiplied in."""
@@ -334,31 +339,35 @@ class Planner:
             *(("zero_shot", setting, grid.evaluate.zero_shot_method, 1) for setting in grid.settings),
             *(("evaluate", *pair, 1) for pair in product(grid.settings, grid.methods)),
             *(("cross_eval", *pair, others) for pair in product(grid.transfer, grid.methods)),
-            *(("validate", FEW_SHOT, method, 1) for method in grid.methods),
         ]
-        rows = []
-        for (stage, setting, name, times), dataset in product(tests, self.datasets):
-            if stage == "validate" and dataset not in grid.best:
-                continue
-            split = "validation" if stage == "validate" else "test"
-            evaluation, sample = self.evaluation(setting, name, dataset, split)
-            count = times * len(grid.seeds)
-            most = replace(sample, completion=evaluation.most)
-            hours = [
-                costs.evaluation_seconds(self.base.architecture, evaluation, each, self.speed, length) / 3600
-                for each, length in (
-                    (sample, self.speed.longest(sample.completion, evaluation.most)),
-                    (most, evaluation.most),
-                )
-            ]
-            rows.append(
-                {"stage": stage, "setting": setting, "method": name, "images": count * evaluation.images}
-                | {"generated_expected": count * evaluation.images * sample.completion}
-                | {"flops": count * costs.evaluation_flops(self.base.architecture, evaluation, sample)}
-                | {"hours": count * hours[0], "hours_most": count * hours[1]}
-                | {"memory": costs.evaluation_memory(self.base.architecture, evaluation, most)}
-            )
+        rows = [self._evaluation_row(*test, dataset, "test") for test, dataset in product(tests, self.datasets)]
+        kept = [dataset for dataset in self.datasets if dataset in grid.best]
+        for method, dataset in product(grid.methods, kept):
+            rows.append(self._evaluation_row("validate", FEW_SHOT, method, 1, dataset, "validation"))
         return pd.DataFrame(rows)
+
+    def _evaluation_row(
+        self, stage: str, setting: str, name: str, times: int, dataset: str, split: str
+    ) -> dict[str, Any]:
+        """`times`: how many models of each seed are tested on it."""
+        architecture, count = self.base.architecture, times * len(self.params.seeds)
+        evaluation, expected = self.evaluation(setting, name, dataset, split)
+        longest = replace(expected, completion=evaluation.most)
+
+        def hours(sample: Sample, length: float) -> float:
+            return count * (costs.evaluation_seconds(architecture, evaluation, sample, self.speed, length) / 3600)
+
+        return {
+            "stage": stage,
+            "setting": setting,
+            "method": name,
+            "images": count * evaluation.images,
+            "generated_expected": count * evaluation.images * expected.completion,
+            "flops": count * costs.evaluation_flops(architecture, evaluation, expected),
+            "hours": hours(expected, self.speed.longest(expected.completion, evaluation.most)),
+            "hours_most": hours(longest, evaluation.most),
+            "memory": costs.evaluation_memory(architecture, evaluation, longest),
+        }
 
 
 _SHARED_SETTINGS = (

@@ -61,8 +61,8 @@ def memory_table(rows: pd.DataFrame, architecture: Architecture, gpu: GPU) -> st
         available = USABLE * (gpu.memory - VLLM_SHARE * gpu.memory * training.vllm)
         if memory.total <= available:
             verdict = "yes"
-        elif ways := costs.remedies(architecture, training, worst["sample"], available):
-            verdict = "no; with " + " or ".join(f"`{way}`" for way in ways)
+        elif changes := costs.remedies(architecture, training, worst["sample"], available):
+            verdict = "no; with " + " or ".join(f"`{change}`" for change in changes)
         else:
             verdict = "no, and no single change makes it fit"
         shown.append(
