@@ -57,6 +57,11 @@ def test_stage_names_and_count_of_the_default_grid():
     assert "evaluate@base_to_new-cls_rl-digits-1" in names
 
 
+def test_the_lock_is_of_the_default_grid_and_of_nothing_that_was():
+    locked = YAML(typ="safe").load(ROOT / "dvc.lock")["stages"]
+    assert set(locked) == expected_names(PARAMS)
+
+
 def test_no_cell_depends_on_a_folder_that_other_cells_write_into():
     """Only `best` and `aggregate` do, which are about several cells."""
     with Repo(str(ROOT)) as repo:
