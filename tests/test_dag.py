@@ -18,7 +18,7 @@ from stages.recipes.recipe import STAGES as CODED
 from stages.recipes.recipe import files as files_of
 from stages.recipes.recipe import recipe as recipe_of
 from stages.runtime.provenance import EXEMPT, closure
-from tests.conftest import ROOT, Project
+from tests.conftest import ROOT, Project, settle
 
 AXES = ("datasets", "methods", "settings", "seeds", "transfer", "best")
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
@@ -211,21 +211,9 @@ def set_path(params: dict, path: tuple[str, ...], value: object) -> None:
 @pytest.fixture(scope="module")
 def settled(module_project: Project) -> Project:
     """A clone of which DVC believes that every stage is up to date: real recipes, and placeholders elsewhere."""
-    project = module_project
-    project.change(datasets=["digits", "shapes"], methods=["sft", "cls_rl", "no_thinking"])
-    project.run("dvc", "repro", "-q", "configure")
-    with Repo(str(project.root)) as repo:
-        outputs = [out for stage in repo.index.stages for out in stage.outs if stage.name != "configure"]
-        for out in outputs:
-            path = Path(out.fs_path)
-            if path.suffix:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(out.def_path)
-            else:
-                path.mkdir(parents=True, exist_ok=True)
-                (path / "placeholder").write_text(out.def_path)
-    project.run("dvc", "commit", "--force")
-    return project
+    module_project.change(datasets=["digits", "shapes"], methods=["sft", "cls_rl", "no_thinking"])
+    settle(module_project)
+    return module_project
 
 
 def by_pattern(names: set[str], patterns: list[str]) -> set[str]:
