@@ -82,7 +82,7 @@ def test_configure_tells_it_before_any_work(module_project: Project):
     assert done.returncode == 2
     assert done.stderr.startswith("error: launch.processes: 2 times sft.per_device_batch_size of 8")
     assert len(done.stderr.splitlines()) == 1
-    project.change(sft__prompts_per_pass=4, grpo__prompts_per_pass=4)
+    project.change(sft__per_device_batch_size=4, grpo__per_device_batch_size=4)
     project.run("python", "-m", "stages", "configure")
 
 

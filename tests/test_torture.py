@@ -33,7 +33,7 @@ TINY = {
     "models__embedded__language_steps": 8,
     "models__embedded__language_batch_size": 8,
     "sft__steps": 8,
-    "sft__prompts_per_pass": 4,
+    "sft__per_device_batch_size": 4,
     "grpo__steps": 6,
     "grpo__max_completion_length": 8,
     "split__test_per_class": 12,
