@@ -292,7 +292,7 @@ def test_environment_that_cannot_be_noted_fails_no_stage(tmp_path, in_directory,
 
 
 def test_stages_that_end_at_once_are_all_noted(tmp_path):
-    code = "import sys\nfrom stages import environment\nenvironment.record(sys.argv[1])"
+    code = "import sys\nfrom stages.runtime import environment\nenvironment.record(sys.argv[1])"
     path = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     stages = [f"evaluate@{number}" for number in range(6)]
     processes = [subprocess.Popen([sys.executable, "-c", code, stage], cwd=tmp_path, env=path) for stage in stages]
