@@ -228,17 +228,7 @@ def test_qlora_without_a_gpu_is_refused(folder):
 
 def train(folder: Path, scratch: Path, method: str, **changes: Any) -> tuple[Any, Any]:
     torch.set_num_threads(1)
-    params = settings(method, **changes)
-    return (sft if method == "sft" else grpo).train(
-        load_model(folder),
-        load_processor(folder),
-        small.samples(method, NAMES),
-        {"length": lambda completion, answer, tokens: tokens + len(completion) / 10},
-        params,
-        1,
-        scratch,
-        [],
-    )
+    return small.train(folder, method, scratch, small.examples(method, NAMES), **changes)
 
 
 @pytest.mark.parametrize("adaptation", ["full", "lora"])
@@ -269,11 +259,11 @@ def test_prompts_above_the_limit_are_refused_before_training(folder, tmp_path, m
     lengths = [
         len(
             processor(
-                text=[processor.apply_chat_template(sample["prompt"], tokenize=False, add_generation_prompt=True)],
-                images=[sample["image"]],
+                text=[processor.apply_chat_template(example.prompt, tokenize=False, add_generation_prompt=True)],
+                images=example.images,
             )["input_ids"][0]
         )
-        for sample in small.samples(method, NAMES)
+        for example in small.examples(method, NAMES)
     ]
     assert lengths == sorted(set(lengths)), "each one name longer than the one before"
     _, record = train(folder, tmp_path, method, max_prompt_length=lengths[-1], steps=1)
