@@ -513,6 +513,15 @@ def test_plan_of_a_published_model_before_any_download(bare):
 SIZES = {"train_per_class": 4, "validation_per_class": 1, "test_per_class": 1, "seed": 0}
 
 
+def test_other_tasks_than_classification_are_left_out(bare):
+    sums = {"source": "embedded", "question": "What?", "seed": 0} | SIZES
+    download = YAML().load(bare / "params.yaml")["download"] | {"sums": sums}
+    change(bare, download=download, datasets=["digits", "sums"], settings=["few_shot"])
+    done = run(bare)
+    assert done.returncode == 0, done.stderr
+    assert "- Left out: sums. A plan covers classification, " in done.stdout
+
+
 def test_test_images_are_the_papers(bare, monkeypatch):
     monkeypatch.chdir(bare)
     params = change(bare, model="qwen2_vl_2b", download={"pets": PETS}, datasets=["pets"], transfer=[], best=[])

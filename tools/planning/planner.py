@@ -146,8 +146,10 @@ def hub_model(key: str, params: HubModelParams, image_size: int, assumptions: As
 
 
 def describe(name: str, section: dict[str, Any], assumptions: Assumptions) -> Dataset | None:
-    """What is known of the dataset `name`, or None where nothing is before it is downloaded."""
+    """What is known of the dataset `name`: None of other tasks than classification, and before an unknown download."""
     params = sources.parse(f"download.{name}", section)
+    if params.task_of(f"download.{name}") != "classification":
+        return None
     folder = Path("data/download") / name
     if (folder / "dataset.json").is_file():
         card = read_json(folder / "dataset.json")
@@ -404,6 +406,7 @@ def planner(params: dict[str, Any], assumptions: Assumptions, speed: Speed) -> P
     datasets = {name: dataset for name, dataset in described.items() if dataset is not None}
     if not datasets:
         raise UserError(
-            "datasets: nothing is known of any before it is downloaded; next: `dvc repro --glob 'download@*'`"
+            "datasets: a plan covers classification, and nothing is known of any such dataset before it is downloaded; "
+            "next: `dvc repro --glob 'download@*'`"
         )
     return Planner(checked, base, datasets, assumptions, speed)

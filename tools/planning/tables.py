@@ -159,7 +159,8 @@ def assumptions_text(planner: Planner, gpu: str, vllm: bool) -> list[str]:
         lines.append(f"A token has {assumptions.characters_per_token:g} characters (--characters-per-token).")
     if missing := [name for name in planner.params.datasets if name not in planner.datasets]:
         lines.append(
-            f"Left out, since nothing is known of them before `dvc repro download@<name>`: {', '.join(missing)}."
+            f"Left out: {', '.join(missing)}. A plan covers classification, and datasets that are downloaded "
+            "(`dvc repro download@<name>`), embedded or the paper's."
         )
     return lines
 
