@@ -117,7 +117,7 @@ def test_a_trainers_step_takes_the_flops_of_the_formula(deep_model, kind, adapta
     for _ in range(prompts):
         image = Image.fromarray(random.integers(0, 255, (32, 32, 3), dtype=np.uint8))
         content = [{"type": "image"}, {"type": "text", "text": text}]
-        rows.append({"prompt": [{"role": "user", "content": content}], "image": image})
+        rows.append({"prompt": [{"role": "user", "content": content}], "images": [image]})
     common = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "bf16": False, "top_k": 0}
     common |= {"gradient_checkpointing": False}
     peft = LoraConfig(r=8, target_modules=LANGUAGE, task_type="CAUSAL_LM") if adaptation == "lora" else None
@@ -150,9 +150,9 @@ def test_a_trainers_step_takes_the_flops_of_the_formula(deep_model, kind, adapta
     measured = flops(lambda: trainer.training_step(trainer.model, batch, None))
 
     sentence = processor.apply_chat_template(rows[0]["prompt"], tokenize=False, add_generation_prompt=True)
-    asked = len(processor(text=[sentence], images=[rows[0]["image"]])["input_ids"][0])
+    prompt_tokens = len(processor(text=[sentence], images=rows[0]["images"])["input_ids"][0])
     model = trainer.model if peft is None else trainer.model.get_base_model()
-    written = batch["input_ids"].shape[1] - asked if kind == "sft" else length
+    completion_tokens = batch["input_ids"].shape[1] - prompt_tokens if kind == "sft" else length
     training = Training(
         reinforced=kind != "sft",
         steps=1,
@@ -170,7 +170,7 @@ def test_a_trainers_step_takes_the_flops_of_the_formula(deep_model, kind, adapta
         shared_prefix=kind == "shared",
         beta=0.04,
     )
-    work = costs.step_work(Architecture.of(model.config), training, Sample(asked, 64, written))
+    work = costs.step_work(Architecture.of(model.config), training, Sample(prompt_tokens, 64, completion_tokens))
     assert work.total == pytest.approx(measured, rel=0.02)
 
 
@@ -400,7 +400,7 @@ def test_remedies_do_what_they_promise():
     assert costs.remedies(LARGE, training, PAPER, available=1e9) == []
 
 
-def test_remedies_are_legal():
+def test_remedies_are_valid():
     split = grpo(strategy="zero3", processes=2, per_device_batch_size=8, targets=LANGUAGE)
     ways = costs.remedies(LARGE, split, PAPER, available=100e9)
     assert ways and not any("qlora" in way for way in ways), "4-bit weights are not split"
@@ -552,7 +552,7 @@ def test_stages_are_counted_as_dvc_counts_them():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--gpu", "abacus"], "--gpu: 'abacus' is invalid; valid: t4, "),
         (["--utilisation", "40"], "--utilisation: 40 is invalid; valid: above 0, up to 1"),
@@ -560,13 +560,13 @@ def test_stages_are_counted_as_dvc_counts_them():
         (["--expect", "cls_rl"], "--expect: 'cls_rl' is invalid; valid: method=tokens"),
     ],
 )
-def test_a_wrong_option_ends_in_one_line(bare, arguments, told):
+def test_a_wrong_option_ends_in_one_line(bare, arguments, message):
     done = run(bare, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {told}") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
 
 
-def test_a_model_of_unknown_shapes_is_told_with_what_is_legal(bare, monkeypatch):
+def test_a_model_of_unknown_shapes_is_refused_with_what_is_valid(bare, monkeypatch):
     monkeypatch.chdir(bare)
     models = YAML().load(bare / "params.yaml")["models"]
     models["qwen2_vl_2b"]["repository"] = "someone/else"
