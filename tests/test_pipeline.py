@@ -178,9 +178,14 @@ def test_smaller_grid_runs_nothing_again_but_what_is_about_all_of_it(tiny):
 
 
 def test_one_cell_of_the_transfer_table_is_rebuilt_alone(tiny):
+    """From its own inputs, with the same bytes, and without any other cell."""
+    before = (tiny.root / "dvc.lock").read_bytes()
     cell = "cross_eval@few_shot-sft-digits-shapes-1"
-    (tiny.root / f"metrics/records/cross_eval/{cell.partition('@')[2]}.json").unlink()
-    assert ran(tiny.run("dvc", "repro", cell).stdout) == [cell]
+    record = tiny.root / f"metrics/records/cross_eval/{cell.partition('@')[2]}.json"
+    record.unlink()
+    assert ran(tiny.run("dvc", "repro", "--force", "--single-item", cell).stdout) == [cell]
+    assert record.is_file()
+    assert (tiny.root / "dvc.lock").read_bytes() == before
 
 
 def test_other_validation_images_train_and_test_nothing_anew(tiny):
