@@ -286,7 +286,7 @@ def test_a_reward_sees_the_completion_and_the_sample(folder, tmp_path, shared):
         seen.append((completion, sample))
         return float(completion.tokens)
 
-    settings = {"shared_prefix": shared, "max_completion_length": 300, "generations": 8}
+    settings = {"shared_prefix": shared, "max_completion_length": 100, "generations": 8}
     train(folder, "cls_rl", tmp_path, functions={"r": reward}, steps=2, **settings)
     assert {sample.answer for _, sample in seen} == set(NAMES)
     for completion, sample in seen:
@@ -294,10 +294,10 @@ def test_a_reward_sees_the_completion_and_the_sample(folder, tmp_path, shared):
         assert sample.options == (sample.answer, "two")
         assert completion.answer == tagged(completion.text)
         assert end not in completion.text
-        assert completion.truncated or completion.tokens < 300
+        assert completion.truncated or completion.tokens < 100
     # What a random model says ends now before, now at the longest length.
     assert {completion.truncated for completion, _ in seen} == {True, False}
-    assert all(completion.tokens == 300 for completion, _ in seen if completion.truncated)
+    assert all(completion.tokens == 100 for completion, _ in seen if completion.truncated)
 
 
 def test_a_reward_sees_the_answer_that_the_method_reads():
