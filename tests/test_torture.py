@@ -62,7 +62,10 @@ class Victim:
         return {
             "base_model": ["models/base_model"],
             "train": [f"models/train/{key}", f"metrics/records/train/{key}"],
-            "evaluate": [f"metrics/records/evaluate/{key}.json", f"metrics/predictions/evaluate/{key}.parquet"],
+            "evaluate": [
+                f"metrics/records/evaluate/few_shot-digits/{self.method}-1.json",
+                f"metrics/predictions/evaluate/few_shot-digits/{self.method}-1.parquet",
+            ],
         }[self.stage]
 
 

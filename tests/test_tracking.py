@@ -505,9 +505,9 @@ def test_publish_names_a_spoilt_record(project, capfd):
 def test_several_stages_start_on_a_fresh_store_at_once_and_silently(project):
     Path("mlflow.db").unlink()
     code = "import sys\nfrom stages.runtime import tracking\nwith tracking.run(sys.argv[1]) as run: pass"
-    processes = [python(code, project, f"evaluate@{number}") for number in range(3)]
+    processes = [python(code, project, f"zero_shot@{number}") for number in range(3)]
     assert [process.communicate(timeout=60) for process in processes] == [("", "")] * 3
-    assert sorted(run.info.run_name for run in runs(project)) == ["evaluate@0", "evaluate@1", "evaluate@2"]
+    assert sorted(run.info.run_name for run in runs(project)) == ["zero_shot@0", "zero_shot@1", "zero_shot@2"]
     assert statuses(project) == ["FINISHED"] * 3
 
 

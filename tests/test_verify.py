@@ -288,7 +288,9 @@ def test_environment_that_cannot_be_noted_fails_no_stage(tmp_path, in_directory,
     environment.record("train@one")
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert all(line.startswith("warning: metrics/environment.json not written, the stage continues: ") for line in lines)
+    assert all(
+        line.startswith("warning: metrics/environment.json not written, the stage continues: ") for line in lines
+    )
 
 
 def test_stages_that_end_at_once_are_all_noted(tmp_path):
