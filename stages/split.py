@@ -29,9 +29,6 @@ def split(dataset: str, seed: int) -> None:
     task = tasks.load(card["task"])
     names = pq.read_schema(source / "images.parquet").names
     table = read_parquet(source / "images.parquet", [name for name in names if name != "images"])
-    for name in set(task.columns) & set(table):
-        if (empty := table.index[table[name].isna()]).size:
-            raise UserError(f"{source}: sample {empty[0]}: has no {name}; next: add one, or remove the row")
     with write_directory(f"data/split/{dataset}-{seed}") as folder:
         for name in draws.SPLITS:
             rows = draw(table[table["split"] == name], name, dataset, seed, card["classes"], task.by_class, params)

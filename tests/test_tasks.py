@@ -195,17 +195,6 @@ def test_each_right_answer_of_an_embedded_dataset_without_classes_is_right_by_ev
         assert list(sample.columns()) == task.fields()
 
 
-def test_a_sum_is_that_of_its_two_digits():
-    """By the labels of the real digits that the images show."""
-    digits, _ = embedded.build("digits", 0, 160, 5, 5)
-    value = {each.images[0]: each.label for each in digits}
-    sums, _ = embedded.build("sums", 0, 6, 2, 3)
-    known = [each for each in sums if all(image in value for image in each.images)]
-    assert len(known) > 5
-    for each in known:
-        assert each.values["answer"] == str(sum(value[image] for image in each.images))
-
-
 def test_rooms_are_listed_by_their_files():
     assert set(tasks.names()) >= {"classification", "multiple_choice", "number", "region"}
     assert {type(tasks.load(name)).__module__ for name in tasks.names()} == {
@@ -220,7 +209,7 @@ def sample_of(task: str, **example: object) -> Sample:
 FRUIT = ["apple", "pear", "apple pie"]
 
 
-@pytest.mark.parametrize("answer", ["pear", "B", " pear "])
+@pytest.mark.parametrize("answer", ["pear", "B", " pear ", "b", "(B)", "B."])
 def test_a_choice_lists_its_options_below_the_question_and_its_answer_is_a_letter(answer):
     sample = sample_of("multiple_choice", options=FRUIT, answer=answer)
     assert sample == Sample("Q?\nA. apple\nB. pear\nC. apple pie", "B", tuple(FRUIT))
@@ -282,11 +271,10 @@ def test_the_letter_of_a_choice_is_right_whatever_the_options_say(options, right
 @pytest.mark.parametrize(
     ("options", "answer", "message"),
     [
-        (["one"], "one", "valid: a list of 2 to 26"),
+        (["one"], "one", r"options: \['one'\] is invalid; valid: 2 to 26"),
         (["one", " "], "one", "none blank"),
         (["one", "One "], "one", "no two equal but for case"),
-        ("one", "one", "valid: a list of 2 to 26"),
-        (None, "one", "valid: a list of 2 to 26"),
+        ("one", "one", r"options: \['one'\] is invalid; valid: 2 to 26"),
         (["one", "two"], "three", r"'three' is none of \['one', 'two'\]; valid: an option, or its letter"),
         (["one", "two"], "C", "'C' is none"),
         (["B", "A"], "A", "'A' is one option's text and another's letter"),

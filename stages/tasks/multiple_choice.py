@@ -31,12 +31,13 @@ class Task(BaseTask):
     ) -> Sample:
         """The question with its options below it, a letter before each."""
         given, answer = example["options"], str(example["answer"]).strip()
-        options = [] if given is None or isinstance(given, str) else [str(option).strip() for option in given]
-        if not 2 <= len(options) <= len(ascii_uppercase) or len({"", *map(str.lower, options)}) <= len(options):
-            valid = f"a list of 2 to {len(ascii_uppercase)}, none blank, no two equal but for case"
-            raise UserError(f"options: {given!r} is invalid; valid: {valid}")
+        options = [str(option).strip() for option in ([given] if isinstance(given, str) else given)]
+        if not 2 <= len(options) == len({option.lower() for option in options} - {""}) <= len(ascii_uppercase):
+            valid = f"2 to {len(ascii_uppercase)}, none blank, no two equal but for case"
+            raise UserError(f"options: {options} is invalid; valid: {valid}")
         letters = ascii_uppercase[: len(options)]
-        found = {letter for letter, option in zip(letters, options, strict=True) if answer in (letter, option)}
+        alone = answer.strip("().").upper()
+        found = {letter for letter, option in zip(letters, options, strict=True) if alone == letter or answer == option}
         if len(found) != 1:
             reason = "is one option's text and another's letter" if found else "is none"
             raise UserError(f"answer: {answer!r} {reason} of {options}; valid: an option, or its letter")

@@ -32,13 +32,15 @@ class Task(BaseTask):
         self, example: Mapping[str, Any], names: Sequence[str], rule: OptionRule, random: np.random.Generator
     ) -> Sample:
         """The question as it is; the box (left, top, right, bottom, as shares) as text too."""
+        given = example["box"]
         try:
-            text = written(tuple(map(float, example["box"])))
+            given = [float(side) for side in given]
+            text = written(given)
         except (TypeError, ValueError, OverflowError):
             text = ""
         if (box := read(text)) is None:
             valid = "left, top, right, bottom, as shares from 0 to 1 that are thousandths apart"
-            raise UserError(f"box: {example['box']!r} is invalid; valid: {valid}")
+            raise UserError(f"box: {given!r} is invalid; valid: {valid}")
         return Sample(example["question"], text, box=box)
 
     def question(self, question: str, names: Sequence[str]) -> str:
@@ -68,7 +70,7 @@ class Task(BaseTask):
         return {"overlap": overlap(box, sample.box) if box else 0.0}
 
 
-def written(box: Box) -> str:
+def written(box: Sequence[float]) -> str:
     """A box as an answer has it.
 
     >>> written((0.25, 0.0, 0.5, 1.0))

@@ -1,0 +1,87 @@
+"""Tasks that are no classification, end to end by the real DVC: choices, sums of two images, boxes.
+
+Weights are all but random here.
+"""
+
+import json
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.conftest import Project
+from tests.test_pipeline import TINY
+
+DATASETS = ("choices", "sums", "boxes")
+METHODS = ("sft", "no_thinking")
+GRID = {
+    "datasets": list(DATASETS),
+    "methods": list(METHODS),
+    "settings": ["few_shot"],
+    "transfer": [],
+    "best": [],
+    "train__no_thinking__max_completion_length": 8,
+    "split__train_count": 8,
+    "split__validation_count": 2,
+    "split__test_count": 6,
+    **{f"download__{name}__{key}": 8 for name in DATASETS for key in ("train_per_class", "test_per_class")},
+}
+
+
+@pytest.fixture(scope="module")
+def ran(module_project: Project) -> Project:
+    """The clone after a small grid of the three datasets has run, two stages at a time, libraries imported once."""
+    module_project.change(**{key: value for key, value in TINY.items() if key.startswith(("models", "sft", "grpo"))})
+    module_project.change(**GRID, evaluate__generation__max_new_tokens=8)
+    module_project.run("python", "-m", "tools.repro", "--jobs", "2")
+    return module_project
+
+
+def record(project: Project, name: str) -> dict[str, Any]:
+    return json.loads((project.root / f"metrics/records/{name}.json").read_text())
+
+
+def test_every_cell_of_the_few_shot_table_is_there(ran):
+    table = pd.read_csv(ran.root / "metrics/tables/few_shot.csv")
+    cells = set(zip(table["method"], table["dataset"], strict=True))
+    assert cells >= {(method, dataset) for method in ("zero_shot", *METHODS) for dataset in DATASETS}
+    assert table["exact"].between(0, 100).all()
+    assert ran.run("dvc", "status", "-q", check=False).returncode == 0
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_cell_has_its_samples_and_the_sub_scores_of_its_task(ran, dataset):
+    cells = [f"zero_shot/few_shot-{dataset}-1", *(f"evaluate/few_shot-{dataset}/{method}-1" for method in METHODS)]
+    for name in cells:
+        numbers = record(ran, name)["parts"]
+        predictions = pd.read_parquet(ran.root / f"metrics/predictions/{name}.parquet")
+        assert list(numbers) == ["all"]
+        assert numbers["all"]["samples"] == len(predictions) == 6
+        assert ("overlap" in numbers["all"]) == ("overlap" in predictions) == (dataset == "boxes")
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_what_is_trained_on_is_a_sample_of_the_task(ran, dataset):
+    table = pd.read_parquet(ran.root / f"data/partition/few_shot/1/train/{dataset}.parquet")
+    assert len(table) == 8
+    assert set(table["image_count"]) == {2 if dataset == "sums" else 1}
+    shown = pd.read_parquet(ran.root / f"data/download/{dataset}/images.parquet")["images"]
+    assert {len(images) for images in shown} == set(table["image_count"])
+    answers = {"choices": "[A-D]", "sums": "[0-9]|1[0-8]", "boxes": r"\[[0-9]+(, [0-9]+){3}\]"}
+    assert table["answer"].str.fullmatch(answers[dataset]).all()
+    assert set(table["question"].str.count("\n")) == {4 if dataset == "choices" else 0}
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_both_trainers_take_steps_on_it(ran, method, dataset):
+    folder = ran.root / f"metrics/records/train/few_shot-{method}-{dataset}-1"
+    curves = pd.read_csv(folder / "curves.csv")
+    assert list(curves["step"]) == [1, 2]
+    assert ("reward" in curves) == (method == "no_thinking")
+    before, after = (
+        (ran.root / f"models/{name}/model.safetensors").read_bytes()
+        for name in ("base_model", f"train/few_shot-{method}-{dataset}-1")
+    )
+    # Without a reward there is nothing to learn from.
+    assert (before != after) == (method == "sft" or curves["reward"].any())
