@@ -15,19 +15,21 @@ from hypothesis import strategies as st
 from stages import aggregate
 from stages.report import plots, tables
 from stages.report.curves import mean_curves
+from stages.report.footnotes import Reported
 from stages.report.records import read_records
 from stages.report.statistics import harmonic_mean, wilson_interval
 from stages.runtime.errors import UserError
-from stages.runtime.params import Grid
 
-FULL = Grid(
+FULL = Reported(
+    model="embedded",
     datasets=["digits", "letters", "shapes"],
     methods=["sft", "cls_rl", "no_thinking"],
     settings=["few_shot", "base_to_new"],
     seeds=[1, 2],
     transfer=["few_shot"],
 )
-SMALL = Grid(
+SMALL = Reported(
+    model="embedded",
     datasets=["digits", "letters"],
     methods=["cls_rl"],
     settings=["few_shot", "base_to_new"],
@@ -77,7 +79,7 @@ def write_training(metrics: Path, key: str, curves: dict[str, list[float]] | Non
     pd.DataFrame(curves).to_csv(folder / "curves.csv", index=False)
 
 
-def write_cells(metrics: Path, grid: Grid, correct=None, shuffle: int | None = None) -> None:
+def write_cells(metrics: Path, grid: Reported, correct=None, shuffle: int | None = None) -> None:
     """Write every record of `grid`; `correct(setting, method, source, target, seed, part)` of 100 are right."""
 
     def default(setting, method, source, target, seed, name):
@@ -118,8 +120,13 @@ def write_cells(metrics: Path, grid: Grid, correct=None, shuffle: int | None = N
         job()
 
 
-def report(metrics: Path, grid: Grid) -> dict[str, bytes]:
-    return aggregate.report(read_records(grid, metrics / "records"), grid, "embedded")
+def report(metrics: Path, grid: Reported) -> dict[str, bytes]:
+    return aggregate.report(read_records(grid, metrics / "records"), grid)
+
+
+def params(grid: Reported) -> dict:
+    """What `params.yaml` has of a grid."""
+    return grid.model_dump(exclude={"notes"})
 
 
 def row(table: pd.DataFrame, **keys) -> pd.Series:
@@ -177,9 +184,10 @@ def test_few_shot_by_hand(tmp_path):
     files = report(tmp_path, SMALL)
     text = files["tables/few_shot.md"].decode()
     substring, exact = text.partition("## Stages")[0].split("\n## ")[1:]
-    assert substring.startswith("Substring match, the published rule\n")
+    assert substring.startswith("Substring match\n")
     assert "| zero_shot | 40.00     | **50.00** | 45.00     |" in substring
     assert "| cls_rl    | **70.00** | 45.00     | **57.50** |" in substring
+    assert "\nAccuracy in percent by substring match (the published rule) and exact match.\n" in text
     assert exact.startswith("Exact match\n")
     assert "| zero_shot | 20.00     | **25.00** | 22.50     |" in exact
     assert "| cls_rl    | **35.00** | 22.00     | **28.50** |" in exact
@@ -213,7 +221,7 @@ def test_transfer_by_hand(tmp_path):
     summary = json.loads(files["summary.json"])
     assert summary["cls_rl"]["transfer"] == {"substring": 10.0, "exact": 5.0}
     substring, exact = files["tables/transfer.md"].decode().split("\n### ")[1:]
-    assert substring.startswith("Substring match, the published rule\n")
+    assert substring.startswith("Substring match\n")
     assert "| digits       | +30.00   | -6.00     | +12.00 |" in substring
     assert "\nMean without the diagonal: +0.00.\n" in substring
     assert exact.startswith("Exact match\n")
@@ -315,10 +323,10 @@ def test_every_cell_has_its_intervals(tmp_path, seeds):
 
 
 def test_footnotes_stand_under_every_table_of_accuracies(tmp_path, in_directory):
-    """As `download` writes them: a class name that holds another is not told from it by substring match."""
+    """As `download` writes them: substring match takes a class name that holds another for that one."""
     note = "substring match cannot tell 1 pair of class names apart: 'not ok' counts as 'ok'"
     write_cells(tmp_path / "metrics", SMALL)
-    (tmp_path / "params.yaml").write_text(json.dumps(SMALL.model_dump() | {"model": "embedded"}))
+    (tmp_path / "params.yaml").write_text(json.dumps(params(SMALL)))
     (tmp_path / "metrics/records/download/digits.json").write_text(json.dumps({"notes": [note]}))
     in_directory(tmp_path)
     aggregate.aggregate()
@@ -350,7 +358,7 @@ def test_every_table_names_the_model_and_the_grid(tmp_path):
 
 def test_the_stage_takes_the_model_from_params_yaml(tmp_path, in_directory):
     write_cells(tmp_path / "metrics", SMALL)
-    (tmp_path / "params.yaml").write_text(json.dumps(SMALL.model_dump() | {"model": "qwen2_vl_2b"}))
+    (tmp_path / "params.yaml").write_text(json.dumps(params(SMALL) | {"model": "qwen2_vl_2b"}))
     in_directory(tmp_path)
     aggregate.aggregate()
     assert "\nModel: qwen2_vl_2b. Grid: " in Path("metrics/tables/few_shot.md").read_text()
@@ -423,7 +431,7 @@ def report_files() -> list[str]:
 def test_leftovers_of_a_larger_grid_are_ignored(tmp_path):
     write_cells(tmp_path / "larger", FULL)
     write_cells(tmp_path / "exact", SMALL)
-    (tmp_path / "larger" / "records" / "evaluate" / "few_shot-digits" / "cls_rl-9.json").write_text("broken")
+    (tmp_path / "larger" / "records" / "evaluate" / "few_shot-digits" / "cls_rl-9.json").write_text("corrupt")
     assert report(tmp_path / "larger", SMALL) == report(tmp_path / "exact", SMALL)
 
 
@@ -440,13 +448,13 @@ def test_leftovers_of_a_larger_grid_are_ignored(tmp_path):
 def test_a_missing_or_corrupt_record_names_its_stage(tmp_path, file, stage):
     write_cells(tmp_path, SMALL)
     (tmp_path / file).write_text("")
-    with pytest.raises(UserError) as broken:
-        aggregate.run(SMALL, "embedded", tmp_path)
-    assert str(broken.value).startswith(f"{(tmp_path / file).as_posix()} is not a record of {stage} (")
-    assert str(broken.value).endswith(f"run `dvc repro --force {stage}`") and "\n" not in str(broken.value)
+    with pytest.raises(UserError) as corrupt:
+        aggregate.run(SMALL, tmp_path)
+    assert str(corrupt.value).startswith(f"{(tmp_path / file).as_posix()} is not a record of {stage} (")
+    assert str(corrupt.value).endswith(f"run `dvc repro --force {stage}`") and "\n" not in str(corrupt.value)
     (tmp_path / file).unlink()
     with pytest.raises(UserError) as missing:
-        aggregate.run(SMALL, "embedded", tmp_path)
+        aggregate.run(SMALL, tmp_path)
     assert str(missing.value) == f"{(tmp_path / file).as_posix()} is missing: run `dvc repro {stage}`"
     assert not (tmp_path / "summary.json").exists() and not (tmp_path / "tables").exists()
 
@@ -473,11 +481,11 @@ def test_a_record_of_something_else_is_refused(tmp_path, change, reason):
 def test_same_records_same_bytes(tmp_path):
     for name, shuffle in (("one", 1), ("two", 2)):
         write_cells(tmp_path / name, FULL, shuffle=shuffle)
-        aggregate.run(FULL, "embedded", tmp_path / name)
+        aggregate.run(FULL, tmp_path / name)
     for name in report_files():
         content = (tmp_path / "one" / name).read_bytes()
         assert content == (tmp_path / "two" / name).read_bytes(), name
-    aggregate.run(FULL, "embedded", tmp_path / "one")
+    aggregate.run(FULL, tmp_path / "one")
     assert all((tmp_path / "one" / n).read_bytes() == (tmp_path / "two" / n).read_bytes() for n in report_files())
 
 
@@ -497,10 +505,10 @@ def test_heat_map_says_by_which_rule(tmp_path, monkeypatch):
     table = tables.transfer(read_records(SMALL, tmp_path / "records").evaluations, SMALL)
     plots.transfer_heatmap(table, SMALL)
     panels = {axis.get_title(): axis for axis in shown[0].axes if axis.get_title()}
-    assert list(panels) == ["cls_rl\nsubstring", "cls_rl\nexact"]
+    assert list(panels) == ["cls_rl\nsubstring match", "cls_rl\nexact match"]
     for rule in ("substring", "exact"):
         gain = row(table, source="digits", target="digits")[f"{rule}_gain"]
-        assert panels[f"cls_rl\n{rule}"].texts[0].get_text() == f"{gain:.1f}"
+        assert panels[f"cls_rl\n{rule} match"].texts[0].get_text() == f"{gain:.1f}"
 
 
 def test_heat_map_of_the_papers_grid_is_fit_for_git():
