@@ -99,6 +99,12 @@ def test_order_of_candidates(better, worse):
     assert ranked([second, first], METHODS) == [first, second]
 
 
+def test_no_number_of_test_images_is_known_of_a_candidate():
+    assert set(Candidate.model_fields) == set(record())
+    with_test = Candidate.model_validate(record() | {"test": {"all": part(10, 10, 1)}})
+    assert with_test == candidate()
+
+
 def test_candidates_are_those_of_the_grid(tmp_path):
     for method in ("sft", "cls_rl"):
         write_json(tmp_path / f"{method}-1.json", record(method))
@@ -430,6 +436,20 @@ def test_mistakes_in_best(changes, said):
     with pytest.raises(UserError) as caught:
         check(read_params(ROOT / "params.yaml") | changes)
     assert str(caught.value) == said
+
+
+def test_samples_with_questions_of_their_own_have_no_best_model():
+    """A prediction has one question for all images."""
+    params = read_params(ROOT / "params.yaml") | {"datasets": ["mine"], "best": ["mine"], "settings": ["few_shot"]}
+    columns = {"question": "question", "answer": "answer"}
+    own = {"source": "parquet", "path": "t", "image_column": "image", "task": "number", "columns": columns, "seed": 0}
+    params["download"]["mine"] = own | {"question": None, "train_per_class": None, "validation_per_class": 4}
+    with pytest.raises(
+        UserError, match=r"^best: 'mine' is invalid, since each of its samples has a question of its own"
+    ):
+        check(params)
+    params["download"]["mine"]["question"] = "How many?"
+    check(params)
 
 
 def test_no_validation_shots_ends_before_any_work():

@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import aggregate
+from stages.evaluation import scoring
 from stages.report import markdown, plots, tables
 from stages.report.curves import mean_curves
 from stages.report.footnotes import Reported
-from stages.report.records import RULES, read_records
+from stages.report.records import RULES, Part, read_records
 from stages.report.statistics import harmonic_mean, wilson_interval
 from stages.runtime.errors import UserError
+from stages.tasks import task as tasks
 
 FULL = Reported(
     model="embedded",
@@ -320,6 +322,17 @@ def test_the_stage_takes_model_and_footnotes_from_where_they_are(tmp_path, in_di
         text = Path(f"metrics/tables/{name}.md").read_text()
         assert "\nModel: qwen2_vl_2b. Grid: datasets digits, letters; methods cls_rl; seeds 1.\n" in text
         assert text.endswith(f"|\n\nNotes on the data:\n- digits: {note}\n")
+
+
+def test_sub_scores_of_a_task_stand_in_its_records():
+    """Of regions the overlap, as evaluation writes it and the report reads it; of numbers none."""
+    row = {"row": 0, "part": "all", "question": "Where?", "answer": "[0, 0, 500, 1000]", "box": [0.0, 0.0, 0.5, 1.0]}
+    for name, overlaps in {"region": {"overlap": 75.0}, "number": {}}.items():
+        task = tasks.load(name)
+        completions = [("[0, 0, 500, 1000]", 9), ("[0, 0, 250, 1000]", 9)]
+        summary = scoring.summarize(scoring.score([row, row], completions, str.strip, task), task.scores)
+        found = Part.model_validate(summary["all"])
+        assert (found.samples, found.completion_tokens, found.sub_scores) == (2, 18, overlaps)
 
 
 @pytest.mark.parametrize("seeds", [[1], [1, 2]])
