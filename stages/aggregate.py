@@ -9,54 +9,56 @@ from pathlib import Path
 import pandas as pd
 
 from stages.report import curves, markdown, plots, summary, tables
-from stages.report.footnotes import read_notes, with_notes
+from stages.report.footnotes import Reported, read_reported
 from stages.report.records import Records, read_records
 from stages.runtime import environment
 from stages.runtime.files import write_file
-from stages.runtime.params import Grid, read_grid, read_section
 
 METRICS = Path("metrics")
 
 
-def report(records: Records, grid: Grid, model: str, notes: dict[str, list[str]] | None = None) -> dict[str, bytes]:
+def report(records: Records, grid: Reported) -> dict[str, bytes]:
     """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table.
 
-    `model` is the name of what was fine-tuned, `notes` are footnotes by dataset.
+    The table of sub-scores is there only where a dataset has some.
     """
-    notes = notes or {}
     base_to_new = tables.base_to_new(records.evaluations, grid)
     few_shot = tables.few_shot(records.evaluations, grid)
     transfer = tables.transfer(records.evaluations, grid)
     training_cost = tables.training_cost(records.costs, grid)
     training_curves = curves.mean_curves(records.curves)
     numbers = summary.summarise(records.evaluations, base_to_new, few_shot, transfer, grid)
-    return {
+    files = {
         "tables/base_to_new.csv": _csv(base_to_new, "%.2f"),
-        "tables/base_to_new.md": with_notes(markdown.base_to_new(base_to_new, grid, model), notes).encode(),
+        "tables/base_to_new.md": markdown.base_to_new(base_to_new, grid).encode(),
         "tables/few_shot.csv": _csv(few_shot, "%.2f"),
-        "tables/few_shot.md": with_notes(markdown.few_shot(few_shot, grid, model), notes).encode(),
+        "tables/few_shot.md": markdown.few_shot(few_shot, grid).encode(),
         "tables/transfer.csv": _csv(transfer, "%.2f"),
-        "tables/transfer.md": with_notes(markdown.transfer(transfer, grid, model), notes).encode(),
+        "tables/transfer.md": markdown.transfer(transfer, grid).encode(),
         "tables/training_cost.csv": _csv(training_cost, "%.12g"),
-        "tables/training_cost.md": markdown.training_cost(training_cost, grid, model).encode(),
+        "tables/training_cost.md": markdown.training_cost(training_cost, grid).encode(),
         "plots/transfer_heatmap.png": plots.transfer_heatmap(transfer, grid),
         "plots/training_curves.csv": _csv(training_curves, "%.6g"),
         "plots/training_curves.png": plots.training_curves(training_curves, grid),
         "summary.json": (json.dumps(numbers, indent=2) + "\n").encode(),
     }
+    if any(records.evaluations["sub_scores"]):
+        sub_scores = tables.sub_scores(records.evaluations, grid)
+        files["tables/sub_scores.csv"] = _csv(sub_scores, "%.2f")
+        files["tables/sub_scores.md"] = markdown.sub_scores(sub_scores, grid).encode()
+    return files
 
 
-def run(grid: Grid, model: str, metrics: Path = METRICS) -> None:
+def run(grid: Reported, metrics: Path = METRICS) -> None:
     """Compute all, then write all: an error leaves nothing half-written."""
-    records, notes = read_records(grid, metrics / "records"), read_notes(grid.datasets, metrics / "records/download")
-    for name, content in report(records, grid, model, notes).items():
+    for name, content in report(read_records(grid, metrics / "records"), grid).items():
         with write_file(metrics / name) as unfinished:
             unfinished.write_bytes(content)
 
 
 def aggregate() -> None:
     """Write `metrics/summary.json`, `metrics/tables/` and `metrics/plots/`."""
-    run(read_grid(), read_section("model", str))
+    run(read_reported(METRICS / "records"))
     environment.record("aggregate")
 
 

@@ -42,7 +42,7 @@ def best(dataset: str) -> None:
     chosen = candidates[0]
     trained = Path(f"models/train/{chosen.setting}-{chosen.method}-{dataset}-{chosen.seed}")
     if content_md5(trained) != chosen.model_md5:
-        raise UserError(f"{trained}: not the model that {chosen.stage} tested; next: `dvc repro {chosen.stage}`")
+        raise UserError(f"{trained}: not the model that {chosen.stage} evaluated; next: `dvc repro {chosen.stage}`")
     card = read_json(DATASETS / dataset / "dataset.json")
     record = f"metrics/records/evaluate/{chosen.setting}-{dataset}/{chosen.method}-{chosen.seed}.json"
     test = Evaluation.model_validate(read_json(record)).parts[ALL]

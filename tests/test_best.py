@@ -20,7 +20,7 @@ from stages import best
 from stages.modelling.model import load_model, load_processor, save, save_processor
 from stages.predict import answers, decoded, read_task
 from stages.recipes.params import check
-from stages.report.candidates import ALL, Candidate, ranked, read_candidates
+from stages.report.candidates import Candidate, ranked, read_candidates
 from stages.report.model_card import Base, Model, model_card
 from stages.report.records import Part
 from stages.runtime.content import content_md5
@@ -34,13 +34,26 @@ from tests.test_warm import Server, serving, start
 
 METHODS = ["sft", "no_thinking"]
 RECORDS = "metrics/records/validate/digits"
+TESTS = "metrics/records/evaluate/few_shot-digits"
 SAVED = "models/best/digits"
 
 
-def record(method: str = "sft", seed: int = 1, correct: int = 5, exact: int = 5, tokens: int = 40) -> dict:
+def part(substring: int, exact: int, tokens: int) -> dict:
+    """The numbers of ten images."""
+    return {
+        "samples": 10,
+        "substring_correct": substring,
+        "exact_correct": exact,
+        "substring_accuracy": 10.0 * substring,
+        "exact_accuracy": 10.0 * exact,
+        "valid_rate": 100.0,
+        "completion_tokens": tokens,
+        "mean_completion_tokens": tokens / 10,
+    }
+
+
+def record(method: str = "sft", seed: int = 1, substring: int = 5, exact: int = 5, tokens: int = 40) -> dict:
     """What stage `validate` writes."""
-    part = {"samples": 10, "substring_correct": correct, "exact_correct": exact, "valid_rate": 100}
-    part["completion_tokens"] = tokens
     cell = {"setting": "few_shot", "method": method, "trained_on": "digits", "evaluated_on": "digits", "seed": seed}
     return {"stage": f"validate@{method}-digits-{seed}", **cell} | {
         "model_md5": "0" * 32 + ".dir",
@@ -57,28 +70,28 @@ def record(method: str = "sft", seed: int = 1, correct: int = 5, exact: int = 5,
             "generation": {"batch_size": 4, "max_new_tokens": 6, "temperature": 0.0},
             "seed": seed,
         },
-        "parts": {"all": part},
+        "parts": {"all": part(substring, exact, tokens)},
     }
+
+
+TEST = Part.model_validate(part(7, 6, 40))
+"""Numbers of test images, as stage `evaluate` writes them."""
 
 
 def candidate(*args, **kwargs) -> Candidate:
     return Candidate.model_validate(record(*args, **kwargs))
 
 
-TEST = Part(samples=10, substring_correct=7, exact_correct=6, valid_rate=100, completion_tokens=40)
-"""What stage `evaluate` found of the best one."""
-
-
 @pytest.mark.parametrize(
     ("better", "worse"),
     [
-        ({"exact": 6, "correct": 6, "tokens": 90, "method": "no_thinking", "seed": 2}, {"correct": 10}),
-        ({"correct": 6, "tokens": 90, "method": "no_thinking", "seed": 2}, {}),
+        ({"exact": 6, "substring": 6, "tokens": 90, "method": "no_thinking", "seed": 2}, {"substring": 10}),
+        ({"substring": 6, "tokens": 90, "method": "no_thinking", "seed": 2}, {}),
         ({"tokens": 39, "method": "no_thinking", "seed": 2}, {}),
         ({"method": "sft", "seed": 2}, {"method": "no_thinking"}),
         ({"seed": 2}, {"seed": 10}),
     ],
-    ids=["exact accuracy", "substring accuracy", "tokens", "order of methods", "seed"],
+    ids=["exact match", "substring match", "tokens", "order of methods", "seed"],
 )
 def test_order_of_candidates(better, worse):
     first, second = candidate(**better), candidate(**worse)
@@ -86,12 +99,10 @@ def test_order_of_candidates(better, worse):
     assert ranked([second, first], METHODS) == [first, second]
 
 
-def test_test_images_choose_nothing():
-    """A candidate has no such numbers, whatever else stands in its record."""
-    first, second = record(correct=6), record("no_thinking", correct=5)
-    second["test"] = {ALL: TEST.model_dump() | {"substring_correct": 10, "exact_correct": 10}}
-    assert ranked([Candidate.model_validate(second), Candidate.model_validate(first)], METHODS)[0].method == "sft"
-    assert set(record()) == set(Candidate.model_fields)
+def test_no_number_of_test_images_is_known_of_a_candidate():
+    assert set(Candidate.model_fields) == set(record())
+    with_test = Candidate.model_validate(record() | {"test": {"all": part(10, 10, 1)}})
+    assert with_test == candidate()
 
 
 def test_candidates_are_those_of_the_grid(tmp_path):
@@ -125,17 +136,17 @@ def model(**changes) -> Model:
     )
 
 
-def test_card_tells_what_is_known():
-    card = model_card(model(), [candidate(correct=6), candidate("no_thinking", exact=4)], TEST)
-    for told in (
+def test_card_has_what_is_known():
+    card = model_card(model(), [candidate(substring=6), candidate("no_thinking", exact=4)], TEST)
+    for known in (
         "dvc repro best@digits",
         "python -m stages predict --model models/best/digits",
         "`validate@sft-digits-1`",
         "| validation images   | substring match   | exact match   | tokens per answer   |",
         "`validate@no_thinking-digits-1`",
-        "On 10 test images, which nothing was chosen by, the accuracy of the saved model is "
-        "70.00 substring match, 60.00 exact match.",
+        "the accuracy of the saved model is 70.00 substring match, 60.00 exact match.",
         "by exact match on validation images",
+        "Names what is in an image: one of the 2 classes of the dataset digits.",
         "rewards: equality",
         '"steps": 25',
         "md5 of model.safetensors: `" + "3" * 32,
@@ -143,13 +154,27 @@ def test_card_tells_what_is_known():
         "torch 2.13.0",
         "40, 4 of each class",
     ):
-        assert told in card, told
+        assert known in card, known
     data = ModelCard(card).data
     assert (data.pipeline_tag, data.library_name, data.metrics) == ("image-text-to-text", "transformers", ["accuracy"])
     assert (data.base_model, data.datasets, data.license) == (None, None, None)
+    assert data.tags == ["qwen2_vl", "image-classification", "few-shot", "sft", "grpo"]
     results = {result.metric_name: result.metric_value for result in data.eval_results}
     assert results == {"accuracy, substring match": 70.0, "accuracy, exact match": 60.0}
     assert {result.dataset_split for result in data.eval_results} == {"test"}
+
+
+def test_card_of_a_task_without_classes():
+    """Of regions: no class names, no shots, and the sub-score beside the accuracy."""
+    found = record()
+    found["trained"] |= {"shots": None, "options": 0}
+    found["prompting"]["task"] = "region"
+    test = Part.model_validate(part(7, 6, 40) | {"overlap": 55.5})
+    card = model_card(model(dataset="boxes", classes=[]), [Candidate.model_validate(found)], test)
+    assert "Answers the question of the dataset boxes about an image (task region)." in card
+    assert "70.00 substring match, 60.00 exact match, 55.50 overlap." in card
+    assert "\n- training samples: 40\n" in card
+    assert ModelCard(card).data.tags == ["qwen2_vl", "few-shot", "sft", "grpo"]
 
 
 def test_card_of_adapters_on_a_model_of_the_hub():
@@ -229,11 +254,18 @@ def test_record_of_validation(validated):
 
 
 def test_saved_model(validated, server):
-    """The weights as they were trained, the task, and a card; the same bytes twice; nothing of this machine in it."""
-    file = validated.root / RECORDS / "no_thinking-1.json"
-    told = read_json(file)
-    told["parts"]["all"] |= {"substring_correct": 10, "exact_correct": 10}
-    write_json(file, told)
+    """The weights as they were trained, the task, and a card; the same bytes twice; nothing of this machine in it.
+
+    It is chosen by validation images, though the other one has all test images right.
+    """
+    right = {"substring_correct": 10, "exact_correct": 10}
+    for file in (validated.root / RECORDS / "no_thinking-1.json", validated.root / TESTS / "sft-1.json"):
+        found = read_json(file)
+        found["parts"]["all"] |= right
+        write_json(file, found)
+    (validated.root / TESTS / "no_thinking-1.json").write_text(
+        json.dumps({**record("no_thinking"), "parts": {"all": TEST.model_dump()}})
+    )
     saved, trained = validated.root / SAVED, validated.root / "models/train/few_shot-no_thinking-digits-1"
     assert stage(validated, server, "best", "digits") == (0, "models/best/digits: no_thinking, seed 1\n")
     first = content_md5(saved)
@@ -247,9 +279,10 @@ def test_saved_model(validated, server):
     task = read_json(saved / "task.json")
     assert (task["task"], task["method"], task["seed"]) == ("classification", "no_thinking", 1)
     assert task["images"] == {"size": 32, "evaluation": "direct"}
-    asked = task["conversation"][0]["content"][1]["text"]
-    assert asked.startswith(f"{task['question']}\nPlease choose one from list [ {', '.join(task['classes'])}].")
-    assert asked.endswith("Please directly output the answer name.")
+    prompt = task["conversation"][0]["content"][1]["text"]
+    assert prompt.startswith(f"{task['question']}\nPlease choose one from list [ {', '.join(task['classes'])}].")
+    assert prompt.endswith("Please directly output the answer name.")
+    assert "of the saved model is 70.00 substring match, 60.00 exact match." in (saved / "README.md").read_text()
     text = "".join(each.read_text() for each in (saved / "README.md", saved / "task.json"))
     assert str(validated.root) not in text
     assert str(Path.home()) not in text
@@ -304,13 +337,13 @@ def test_code_of_the_card_of_adapters_answers_as_predict(
     shutil.copytree(validated.root / "models/base_model", "models/base_model")
     write_adapters("models/base_model", trained)
     for method in METHODS:
-        told = record(method, correct=9 if method == "sft" else 1) | {"model_md5": content_md5(Path(trained))}
-        told["prompting"]["images"]["evaluation"] = images
-        told["prompting"]["generation"]["temperature"] = temperature
+        found = record(method, substring=9 if method == "sft" else 1) | {"model_md5": content_md5(Path(trained))}
+        found["prompting"]["images"]["evaluation"] = images
+        found["prompting"]["generation"]["temperature"] = temperature
         if system:
             turn = {"role": "system", "content": [{"type": "text", "text": system}]}
-            told["prompting"]["conversation"].insert(0, turn)
-        write_json(f"{RECORDS}/{method}-1.json", told)
+            found["prompting"]["conversation"].insert(0, turn)
+        write_json(f"{RECORDS}/{method}-1.json", found)
     best.best("digits")
     photo = write_photo(Path(SAVED, "image.jpg"))
     printed = run_code_of_card(Path(SAVED).resolve())
@@ -326,7 +359,7 @@ def test_another_model_than_the_validated_one(validated, tmp_path, in_directory)
     in_directory(tmp_path / "copy")
     for method in METHODS:
         Path(f"models/train/few_shot-{method}-digits-1/config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"not the model that validate@.*-digits-1 tested; next: `dvc repro validate@"):
+    with pytest.raises(UserError, match=r"not the model that validate@.*-digits-1 evaluated; next: `dvc repro val"):
         best.best("digits")
 
 
@@ -345,10 +378,8 @@ def test_no_validation_images(validated, server):
 
 
 def in_a_copy(validated: Project, target: Path, in_directory: Callable[[Path], None]) -> str:
-    """Go into a folder that has what stage `best` reads but models and their records; return where the model goes."""
-    evaluated = "metrics/records/evaluate/few_shot-digits"
-    notes = "metrics/records/download/digits.json"
-    for path in ("params.yaml", "requirements.lock", "data/download/digits", notes, evaluated):
+    """Go into a folder that has what stage `best` reads but models and candidates; return where the model goes."""
+    for path in ("params.yaml", "requirements.lock", "data/download/digits", "metrics/records/download", TESTS):
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         source = validated.root / path
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target / path)
@@ -373,10 +404,8 @@ def test_adapters_name_their_base_model_on_the_hub(validated, in_directory, tmp_
     write_json("models/base_model/loading.json", {"repository": "me/base", "revision": COMMIT})
     adapted = write_adapters(base, trained)
     for method in METHODS:
-        correct = 9 if method == "sft" else 1
-        write_json(
-            f"{RECORDS}/{method}-1.json", record(method, correct=correct) | {"model_md5": content_md5(Path(trained))}
-        )
+        found = record(method, substring=9 if method == "sft" else 1) | {"model_md5": content_md5(Path(trained))}
+        write_json(f"{RECORDS}/{method}-1.json", found)
 
     class OneModel(Hub):
         files = repository(base, "me/base")
@@ -409,7 +438,21 @@ def test_mistakes_in_best(changes, said):
     assert str(caught.value) == said
 
 
-def test_no_validation_shots_is_told_before_any_work():
+def test_samples_with_questions_of_their_own_have_no_best_model():
+    """A prediction has one question for all images."""
+    params = read_params(ROOT / "params.yaml") | {"datasets": ["mine"], "best": ["mine"], "settings": ["few_shot"]}
+    columns = {"question": "question", "answer": "answer"}
+    own = {"source": "parquet", "path": "t", "image_column": "image", "task": "number", "columns": columns, "seed": 0}
+    params["download"]["mine"] = own | {"question": None, "train_per_class": None, "validation_per_class": 4}
+    with pytest.raises(
+        UserError, match=r"^best: 'mine' is invalid, since each of its samples has a question of its own"
+    ):
+        check(params)
+    params["download"]["mine"]["question"] = "How many?"
+    check(params)
+
+
+def test_no_validation_shots_ends_before_any_work():
     params = read_params(ROOT / "params.yaml")
     params["split"]["validation_shots"] = 0
     with pytest.raises(UserError, match=r"split\.validation_shots: 0 is invalid where best names datasets"):
@@ -427,8 +470,8 @@ def test_no_validation_shots_is_told_before_any_work():
         ({"source": "parquet", "path": "t", "image_column": "image", "label_column": "label"}, False),
     ],
 )
-def test_a_dataset_without_validation_images_is_told_before_any_work(section, valid):
-    """Where its section tells, not after its trainings."""
+def test_a_dataset_without_validation_images_ends_before_any_work(section, valid):
+    """Where its section shows it, not after its trainings."""
     params = read_params(ROOT / "params.yaml")
     common = {"question": "What is it?", "train_per_class": 16, "test_per_class": 4, "seed": 0}
     params["download"]["mine"] = common | section

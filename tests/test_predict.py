@@ -1,4 +1,4 @@
-"""What a saved model says of new images: what stage `evaluate` has it say; and what is said of images that are none."""
+"""What a saved model answers about new images, as in stage `evaluate`; and what becomes of files that are no images."""
 
 import json
 from io import BytesIO
@@ -62,42 +62,44 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def outputs(model: Path, pictures: list[Path], **changes: object) -> list:
+def predictions(model: Path, pictures: list[Path], **changes: object) -> list:
     task = read_task(model)
     question = str(changes.pop("question", task.question))
     readable = decoded(iter(pictures), task.images, [])
     return list(answers(load_model(model), load_processor(model), task, question, readable, **changes))
 
 
-def test_same_outputs_as_evaluation(model, pictures, tmp_path):
-    rendered = classification.render(QUESTION, CLASSES)
+def test_same_completions_as_evaluation(model, pictures, tmp_path):
     table = tmp_path / "images.parquet"
     pd.DataFrame({"images": [[{"bytes": file.read_bytes(), "path": None}] for file in pictures]}).to_parquet(table)
-    same = {"label": 0, "answer": "zero", "options": CLASSES, "question": rendered, "part": "all", "image_count": 1}
+    rendered = classification.render(QUESTION, CLASSES)
+    same = {"image_count": 1, "answer": "zero", "options": CLASSES, "question": rendered, "part": "all"}
     rows = [{"row": row, **same} for row in range(len(pictures))]
-    prompted = samples.Samples(rows, samples.Images(table, range(len(pictures)), 32))
+    given = samples.Samples(rows, samples.Images(table, range(len(pictures)), 32))
     method, task = load_method("no_thinking"), classification.Task()
     loaded, processor = load_model(model), load_processor(model)
-    tested = evaluation.evaluate(loaded, processor, method, task, prompted, PUBLISHED, 1, tmp_path / "scratch")
-    predicted = outputs(model, pictures)
-    assert [each.completion for each in predicted] == list(tested["completion"])
+    scratch = tmp_path / "scratch"
+    evaluated = evaluation.evaluate(loaded, processor, method, task, given, PUBLISHED, 1, scratch)
+    predicted = predictions(model, pictures)
+    assert [each.completion for each in predicted] == list(evaluated["completion"])
+    assert [each.answer is not None for each in predicted] == list(evaluated["valid"])
     assert [each.image for each in predicted] == [str(file) for file in pictures]
-    assert len(set(tested["completion"])) > 1
+    assert len(set(evaluated["completion"])) > 1
 
 
 def test_answer_is_a_class_or_none(model, pictures):
-    before = [each.completion for each in outputs(model, pictures)]
+    before = [each.completion for each in predictions(model, pictures)]
     task = read_json(model / "task.json")
     known = before[0].strip()
     assert known
     try:
         # The prompt stays the same.
         write_json(model / "task.json", task | {"classes": [known, "two"]})
-        after = outputs(model, pictures)
+        after = predictions(model, pictures)
     finally:
         write_json(model / "task.json", task)
     assert [each.completion for each in after] == before
-    assert [each.answer for each in after] == [known if completion.strip() == known else None for completion in before]
+    assert [each.answer for each in after] == [known if text.strip() == known else None for text in before]
     assert None in [each.answer for each in after]
 
 
@@ -110,7 +112,16 @@ def test_another_question_takes_the_place_of_the_first(model):
 
 
 def test_batch_size_changes_no_answer(model, pictures):
-    assert outputs(model, pictures, batch_size=3) == outputs(model, pictures)
+    assert predictions(model, pictures, batch_size=3) == predictions(model, pictures)
+
+
+@pytest.mark.parametrize(
+    ("task", "valid", "invalid"),
+    [("number", "12", None), ("region", "[10, 20, 300, 400]", "there"), ("classification", "two", "three")],
+)
+def test_which_answers_are_valid_is_the_tasks(model, task, valid, invalid):
+    saved = read_task(model).model_copy(update={"task": task})
+    assert saved.valid(valid) and not saved.valid(invalid)
 
 
 def test_folders_and_any_format(tmp_path):
@@ -134,39 +145,39 @@ def test_folders_and_any_format(tmp_path):
     assert not problems
 
 
-def test_what_is_no_image_is_told_and_the_others_go_on(tmp_path, capsys):
-    good, broken, cut, empty = (tmp_path / name for name in ("good.png", "broken.png", "cut.png", "empty"))
+def test_a_file_that_is_no_image_has_its_line_and_the_others_follow(tmp_path, capsys):
+    good, corrupt, cut, empty = (tmp_path / name for name in ("good.png", "corrupt.png", "cut.png", "empty"))
     good.write_bytes(encoded(drawn(1)))
-    broken.write_text("no image")
+    corrupt.write_text("no image")
     cut.write_bytes(encoded(drawn(2))[:-40])
     empty.mkdir()
     problems: list[str] = []
-    given = [tmp_path / "missing.png", broken, cut, empty, good]
+    given = [tmp_path / "missing.png", corrupt, cut, empty, good]
     assert [path for path, _ in decoded(paths(given, problems), SQUARE, problems)] == [good]
-    told = capsys.readouterr().err.splitlines()
-    assert told == [f"error: {problem}" for problem in problems]
-    missing, unreadable, truncated, nothing = told
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"error: {problem}" for problem in problems]
+    missing, unreadable, truncated, nothing = lines
     assert missing == f"error: {tmp_path / 'missing.png'}: no such file or directory"
-    assert unreadable == f"error: {broken}: cannot be read as an image; valid: any format that Pillow reads"
+    assert unreadable == f"error: {corrupt}: cannot be read as an image; valid: any format that Pillow reads"
     assert truncated.startswith(f"error: {cut}: cannot be read as an image (")
     assert nothing == f"error: {empty}: has no image in it"
 
 
 def test_no_model(model, tmp_path):
     with pytest.raises(
-        UserError, match=r"models/best/x is missing; valid: .*; this grid keeps models/best/digits \(`dvc"
+        UserError, match=r"models/best/x is missing; valid: a folder that .*; this grid keeps models/best/digits "
     ):
         read_task(Path("models/best/x"))
     with pytest.raises(UserError, match=r"--model: .* has no task\.json; valid: a folder that stage `best` wrote"):
         read_task(tmp_path)
     write_json(tmp_path / "task.json", read_json(model / "task.json") | {"method": "magic"})
-    with pytest.raises(UserError, match=r"task\.json: method: 'magic' is invalid; valid: .*, sft, "):
+    with pytest.raises(UserError, match=r"task\.json: method: 'magic' is invalid; valid: adaptive_thinking, "):
         read_task(tmp_path)
-    write_json(tmp_path / "task.json", read_json(model / "task.json") | {"task": "magic"})
-    with pytest.raises(UserError, match=r"task\.json: task: 'magic' is invalid; valid: classification, "):
+    write_json(tmp_path / "task.json", read_json(model / "task.json") | {"task": "counting"})
+    with pytest.raises(UserError, match=r"task\.json: task: 'counting' is invalid; valid: classification, "):
         read_task(tmp_path)
     write_json(tmp_path / "task.json", {"classes": []})
-    with pytest.raises(UserError, match=r"task\.json\.\w+: missing"):
+    with pytest.raises(UserError, match=r"task\.json\.task: missing"):
         read_task(tmp_path)
 
 
@@ -174,7 +185,7 @@ def test_command(model, pictures, tmp_path):
     """A table, or JSON by line, on stdout; what went wrong on stderr, and in the exit status."""
     project = Project(ROOT)
     command = ("python", "-m", "stages", "predict", "--model", str(model))
-    expected = outputs(model, pictures)
+    expected = predictions(model, pictures)
     done = project.run(*command, "--json", str(pictures[0].parent))
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
         {"image": each.image, "answer": each.answer, "completion": each.completion} for each in expected

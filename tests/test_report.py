@@ -13,21 +13,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages import aggregate
-from stages.report import plots, tables
+from stages.evaluation import scoring
+from stages.report import markdown, plots, tables
 from stages.report.curves import mean_curves
-from stages.report.records import read_records
+from stages.report.footnotes import Reported
+from stages.report.records import RULES, Part, read_records
 from stages.report.statistics import harmonic_mean, wilson_interval
 from stages.runtime.errors import UserError
-from stages.runtime.params import Grid
+from stages.tasks import task as tasks
 
-FULL = Grid(
+FULL = Reported(
+    model="embedded",
     datasets=["digits", "letters", "shapes"],
     methods=["sft", "cls_rl", "no_thinking"],
     settings=["few_shot", "base_to_new"],
     seeds=[1, 2],
     transfer=["few_shot"],
 )
-SMALL = Grid(
+SMALL = Reported(
+    model="embedded",
     datasets=["digits", "letters"],
     methods=["cls_rl"],
     settings=["few_shot", "base_to_new"],
@@ -77,7 +81,7 @@ def write_training(metrics: Path, key: str, curves: dict[str, list[float]] | Non
     pd.DataFrame(curves).to_csv(folder / "curves.csv", index=False)
 
 
-def write_cells(metrics: Path, grid: Grid, correct=None, shuffle: int | None = None) -> None:
+def write_cells(metrics: Path, grid: Reported, correct=None, shuffle: int | None = None) -> None:
     """Write every record of `grid`; `correct(setting, method, source, target, seed, part)` of 100 are right."""
 
     def default(setting, method, source, target, seed, name):
@@ -118,8 +122,13 @@ def write_cells(metrics: Path, grid: Grid, correct=None, shuffle: int | None = N
         job()
 
 
-def report(metrics: Path, grid: Grid) -> dict[str, bytes]:
-    return aggregate.report(read_records(grid, metrics / "records"), grid, "embedded")
+def report(metrics: Path, grid: Reported) -> dict[str, bytes]:
+    return aggregate.report(read_records(grid, metrics / "records"), grid)
+
+
+def params(grid: Reported) -> dict:
+    """What `params.yaml` has of a grid."""
+    return grid.model_dump(exclude={"notes"})
 
 
 def row(table: pd.DataFrame, **keys) -> pd.Series:
@@ -177,9 +186,10 @@ def test_few_shot_by_hand(tmp_path):
     files = report(tmp_path, SMALL)
     text = files["tables/few_shot.md"].decode()
     substring, exact = text.partition("## Stages")[0].split("\n## ")[1:]
-    assert substring.startswith("Substring match, the published rule\n")
+    assert substring.startswith("Substring match\n")
     assert "| zero_shot | 40.00     | **50.00** | 45.00     |" in substring
     assert "| cls_rl    | **70.00** | 45.00     | **57.50** |" in substring
+    assert "\nAccuracy in percent by substring match (the published rule) and exact match.\n" in text
     assert exact.startswith("Exact match\n")
     assert "| zero_shot | 20.00     | **25.00** | 22.50     |" in exact
     assert "| cls_rl    | **35.00** | 22.00     | **28.50** |" in exact
@@ -213,7 +223,7 @@ def test_transfer_by_hand(tmp_path):
     summary = json.loads(files["summary.json"])
     assert summary["cls_rl"]["transfer"] == {"substring": 10.0, "exact": 5.0}
     substring, exact = files["tables/transfer.md"].decode().split("\n### ")[1:]
-    assert substring.startswith("Substring match, the published rule\n")
+    assert substring.startswith("Substring match\n")
     assert "| digits       | +30.00   | -6.00     | +12.00 |" in substring
     assert "\nMean without the diagonal: +0.00.\n" in substring
     assert exact.startswith("Exact match\n")
@@ -239,24 +249,6 @@ def test_seeds_are_averaged_with_sample_deviation(tmp_path):
     assert gain["zero_shot_stage"] == "zero_shot@few_shot-letters-*"
     text = report(tmp_path, grid)["tables/few_shot.md"].decode()
     assert "**62.00 ± 2.83**" in text and "**31.00 ± 1.41**" in text
-
-
-@pytest.mark.parametrize("seeds", [[1], [1, 2]])
-def test_each_rule_has_what_the_other_has(tmp_path, seeds):
-    """Columns of CSVs, bold numbers, leaves of the summary, panels of the heat map."""
-    grid = FULL.model_copy(update={"seeds": seeds})
-    write_cells(tmp_path, grid)
-    files = report(tmp_path, grid)
-    for name in ("few_shot", "base_to_new", "transfer"):
-        columns = files[f"tables/{name}.csv"].decode().splitlines()[0].split(",")
-        substring, exact = ([column for column in columns if rule in column] for rule in ("substring", "exact"))
-        assert substring and [column.replace("substring", "exact") for column in substring] == exact
-        assert not {column for column in columns if "accuracy" in column or column in ("correct", "gain", "H")}
-        text = files[f"tables/{name}.md"].decode()
-        assert not re.search(r"\d\**\s*\(", text)  # no number in brackets
-    for numbers in json.loads(files["summary.json"]).values():
-        for table in set(numbers) - {"tokens"}:
-            assert list(numbers[table]) == ["substring", "exact"]
 
 
 def test_best_is_bold_by_either_rule(tmp_path):
@@ -291,40 +283,87 @@ def test_best_is_bold_by_either_rule(tmp_path):
 
 
 @pytest.mark.parametrize("seeds", [[1], [1, 2]])
-def test_every_cell_has_its_intervals(tmp_path, seeds):
-    """README: in each of the three CSVs with accuracies; and what is no share of images has none."""
+def test_both_rules_have_the_same_numbers_and_intervals(tmp_path, seeds):
+    """README: a 95% interval for every cell in the three CSVs of accuracies; what is no share of images has none."""
     grid = FULL.model_copy(update={"seeds": seeds})
     write_cells(tmp_path, grid)
     evaluations = read_records(grid, tmp_path / "records").evaluations
     shares = {
-        "few_shot": (tables.few_shot, ["substring", "exact"]),
-        "base_to_new": (tables.base_to_new, ["substring_base", "substring_new", "exact_base", "exact_new"]),
-        "transfer": (tables.transfer, ["substring", "exact", "zero_shot_substring", "zero_shot_exact"]),
+        "few_shot": ["{}"],
+        "base_to_new": ["{}_base", "{}_new"],
+        "transfer": ["{}", "zero_shot_{}"],
     }
-    for make, names in shares.values():
-        table = make(evaluations, grid)
+    for kind, names in shares.items():
+        table = getattr(tables, kind)(evaluations, grid)
         single = (table[["seed", *{"dataset", "source", "target"} & set(table)]] != "mean").all(axis=1)
         assert single.any() and not single.all()
-        for name in names:
+        for name in (name.format(rule) for name in names for rule in RULES):
             cells = table[single]
             assert ((cells[f"{name}_low"] < cells[name]) & (cells[name] < cells[f"{name}_high"])).all()
             expected = [wilson_interval(round(value), 100) for value in cells[name]]
             assert list(zip(cells[f"{name}_low"], cells[f"{name}_high"], strict=True)) == expected
             assert table.loc[~single, [f"{name}_low", f"{name}_high"]].isna().all(axis=None)
-        assert {name.removesuffix("_low") for name in table if name.endswith("_low")} == set(names)
+        substring, exact = ([column for column in table if rule in column] for rule in RULES)
+        assert [column.replace("substring", "exact") for column in substring] == exact
+        assert sum(name.endswith("_low") for name in substring) == len(names)
+        assert not {name for name in table if "accuracy" in name or name in ("correct", "gain", "H")}
+        assert not re.search(r"\d\**\s*\(", getattr(markdown, kind)(table, grid))  # no number in brackets
 
 
-def test_footnotes_stand_under_every_table_of_accuracies(tmp_path, in_directory):
-    """As `download` writes them: a class name that holds another is not told from it by substring match."""
+def test_the_stage_takes_model_and_footnotes_from_where_they_are(tmp_path, in_directory):
+    """From params.yaml, and from the records of `download`."""
     note = "substring match cannot tell 1 pair of class names apart: 'not ok' counts as 'ok'"
     write_cells(tmp_path / "metrics", SMALL)
-    (tmp_path / "params.yaml").write_text(json.dumps(SMALL.model_dump() | {"model": "embedded"}))
+    (tmp_path / "params.yaml").write_text(json.dumps(params(SMALL) | {"model": "qwen2_vl_2b"}))
     (tmp_path / "metrics/records/download/digits.json").write_text(json.dumps({"notes": [note]}))
     in_directory(tmp_path)
     aggregate.aggregate()
-    for name in ("few_shot", "base_to_new", "transfer"):
+    for name in ("few_shot", "base_to_new", "transfer", "training_cost"):
         text = Path(f"metrics/tables/{name}.md").read_text()
+        assert "\nModel: qwen2_vl_2b. Grid: datasets digits, letters; methods cls_rl; seeds 1.\n" in text
         assert text.endswith(f"|\n\nNotes on the data:\n- digits: {note}\n")
+
+
+def test_sub_scores_of_a_task_stand_in_its_records():
+    """Of regions the overlap, as evaluation writes it and the report reads it; of numbers none."""
+    row = {"row": 0, "part": "all", "question": "Where?", "answer": "[0, 0, 500, 1000]", "box": [0.0, 0.0, 0.5, 1.0]}
+    for name, overlaps in {"region": {"overlap": 75.0}, "number": {}}.items():
+        task = tasks.load(name)
+        completions = [("[0, 0, 500, 1000]", 9), ("[0, 0, 250, 1000]", 9)]
+        summary = scoring.summarize(scoring.score([row, row], completions, str.strip, task), task.scores)
+        found = Part.model_validate(summary["all"])
+        assert (found.samples, found.completion_tokens, found.sub_scores) == (2, 18, overlaps)
+
+
+@pytest.mark.parametrize("seeds", [[1], [1, 2]])
+def test_sub_scores_have_a_table_where_a_task_has_some_and_change_no_other(tmp_path, seeds):
+    grid = SMALL.model_copy(update={"seeds": seeds, "settings": ["few_shot"]})
+    write_cells(tmp_path, grid, lambda *cell: 50)
+    before = report(tmp_path, grid)
+    assert not [name for name in before if "sub_scores" in name]
+    for path in (tmp_path / "records").rglob("*.json"):
+        record = json.loads(path.read_text())
+        if record.get("evaluated_on") == "letters":
+            # By what was trained on: nothing, itself, digits.
+            overlap = {None: 20.0, "letters": 60.0 + 4 * record["seed"], "digits": 33.0}[record["trained_on"]]
+            record["parts"]["all"]["overlap"] = overlap
+            path.write_text(json.dumps(record))
+    files = report(tmp_path, grid)
+    table, text = (files.pop(f"tables/sub_scores.{kind}").decode() for kind in ("csv", "md"))
+    assert files == before
+    header, zero_shot, *rows = table.splitlines()
+    assert header.startswith("score,setting,part,dataset,method,seed,stage,samples,mean")
+    assert zero_shot.startswith("overlap,few_shot,all,letters,zero_shot,1,zero_shot@few_shot-letters-1,100,20.00")
+    cells = [row for row in rows if ",cls_rl," in row]
+    assert cells[0].startswith("overlap,few_shot,all,letters,cls_rl,1,evaluate@few_shot-cls_rl-letters-1,100,64.00")
+    if len(seeds) > 1:
+        assert cells[-1] == "overlap,few_shot,all,letters,cls_rl,mean,evaluate@few_shot-cls_rl-letters-*,,66.00,2.83"
+    shown = text.partition("\n## Overlap\n")[2].partition("\n## Stages\n")[0]
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.split("\n") if line][2:] == [
+        ["zero_shot", "20.00" if len(seeds) == 1 else "20.00 ± 0.00"],
+        ["cls_rl", "**64.00**" if len(seeds) == 1 else "**66.00 ± 2.83**"],
+    ]
+    assert f"`evaluate@few_shot-cls_rl-letters-{'1' if len(seeds) == 1 else '*'}`" in text
 
 
 def test_training_cost_by_hand(tmp_path):
@@ -338,22 +377,6 @@ def test_training_cost_by_hand(tmp_path):
     assert "4,000" in text
     # Else 80 samples of one method could not be compared with 80 of another.
     assert "\nSamples seen, and their prompt tokens: prompts in SFT, prompts times completions in rein" in text
-
-
-def test_every_table_names_the_model_and_the_grid(tmp_path):
-    write_cells(tmp_path, SMALL)
-    tables_of = {name: content.decode() for name, content in report(tmp_path, SMALL).items() if name.endswith(".md")}
-    assert len(tables_of) == 4
-    for text in tables_of.values():
-        assert "\nModel: embedded. Grid: datasets digits, letters; methods cls_rl; seeds 1.\n" in text
-
-
-def test_the_stage_takes_the_model_from_params_yaml(tmp_path, in_directory):
-    write_cells(tmp_path / "metrics", SMALL)
-    (tmp_path / "params.yaml").write_text(json.dumps(SMALL.model_dump() | {"model": "qwen2_vl_2b"}))
-    in_directory(tmp_path)
-    aggregate.aggregate()
-    assert "\nModel: qwen2_vl_2b. Grid: " in Path("metrics/tables/few_shot.md").read_text()
 
 
 def test_summary_is_one_screen(tmp_path):
@@ -423,7 +446,7 @@ def report_files() -> list[str]:
 def test_leftovers_of_a_larger_grid_are_ignored(tmp_path):
     write_cells(tmp_path / "larger", FULL)
     write_cells(tmp_path / "exact", SMALL)
-    (tmp_path / "larger" / "records" / "evaluate" / "few_shot-digits" / "cls_rl-9.json").write_text("broken")
+    (tmp_path / "larger" / "records" / "evaluate" / "few_shot-digits" / "cls_rl-9.json").write_text("corrupt")
     assert report(tmp_path / "larger", SMALL) == report(tmp_path / "exact", SMALL)
 
 
@@ -440,13 +463,13 @@ def test_leftovers_of_a_larger_grid_are_ignored(tmp_path):
 def test_a_missing_or_corrupt_record_names_its_stage(tmp_path, file, stage):
     write_cells(tmp_path, SMALL)
     (tmp_path / file).write_text("")
-    with pytest.raises(UserError) as broken:
-        aggregate.run(SMALL, "embedded", tmp_path)
-    assert str(broken.value).startswith(f"{(tmp_path / file).as_posix()} is not a record of {stage} (")
-    assert str(broken.value).endswith(f"run `dvc repro --force {stage}`") and "\n" not in str(broken.value)
+    with pytest.raises(UserError) as corrupt:
+        aggregate.run(SMALL, tmp_path)
+    assert str(corrupt.value).startswith(f"{(tmp_path / file).as_posix()} is not a record of {stage} (")
+    assert str(corrupt.value).endswith(f"run `dvc repro --force {stage}`") and "\n" not in str(corrupt.value)
     (tmp_path / file).unlink()
     with pytest.raises(UserError) as missing:
-        aggregate.run(SMALL, "embedded", tmp_path)
+        aggregate.run(SMALL, tmp_path)
     assert str(missing.value) == f"{(tmp_path / file).as_posix()} is missing: run `dvc repro {stage}`"
     assert not (tmp_path / "summary.json").exists() and not (tmp_path / "tables").exists()
 
@@ -459,6 +482,11 @@ def test_a_missing_or_corrupt_record_names_its_stage(tmp_path, file, stage):
         ({"parts": {"all": part(1) | {"substring_correct": 101}}}, "more correct answers than samples"),
         ({"parts": {"all": part(1) | {"samples": 0}}}, "parts.all.samples"),
         ({"parts": {"base": part(1)}}, "has no part 'all'"),
+        (
+            {"parts": {"all": part(1) | {"overlap": 101.0}}},
+            "parts.all.overlap: Input should be less than or equal to 100",
+        ),
+        ({"parts": {"all": part(1) | {"overlap": "much"}}}, "parts.all.overlap"),
     ],
 )
 def test_a_record_of_something_else_is_refused(tmp_path, change, reason):
@@ -473,11 +501,11 @@ def test_a_record_of_something_else_is_refused(tmp_path, change, reason):
 def test_same_records_same_bytes(tmp_path):
     for name, shuffle in (("one", 1), ("two", 2)):
         write_cells(tmp_path / name, FULL, shuffle=shuffle)
-        aggregate.run(FULL, "embedded", tmp_path / name)
+        aggregate.run(FULL, tmp_path / name)
     for name in report_files():
         content = (tmp_path / "one" / name).read_bytes()
         assert content == (tmp_path / "two" / name).read_bytes(), name
-    aggregate.run(FULL, "embedded", tmp_path / "one")
+    aggregate.run(FULL, tmp_path / "one")
     assert all((tmp_path / "one" / n).read_bytes() == (tmp_path / "two" / n).read_bytes() for n in report_files())
 
 
@@ -497,10 +525,10 @@ def test_heat_map_says_by_which_rule(tmp_path, monkeypatch):
     table = tables.transfer(read_records(SMALL, tmp_path / "records").evaluations, SMALL)
     plots.transfer_heatmap(table, SMALL)
     panels = {axis.get_title(): axis for axis in shown[0].axes if axis.get_title()}
-    assert list(panels) == ["cls_rl\nsubstring", "cls_rl\nexact"]
+    assert list(panels) == ["cls_rl\nsubstring match", "cls_rl\nexact match"]
     for rule in ("substring", "exact"):
         gain = row(table, source="digits", target="digits")[f"{rule}_gain"]
-        assert panels[f"cls_rl\n{rule}"].texts[0].get_text() == f"{gain:.1f}"
+        assert panels[f"cls_rl\n{rule} match"].texts[0].get_text() == f"{gain:.1f}"
 
 
 def test_heat_map_of_the_papers_grid_is_fit_for_git():

@@ -63,7 +63,7 @@ def check(params: dict[str, Any]) -> Params:
         raise UserError("split.validation_shots: 0 is invalid where best names datasets; valid: from 1 on, or null")
     for dataset in checked.best:
         source = sources.parse(f"download.{dataset}", checked.download[dataset])
-        if tasks.load(source.task_of(f"download.{dataset}")).question("", []) is None:
+        if source.question is None or tasks.load(source.task_of(f"download.{dataset}")).question("", []) is None:
             raise UserError(
                 f"best: {dataset!r} is invalid, since each of its samples has a question of its own, and predictions "
                 "have one for all"

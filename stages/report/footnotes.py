@@ -1,10 +1,30 @@
-"""How the datasets of the grid differ from the paper's: footnotes to the tables."""
+"""What stands around every table: its grid and model, and how its datasets differ from the paper's."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import Field
+
 from stages.runtime.files import read_json, reading
-from stages.runtime.params import Section
+from stages.runtime.params import Grid, Section, read_grid, read_section
+
+
+class Reported(Grid):
+    """The grid of a report.
+
+    Attributes:
+        model: the name of what was fine-tuned.
+        notes: footnotes by dataset.
+    """
+
+    model: str
+    notes: dict[str, list[str]] = Field(default_factory=dict)
+
+
+def read_reported(folder: Path) -> Reported:
+    """Read the grid of `params.yaml`, and its footnotes from the records in `folder`; see `read_notes`."""
+    grid, model = read_grid(), read_section("model", str)
+    return Reported(**grid.model_dump(), model=model, notes=read_notes(grid.datasets, folder / "download"))
 
 
 class Downloaded(Section):

@@ -1,4 +1,4 @@
-"""The tables as Markdown, in the shape that the paper prints; `model` is the name of what was fine-tuned.
+"""The tables as Markdown, in the shape that the paper prints.
 
 Each accuracy stands by both rules, of equal standing: in columns or tables beside each other, the best of each bold.
 """
@@ -7,22 +7,21 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from stages.report.footnotes import Reported, with_notes
 from stages.report.records import BASE_TO_NEW, FEW_SHOT, RULES
 from stages.report.statistics import two_decimals
 from stages.report.tables import HALVES, MEAN, headline, rows_of
-from stages.runtime.params import Grid
 
-_RULES = {"substring": "Substring match, the published rule", "exact": "Exact match"}
-_BOTH = "substring: substring match, the published rule; exact: exact match."
+_BOTH = "substring match (the published rule) and exact match."
 _REBUILD = "A stage is rebuilt by `dvc repro <stage>`, a pattern of several by `dvc repro --glob '<pattern>'`."
 
 
-def base_to_new(table: pd.DataFrame, grid: Grid, model: str) -> str:
+def base_to_new(table: pd.DataFrame, grid: Reported) -> str:
     """Blocks of datasets, the mean first as in P1 Table 9; rows methods, columns base, new, H of each rule; stages."""
-    lines = ["# Base to new (P1 Table 9)", "", f"Accuracy in percent; {_BOTH} H: harmonic mean of base and new."]
-    lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid, model)]
+    lines = ["# Base to new (P1 Table 9)", "", f"Accuracy in percent by {_BOTH} H: harmonic mean of base and new."]
+    lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid)]
     if BASE_TO_NEW not in grid.settings:
-        return _absent(lines, BASE_TO_NEW)
+        return _absent(lines, BASE_TO_NEW, grid)
     rows = headline(table, grid)
     samples = [
         f"{dataset} {_samples(block['base_samples'])} + {_samples(block['new_samples'])}"
@@ -34,15 +33,15 @@ def base_to_new(table: pd.DataFrame, grid: Grid, model: str) -> str:
         title = f"mean of {len(grid.datasets)}" if dataset == MEAN else dataset
         cells = {f"{rule} {part}": _cells(block, f"{rule}_{part}") for rule in RULES for part in (*HALVES, "H")}
         lines += ["", f"## {title}", "", _table(pd.DataFrame({"method": block["method"], **cells}))]
-    return _text([*lines, *_stages(rows, ["dataset", "method"])])
+    return _text([*lines, *_stages(rows, ["dataset", "method"])], grid)
 
 
-def few_shot(table: pd.DataFrame, grid: Grid, model: str) -> str:
+def few_shot(table: pd.DataFrame, grid: Reported) -> str:
     """For each rule, rows methods, columns datasets and their mean as in P1 Table 5; then the stage of every cell."""
-    lines = ["# Few-shot (P1 Table 5)", "", f"Accuracy in percent; {_BOTH}"]
-    lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid, model)]
+    lines = ["# Few-shot (P1 Table 5)", "", f"Accuracy in percent by {_BOTH}"]
+    lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid)]
     if FEW_SHOT not in grid.settings:
-        return _absent(lines, FEW_SHOT)
+        return _absent(lines, FEW_SHOT, grid)
     samples = [f"{dataset} {_samples(block['samples'])}" for dataset, block in _blocks(table, grid)]
     lines.append(f"Test samples: {', '.join(samples)}.")
     rows = headline(table, grid)
@@ -52,18 +51,18 @@ def few_shot(table: pd.DataFrame, grid: Grid, model: str) -> str:
             column = rows[rows["dataset"] == dataset]
             columns[dataset] = dict(zip(column["method"], _cells(column, rule), strict=True))
         shown = pd.DataFrame(columns, index=rows_of(grid)).rename_axis("method").reset_index()
-        lines += ["", f"## {_RULES[rule]}", "", _table(shown)]
-    return _text([*lines, *_stages(rows, ["method", "dataset"])])
+        lines += ["", f"## {RULES[rule].capitalize()}", "", _table(shown)]
+    return _text([*lines, *_stages(rows, ["method", "dataset"])], grid)
 
 
-def transfer(table: pd.DataFrame, grid: Grid, model: str) -> str:
+def transfer(table: pd.DataFrame, grid: Reported) -> str:
     """A source x target matrix of gains for each method and rule as in P1 Figure 4, with means; the stages of rows."""
     lines = ["# Transfer (P1 Figure 4)", ""]
-    lines += [f"Gain over zero-shot in points; {_BOTH}", *_explanation(grid)]
+    lines += [f"Gain over zero-shot in points by {_BOTH}", *_explanation(grid)]
     lines += ["Rows: trained on (few-shot). Columns: tested on. The diagonal is in-domain, and the means include it."]
-    lines += ["Bold: best method at that place by that rule.", _REBUILD, "", _grid(grid, model)]
+    lines += ["Bold: best method at that place by that rule.", _REBUILD, "", _grid(grid)]
     if table.empty:
-        return _text([*lines, "", "The grid of `params.yaml` has no transfer of the setting `few_shot`."])
+        return _text([*lines, "", "The grid of `params.yaml` has no transfer of the setting `few_shot`."], grid)
     rows = headline(table, grid).reset_index(drop=True)
     order = [*grid.datasets, MEAN]
     elsewhere = rows[(rows["source"] != rows["target"]) & (rows["source"] != MEAN) & (rows["target"] != MEAN)]
@@ -76,16 +75,32 @@ def transfer(table: pd.DataFrame, grid: Grid, model: str) -> str:
         lines += ["", f"## {method}"]
         for rule in RULES:
             shown = own.pivot(index="source", columns="target", values=rule).loc[order, order]
-            lines += ["", f"### {_RULES[rule]}", "", _table(shown.rename_axis("trained on").reset_index())]
+            lines += ["", f"### {RULES[rule].capitalize()}", "", _table(shown.rename_axis("trained on").reset_index())]
             if len(grid.datasets) > 1:
                 gain = two_decimals(elsewhere.loc[elsewhere["method"] == method, f"{rule}_gain"].mean()) + 0.0
                 lines += ["", f"Mean without the diagonal: {gain:+.2f}."]
     # A row's mean is made by all that makes the row.
     whole = rows[rows["target"] == MEAN].rename(columns={"source": "trained on"})
-    return _text([*lines, *_stages(whole, ["method", "trained on"])])
+    return _text([*lines, *_stages(whole, ["method", "trained on"])], grid)
 
 
-def training_cost(table: pd.DataFrame, grid: Grid, model: str) -> str:
+def sub_scores(table: pd.DataFrame, grid: Reported) -> str:
+    """For each score, rows methods, columns the datasets that have it; then the stage of every cell."""
+    lines = ["# Sub-scores", "", "In percent, on the test images of the dataset that was trained on."]
+    lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid)]
+    rows = headline(table, grid)
+    rows = rows.assign(column=rows["dataset"].where(rows["part"] == "all", rows["dataset"] + " " + rows["part"]))
+    for score, block in rows.groupby("score", sort=False):
+        columns = {
+            name: dict(zip(column["method"], _cells(column, "mean"), strict=True))
+            for name, column in block.groupby("column", sort=False)
+        }
+        shown = pd.DataFrame(columns, index=rows_of(grid)).rename_axis("method").reset_index()
+        lines += ["", f"## {score.capitalize()}", "", _table(shown)]
+    return _text([*lines, *_stages(rows, ["score", "part", "method", "dataset"])], grid)
+
+
+def training_cost(table: pd.DataFrame, grid: Reported) -> str:
     """Rows methods: the means over their cells."""
     shown = table[table["dataset"] == MEAN].drop(columns=["setting", "dataset", "seed"])
     for name in ("steps", "samples_seen", "prompt_tokens", "completion_tokens"):
@@ -97,8 +112,8 @@ def training_cost(table: pd.DataFrame, grid: Grid, model: str) -> str:
     lines = ["# Training cost", "", f"Means over the {cells} cells of a method. Tokens: read (prompts) and written."]
     lines += ["Samples seen, and their prompt tokens: prompts in SFT, prompts times completions in reinforcement."]
     lines += ["Each counts once, when it is sampled, however often it is trained on."]
-    lines += [_REBUILD, "", _grid(grid, model), "", _table(shown)]
-    return _text(lines)
+    lines += [_REBUILD, "", _grid(grid), "", _table(shown)]
+    return _text(lines, grid)
 
 
 def _cells(rows: pd.DataFrame, name: str, bold: pd.Series | None = None, sign: str = "") -> list[str]:
@@ -118,7 +133,7 @@ def _stages(rows: pd.DataFrame, keys: list[str]) -> list[str]:
     return ["", "## Stages", "", _table(rows[keys].assign(stage=stages))]
 
 
-def _blocks(table: pd.DataFrame, grid: Grid) -> list[tuple[str, pd.DataFrame]]:
+def _blocks(table: pd.DataFrame, grid: Reported) -> list[tuple[str, pd.DataFrame]]:
     cells = table[table["seed"] != MEAN]
     return [(dataset, cells[cells["dataset"] == dataset]) for dataset in grid.datasets]
 
@@ -128,14 +143,14 @@ def _samples(counts: pd.Series) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _explanation(grid: Grid) -> list[str]:
+def _explanation(grid: Reported) -> list[str]:
     return ["±: sample standard deviation over seeds."] if len(grid.seeds) > 1 else []
 
 
-def _grid(grid: Grid, model: str) -> str:
+def _grid(grid: Reported) -> str:
     seeds = ", ".join(map(str, grid.seeds))
     datasets, methods = ", ".join(grid.datasets), ", ".join(grid.methods)
-    return f"Model: {model}. Grid: datasets {datasets}; methods {methods}; seeds {seeds}."
+    return f"Model: {grid.model}. Grid: datasets {datasets}; methods {methods}; seeds {seeds}."
 
 
 def _code(names: pd.Series) -> list[str]:
@@ -146,9 +161,9 @@ def _table(frame: pd.DataFrame) -> str:
     return frame.to_markdown(index=False, disable_numparse=True)
 
 
-def _absent(lines: list[str], setting: str) -> str:
-    return _text([*lines, "", f"The grid of `params.yaml` does not have the setting `{setting}`."])
+def _absent(lines: list[str], setting: str, grid: Reported) -> str:
+    return _text([*lines, "", f"The grid of `params.yaml` does not have the setting `{setting}`."], grid)
 
 
-def _text(lines: list[str]) -> str:
-    return "\n".join(lines) + "\n"
+def _text(lines: list[str], grid: Reported) -> str:
+    return with_notes("\n".join(lines) + "\n", grid.notes)

@@ -9,9 +9,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from stages.modelling.generation import batch_seed
 from stages.report.candidates import ALL, Candidate
-from stages.report.records import Part
+from stages.report.records import RULES, Part
 
-COUNTS = {"substring match": "substring_correct", "exact match": "exact_correct"}
+COUNTS = {words: f"{rule}_correct" for rule, words in RULES.items()}
 """The rules by which an answer is right, and the counts behind them."""
 
 RESIZED = {
@@ -290,9 +290,6 @@ def _percent(part: Part, count: str) -> float:
 
 
 def _both(part: Part) -> str:
-    """Accuracy by both rules.
-
-    >>> _both(Part(samples=4, substring_correct=3, exact_correct=2, valid_rate=100, completion_tokens=8))
-    '75.00 substring match, 50.00 exact match'
-    """
-    return ", ".join(f"{_percent(part, count):.2f} {rule}" for rule, count in COUNTS.items())
+    """Accuracy by both rules, and the sub-scores."""
+    shares = {rule: _percent(part, count) for rule, count in COUNTS.items()} | part.sub_scores
+    return ", ".join(f"{share:.2f} {name}" for name, share in shares.items())

@@ -15,7 +15,7 @@ from stages.report.tables import MEAN, headline
 from stages.runtime.params import Grid
 
 _STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "text.usetex": False}
-_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito: told apart by all
+_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito: distinct to all
 _LINES = ["-", "--", "-.", ":"]
 _DOTS_PER_INCH = 150
 
@@ -33,9 +33,9 @@ def transfer_heatmap(transfer: pd.DataFrame, grid: Grid) -> bytes:
     panels = {}
     for method in grid.methods:
         own = rows[(rows["method"] == method) & (rows["source"] != MEAN)]
-        for rule in RULES:
+        for rule, words in RULES.items():
             gains = own.pivot(index="source", columns="target", values=f"{rule}_gain")
-            panels[f"{method}\n{rule}"] = gains.loc[names, [*names, MEAN]]
+            panels[f"{method}\n{words}"] = gains.loc[names, [*names, MEAN]]
     limit = max(1.0, *(float(np.abs(panel).to_numpy().max()) for panel in panels.values()))
     across, down = len(RULES), len(grid.methods)
     cell = 0.62 if order <= 6 else 0.52

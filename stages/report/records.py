@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
@@ -17,21 +18,34 @@ from stages.runtime.errors import UserError
 from stages.runtime.params import Grid
 from stages.tasks.settings import BASE_TO_NEW, FEW_SHOT
 
-RULES = ("substring", "exact")
-"""When an answer is right: by the published substring match, and by exact match; see `stages.tasks.task`."""
+RULES = {"substring": "substring match", "exact": "exact match"}
+"""When an answer is right, as in columns and in words: by the published rule, and exactly; see `stages.tasks.task`."""
 
 PARTS = {FEW_SHOT: ("all",), BASE_TO_NEW: ("base", "new")}
 ZERO_SHOT = "zero_shot"
 
 
-class Part(BaseModel):
-    """What one part of a test set gave: counts, and rates in percent."""
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class Part(BaseModel, extra="allow"):
+    """What one part of a test set gave: counts, and rates in percent; all else are sub-scores in percent."""
+
+    __pydantic_extra__: dict[str, Percent] = Field(init=False)
 
     samples: PositiveInt
     substring_correct: NonNegativeInt
     exact_correct: NonNegativeInt
-    valid_rate: float = Field(ge=0, le=100)
+    substring_accuracy: Percent
+    exact_accuracy: Percent
+    valid_rate: Percent
     completion_tokens: NonNegativeInt
+    mean_completion_tokens: float = Field(ge=0)
+
+    @property
+    def sub_scores(self) -> dict[str, float]:
+        """By name; see `stages.tasks.task.BaseTask`."""
+        return dict(self.__pydantic_extra__)
 
     @model_validator(mode="after")
     def _counts(self) -> "Part":
@@ -41,7 +55,7 @@ class Part(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """The record of `evaluate`, `zero_shot`, or `cross_eval`; a part may have sub-scores too."""
+    """The record of `evaluate`, `zero_shot`, or `cross_eval`."""
 
     stage: str
     setting: str
@@ -73,8 +87,8 @@ class Records:
     Attributes:
         evaluations: one row per record and part: kind (the stage's group), stage, setting, method, trained_on,
             evaluated_on, seed, part, samples, substring_correct, exact_correct, substring, exact (accuracies by the two
-            rules in percent), valid_rate (percent), mean_completion_tokens. Rates come from the counts, so nothing is
-            rounded twice.
+            rules in percent), valid_rate (percent), mean_completion_tokens, sub_scores (a dictionary, in percent).
+            Rates come from the counts, so nothing is rounded twice.
         costs: one row per trained cell: stage, setting, method, dataset, seed, steps, samples_seen, prompt_tokens,
             completion_tokens.
         curves: one row per optimiser step of the cells whose method has rewards: stage, method, step, reward,
@@ -142,7 +156,7 @@ def _evaluation(
     rows = []
     for name in PARTS.get(setting, ("all",)):
         if name not in record.parts:
-            raise _broken(path, stage, f"has no part {name!r}")
+            raise _corrupt(path, stage, f"has no part {name!r}")
         part = record.parts[name]
         rows.append(
             {
@@ -156,6 +170,7 @@ def _evaluation(
                 "exact": 100 * part.exact_correct / part.samples,
                 "valid_rate": part.valid_rate,
                 "mean_completion_tokens": part.completion_tokens / part.samples,
+                "sub_scores": part.sub_scores,
             }
         )
     return rows
@@ -173,15 +188,15 @@ def _curve(path: Path, stage: str, method: str) -> pd.DataFrame:
     except FileNotFoundError:
         raise _missing(path, stage) from None
     except (ValueError, UnicodeDecodeError) as error:
-        raise _broken(path, stage, str(error)) from None
+        raise _corrupt(path, stage, str(error)) from None
     if "reward" not in curve:
         curve = curve.reindex(columns=columns).iloc[:0]
     if absent := [name for name in columns if name not in curve]:
-        raise _broken(path, stage, f"has no column {absent[0]!r}")
+        raise _corrupt(path, stage, f"has no column {absent[0]!r}")
     try:
         curve = curve[columns].astype("float64")
     except ValueError as error:
-        raise _broken(path, stage, str(error)) from None
+        raise _corrupt(path, stage, str(error)) from None
     curve.insert(0, "stage", stage)
     curve.insert(1, "method", method)
     return curve
@@ -195,12 +210,12 @@ def _read(path: Path, stage: str, model: type[BaseModel], expected: dict) -> Bas
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise _broken(path, stage, f"{where}: {first['msg']}".removeprefix(": ")) from None
+        raise _corrupt(path, stage, f"{where}: {first['msg']}".removeprefix(": ")) from None
     except ValueError as error:
-        raise _broken(path, stage, str(error)) from None
+        raise _corrupt(path, stage, str(error)) from None
     for name, value in expected.items():
         if (found := getattr(record, name)) != value:
-            raise _broken(path, stage, f"{name} is {found!r}, should be {value!r}")
+            raise _corrupt(path, stage, f"{name} is {found!r}, should be {value!r}")
     return record
 
 
@@ -208,6 +223,6 @@ def _missing(path: Path, stage: str) -> UserError:
     return UserError(f"{path.as_posix()} is missing: run `dvc repro {stage}`")
 
 
-def _broken(path: Path, stage: str, reason: str) -> UserError:
+def _corrupt(path: Path, stage: str, reason: str) -> UserError:
     reason = " ".join(reason.split())
     return UserError(f"{path.as_posix()} is not a record of {stage} ({reason}): run `dvc repro --force {stage}`")

@@ -44,7 +44,7 @@ def base_to_new(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     table = _with_harmonic_means(_with_means(table, "dataset", ["method", "seed"], rates))
     table = _with_seeds(table, ["dataset", "method"], [*rates, *(f"{rule}_H" for rule in RULES)], grid)
     table = _with_harmonic_means(table)
-    table["stage"] = _stages(table, BASE_TO_NEW, grid)
+    table["stage"] = [_stage(row, BASE_TO_NEW, grid) for row in table.itertuples()]
     counts = [f"{half}_{name}" for half in HALVES for name in _COUNTS]
     table = _as_counts(_sorted(table, grid, ["dataset", "method", "seed"], mean_first=True), counts)
     columns = ["dataset", "method", "seed", "stage", *counts]
@@ -66,7 +66,7 @@ def few_shot(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     table = table[["dataset", "method", "seed", *_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]]
     table = _with_means(table, "dataset", ["method", "seed"], values)
     table = _with_seeds(table, ["dataset", "method"], values, grid)
-    table["stage"] = _stages(table, FEW_SHOT, grid)
+    table["stage"] = [_stage(row, FEW_SHOT, grid) for row in table.itertuples()]
     table = _as_counts(_sorted(table, grid, ["method", "dataset", "seed"]), _COUNTS)
     order = ["dataset", "method", "seed", "stage", *_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]
     return table[order + [name for name in table if name.endswith("_sd")]]
@@ -107,6 +107,28 @@ def transfer(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     for rule in RULES:
         order += [*_bounded(rule, f"zero_shot_{rule}"), f"{rule}_gain"]
     return table[order + [name for name in table if name.endswith("_sd")]]
+
+
+def sub_scores(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """What some tasks have beside right and wrong, on the test set of the dataset that was trained on.
+
+    Returns:
+        score, setting, part, dataset, method, seed, stage, samples, mean (over the samples, in percent); with several
+        seeds also `mean_sd`.
+    """
+    keys = ["setting", "part", "dataset", "method"]
+    cells = evaluations[evaluations["kind"] != "cross_eval"].rename(columns={"evaluated_on": "dataset"})
+    rows = [
+        {"score": score, **{name: cell[name] for name in (*keys, "seed", "samples")}, "mean": value}
+        for cell in cells.to_dict("records")
+        for score, value in cell["sub_scores"].items()
+    ]
+    table = _with_seeds(pd.DataFrame(rows), ["score", *keys], ["mean"], grid)
+    table["stage"] = [_stage(row, row.setting, grid) for row in table.itertuples()]
+    table = _as_counts(_sorted(table, grid, ["setting", "dataset", "method", "seed"]), ["samples"])
+    return table[
+        ["score", *keys, "seed", "stage", "samples", "mean", *(name for name in table if name.endswith("_sd"))]
+    ]
 
 
 def training_cost(costs: pd.DataFrame, grid: Grid) -> pd.DataFrame:
@@ -185,15 +207,11 @@ def _with_harmonic_means(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**means)
 
 
-def _stages(table: pd.DataFrame, setting: str, grid: Grid) -> list[str]:
-    names = []
-    for row in table.itertuples():
-        cell = [_any(row.dataset, grid.datasets), _any(row.seed, grid.seeds)]
-        if row.method == ZERO_SHOT:
-            names.append(_name("zero_shot", setting, *cell))
-        else:
-            names.append(_name("evaluate", setting, row.method, *cell))
-    return names
+def _stage(row: tuple, setting: str, grid: Grid) -> str:
+    cell = [_any(row.dataset, grid.datasets), _any(row.seed, grid.seeds)]
+    if row.method == ZERO_SHOT:
+        return _name("zero_shot", setting, *cell)
+    return _name("evaluate", setting, row.method, *cell)
 
 
 def _transfer_stages(row: tuple, grid: Grid) -> str:
