@@ -35,9 +35,14 @@ class Stopped(KeyboardInterrupt):
 
 
 def stop_on_signals() -> None:
-    """Make SIGINT and SIGTERM raise `Stopped`, once: the next of them ends the process on the spot."""
+    """Make SIGINT and SIGTERM raise `Stopped`, once: the next of them ends the process on the spot.
+
+    Of the processes of a distributed training the first alone says that it was stopped; the others write nothing.
+    """
 
     def stop(number: int, _: FrameType | None) -> NoReturn:
+        if os.environ.get("RANK", "0") != "0":
+            os._exit(128 + number)
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
         raise Stopped(number)
