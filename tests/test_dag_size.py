@@ -190,10 +190,50 @@ def test_a_lock_is_taken_as_soon_as_it_is_free_and_waited_for_no_longer_than_by_
     patient.unlock()
 
 
-def test_another_version_of_dvc_is_left_as_it_is(monkeypatch):
-    monkeypatch.setattr(dvc, "__version__", "3.99.0")
-    fast_dvc.install()
-    assert (Lockfile.load, Lockfile.dump_stages) == (fast_dvc.own_load, fast_dvc.own_dump_stages)
+# What another version of DVC may not have is there again before DVC itself runs.
+OTHER_VERSION = """
+import sys
+import dvc, dvc.output, dvc.rwlock, dvc.stage.serialize
+place, _, name = sys.argv.pop(1).rpartition(".")
+place = eval(place)
+own = getattr(place, name)
+setattr(place, name, "3.99.0") if name == "__version__" else delattr(place, name)
+from tools import fast_dvc
+if name != "__version__":
+    setattr(place, name, own)
+from tools.dvc import dvc as run
+status = run()
+with fast_dvc.each_once({}):
+    pass
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason"),
+    [
+        ("dvc.__version__", "it is not 3.67.1"),
+        ("dvc.stage.serialize.to_lockfile", "cannot import name 'to_lockfile' from 'dvc.stage.serialize'"),
+        ("dvc.output.Output._get_hash_meta", "type object 'Output' has no attribute '_get_hash_meta'"),
+        ("dvc.rwlock.rwlock", "module 'dvc.rwlock' has no attribute 'rwlock'"),
+    ],
+)
+def test_another_version_of_dvc_runs_as_it_is_and_a_line_says_so(tmp_path, lost, reason):
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"one": {"cmd": "echo one > one", "outs": ["one"]}}}))
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_VERSION, lost, "repro"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("warning: DVC ")]
+    assert f"is run as slowly as it is by itself: {reason}" in line
+    assert (tmp_path / "one").read_text() == "one\n"
+    assert "one:" in (tmp_path / "dvc.lock").read_text()
 
 
 def test_the_version_that_is_installed_is_the_one_that_this_was_read_from():

@@ -13,7 +13,6 @@ from dvc.stage import Stage
 
 from stages.runtime import warm
 from tools import fast_dvc
-from tools.repro import warm_server
 
 
 def dvc() -> int:
@@ -25,7 +24,7 @@ def dvc() -> int:
             nonlocal stages
             stages += 1
             if stages == 2:
-                os.environ[warm.SOCKET] = server.enter_context(warm_server())
+                os.environ[warm.SOCKET] = server.enter_context(warm.server())
 
         fast_dvc.install(starting)
         return main()

@@ -7,35 +7,54 @@ them; here once. Every file is, byte for byte, as DVC's own writing leaves it; w
 DVC gives it, DVC does it itself. Locks are DVC's own; they are only looked at more often, and a file that a process
 has locked is not locked by it again.
 
-This reaches into what DVC does not promise to keep. It was read from DVC 3.67.1; with any other version nothing is
-replaced, and all is as slow as `dvc repro`.
+This reaches into what DVC does not promise to keep. It was read from DVC 3.67.1; with any other version, or without a
+name that it has, nothing is replaced: a line says so, and all is as slow as `dvc repro`.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
 import hashlib
+import multiprocessing
 import pickle
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import dvc
-import dvc.cli.parser
-import dvc.lock
-import dvc.rwlock
-from dvc.dependency import ParamsDependency
-from dvc.dvcfile import Lockfile
-from dvc.output import Output
-from dvc.stage import PipelineStage, Stage
-from dvc.stage.serialize import to_lockfile
-from dvc.utils import strictyaml
-from dvc.utils.serialize import _yaml
 
 from stages.runtime.files import write_file
 
 VERSION = "3.67.1"
+
+try:
+    import dvc.cli.parser
+    import dvc.lock
+    import dvc.rwlock
+    from dvc.dependency import ParamsDependency
+    from dvc.dvcfile import Lockfile
+    from dvc.output import Output
+    from dvc.stage import PipelineStage, Stage
+    from dvc.stage.serialize import to_lockfile
+    from dvc.utils import strictyaml
+    from dvc.utils.serialize import _yaml
+
+    own_load = Lockfile.load
+    own_dump_stages = Lockfile.dump_stages
+    own_parse_yaml = _yaml.parse_yaml
+    own_validate = strictyaml.validate
+    own_reproduce = Stage.reproduce
+    own_rwlock = dvc.rwlock.rwlock
+    own_get_main_parser = dvc.cli.parser.get_main_parser
+    own_get_hash_meta = Output._get_hash_meta
+    own_read_params = ParamsDependency.read_params
+    LACKS = None
+except (ImportError, AttributeError) as error:
+    LACKS = str(error)
 
 HEAD = "schema: '2.0'\nstages:\n"
 
@@ -48,13 +67,10 @@ ANCHOR = re.compile(r"[-:] [&*]id\d")
 LOCK_LOOK_SECONDS = 0.01
 """How often a lock that another process holds is tried; DVC: every half second, longer than all else it does."""
 
-own_load = Lockfile.load
-own_dump_stages = Lockfile.dump_stages
-own_parse_yaml = _yaml.parse_yaml
-own_validate = strictyaml.validate
-own_reproduce = Stage.reproduce
-own_rwlock = dvc.rwlock.rwlock
-own_get_main_parser = dvc.cli.parser.get_main_parser
+
+def is_known() -> bool:
+    """Whether this DVC is the one that this was read from."""
+    return dvc.__version__ == VERSION and LACKS is None
 
 
 def blocks(text: str) -> dict[str, str] | None:
@@ -197,28 +213,27 @@ def lock(self: dvc.lock.Lock) -> None:
 @contextlib.contextmanager
 def each_once(seen: dict[tuple, Any]) -> Iterator[None]:
     """Look at each file once for all stages while the block runs, in which nothing may be run; `seen` is what was."""
-    if dvc.__version__ != VERSION:
+    if not is_known():
         yield
         return
-    own_hash, own_params = Output._get_hash_meta, ParamsDependency.read_params
 
     def get_hash_meta(self: Output) -> Any:
         key = self.fs_path, self.hash_name, self.use_cache
         if key not in seen:
-            seen[key] = own_hash(self)
+            seen[key] = own_get_hash_meta(self)
         return seen[key]
 
     def read_params(self: ParamsDependency, flatten: bool = True) -> dict[str, Any]:
         key = self.fs_path, tuple(self.params), flatten
         if key not in seen:
-            seen[key] = own_params(self, flatten)
+            seen[key] = own_read_params(self, flatten)
         return seen[key]
 
     Output._get_hash_meta, ParamsDependency.read_params = get_hash_meta, read_params
     try:
         yield
     finally:
-        Output._get_hash_meta, ParamsDependency.read_params = own_hash, own_params
+        Output._get_hash_meta, ParamsDependency.read_params = own_get_hash_meta, own_read_params
 
 
 _seen: dict[tuple, Any] = {}
@@ -270,7 +285,10 @@ def install(starting: Callable[[Stage], None] = _starting) -> None:
     `starting` is called before each stage that may have to run.
     """
     global _starting
-    if dvc.__version__ != VERSION:
+    if not is_known():
+        if multiprocessing.parent_process() is None:  # once for all workers
+            reason = f"it is not {VERSION}" if dvc.__version__ != VERSION else LACKS
+            print(f"warning: DVC {dvc.__version__} is run as slowly as it is by itself: {reason}", file=sys.stderr)
         return
     _starting = starting
     Lockfile.load = load

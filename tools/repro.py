@@ -6,17 +6,15 @@ to date is left alone by DVC, so nothing is lost by interrupting it or by mixing
 imported once and not by every stage; see `stages/runtime/warm.py`.
 """
 
-import contextlib
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Annotated
@@ -149,19 +147,6 @@ def prepare_worker(socket: str) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-@contextlib.contextmanager
-def warm_server() -> Iterator[str]:
-    """Serve stages that need no imports of their own while the block runs, at the socket that is yielded."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "warm")
-        command = [sys.executable, "-m", warm.SERVER, path]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as server:
-            try:
-                yield path
-            finally:
-                server.terminate()
-
-
 def repro(
     targets: Annotated[list[str] | None, typer.Argument(help="stages, with all that they need; default: all")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None,
@@ -193,7 +178,7 @@ def repro(
     finish([stage for stage in networkx.lexicographical_topological_sort(graph) if stage not in stale])
     running: dict[Future, list[str]] = {}
     waits = waiting(graph)
-    with warm_server() as socket, ProcessPoolExecutor(jobs, context, prepare_worker, (socket,)) as pool:
+    with warm.server() as socket, ProcessPoolExecutor(jobs, context, prepare_worker, (socket,)) as pool:
         while graph:
             taken = {stage for stages in running.values() for stage in stages}
             ready = [stage for stage in graph if not graph.in_degree(stage) and stage not in taken]

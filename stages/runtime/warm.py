@@ -11,12 +11,16 @@ This file is the stage's side, `warm_server.py` the server's. A stage dies with 
 server with the one that started it.
 """
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from stages.runtime import process
@@ -45,6 +49,18 @@ def environment() -> dict[str, str]:
         "MLFLOW_",
     )
     return {name: value for name, value in os.environ.items() if not name.startswith(ignored)}
+
+
+@contextlib.contextmanager
+def server() -> Iterator[str]:
+    """Run a server while the block runs, at the socket that is yielded."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "warm")
+        with subprocess.Popen([sys.executable, "-m", SERVER, path], stdin=subprocess.DEVNULL) as running:
+            try:
+                yield path
+            finally:
+                running.terminate()
 
 
 def hand_over(command: str, arguments: list[str]) -> None:
