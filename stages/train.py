@@ -8,7 +8,8 @@ from stages.methods.method import load as load_method
 from stages.runtime import determinism, environment, launch, tracking
 from stages.runtime.files import read_json, write_directory, write_json
 from stages.runtime.params import read_section, validate
-from stages.runtime.scratch import FIRST, scratch
+from stages.runtime.process import is_first
+from stages.runtime.scratch import scratch
 from stages.tasks import samples
 from stages.tasks import task as tasks
 from stages.tasks.images import ImageParams
@@ -55,7 +56,7 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
             )
         )
         launch.leave()
-        if not FIRST:
+        if not is_first():
             return
         with write_directory(f"models/train/{key}") as folder:
             save_trained(model, record.weights, BASE_MODEL, folder)

@@ -1,5 +1,7 @@
 """A user's mistakes in params.yaml: one line that names the key, the value and what is valid, and nothing started."""
 
+import dataclasses
+
 import pytest
 from ruamel.yaml import YAML
 
@@ -205,3 +207,12 @@ def test_adapters_go_where_the_catalogue_says():
     assert target(target="x") == "x"
     with pytest.raises(UserError, match=r"models\.embedded\.lora: missing, and sft\.lora\.target is null; one of them"):
         target(catalogue=None)
+
+
+def test_a_methods_own_reward_must_fit_the_task_too(monkeypatch):
+    checked = check(read_params(ROOT / "params.yaml"))
+    method = dataclasses.replace(methods.load("cls_rl"), rewards=("overlap",))
+    monkeypatch.setattr(methods, "load", lambda name: method)
+    message = "methods: cls_rl's reward 'overlap' is invalid with dataset 'digits', whose task is classification"
+    with pytest.raises(UserError, match=message):
+        recipe("cls_rl", "digits", checked)

@@ -119,7 +119,7 @@ def test_status_and_output_of_a_forked_stage_arrive(prepared, server):
     assert process.returncode == 2
 
 
-def test_a_stage_in_other_surroundings_runs_by_itself_and_says_why(prepared, server):
+def test_a_stage_in_another_environment_runs_by_itself_and_says_why(prepared, server):
     """warning: LD_LIBRARY_PATH differ from when the run was started; libraries are imported anew."""
     process = start(prepared, *SPLIT, **server.environment, LD_LIBRARY_PATH="/nowhere")
     assert process.communicate()[0] == (

@@ -6,8 +6,9 @@ A method is one file of this room that defines `METHOD`; its name is the file's.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
 from typing import Any
+
+from stages.runtime import rooms
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class Method:
 
 def names() -> list[str]:
     """The methods, which are the files of this room that define a `METHOD`."""
-    files = sorted(path for path in Path(__file__).parent.glob("*.py") if "\nMETHOD = " in path.read_text("utf-8"))
-    return [path.stem for path in files]
+    return rooms.names(__file__, "METHOD = ")
 
 
 def load(name: str) -> Method:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
-from stages.runtime.scratch import FIRST
+from stages.runtime.process import is_first
 
 
 def lacks(owner: Any, *names: str) -> str | None:
@@ -47,7 +47,7 @@ def versions() -> str:
 
 def say(line: str) -> None:
     """Print a line on stderr, in the first process alone where there are several."""
-    if FIRST:
+    if is_first():
         print(line, file=sys.stderr, flush=True)
 
 

@@ -13,6 +13,7 @@ from stages.runtime.launch import check as check_launch
 from stages.runtime.launch import configuration
 from stages.runtime.params import validate
 from stages.runtime.provenance import ROOT, code_md5
+from stages.tasks import task as tasks
 
 # The stages that follow this one; the code of `train` is in its recipes.
 STAGES = (
@@ -35,7 +36,7 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
     The trainer's section is overridden by the dataset's, and both by the method's.
 
     Raises:
-        UserError: a hyperparameter is invalid, or does not fit to another.
+        UserError: a hyperparameter is invalid, or does not fit to another; or a reward does not fit to the task.
     """
     loaded = methods.load(method)
     model = TRAINERS[loaded.trainer]
@@ -52,10 +53,16 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
                 f"models.{params.model}.lora: missing, and {loaded.trainer}.lora.target is null; one of them is needed"
             )
     path = configuration(params.launch.strategy)
-    chosen = names(params.reward) if params.reward and loaded.rewards else loaded.rewards
+    task = task_of(dataset, params)
+    chosen, key = loaded.rewards, f"methods: {method}'s reward"
+    if params.reward and loaded.rewards:
+        chosen, key = names(params.reward), "reward:"
+    for name in chosen:
+        if not rewards.fits(name, tasks.load(task)):
+            raise UserError(f"{key} {name!r} is invalid with dataset {dataset!r}, whose task is {task}")
     return {
         "method": method,
-        "task": task_of(dataset, params),
+        "task": task,
         "trainer": loaded.trainer,
         "rewards": {name: rewards.params_of(name)(**params.rewards.get(name, {})).model_dump() for name in chosen},
         "settings": settings,
@@ -65,7 +72,7 @@ def recipe(method: str, dataset: str, params: Params) -> dict[str, Any]:
             "stages.train",
             f"stages.training.{loaded.trainer}",
             f"stages.methods.{method}",
-            f"stages.tasks.{task_of(dataset, params)}",
+            f"stages.tasks.{task}",
             *(f"stages.rewards.{name}" for name in chosen),
         ),
     }

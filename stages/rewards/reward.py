@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from stages.runtime import rooms
 from stages.runtime.params import Section
 from stages.tasks.task import BaseTask, Sample
 
@@ -46,8 +46,7 @@ Reward = Callable[[Completion, Sample, BaseTask], float]
 
 def names() -> list[str]:
     """The rewards, which are the files of this room that define a `reward`."""
-    files = sorted(path for path in Path(__file__).parent.glob("*.py") if "\ndef reward(" in path.read_text("utf-8"))
-    return [path.stem for path in files]
+    return rooms.names(__file__, "def reward(")
 
 
 def params_of(name: str) -> type[Params]:

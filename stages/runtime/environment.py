@@ -22,6 +22,7 @@ from typing import Any
 from stages.runtime.content import content_md5
 from stages.runtime.files import read_json, write_json
 from stages.runtime.libraries import COMPUTING, OTHERS
+from stages.runtime.process import is_first
 
 FILE = Path("metrics/environment.json")
 LOCK = FILE.with_name(".environment.lock")
@@ -57,7 +58,7 @@ def record(stage: str) -> None:
     that no stage names any more are dropped. Other processes are waited for. In a distributed run the first process
     writes. What goes wrong is a warning in one line: no result depends on this file.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first():
         return
     environment = fingerprint()
     name = md5(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:8]

@@ -32,7 +32,6 @@ from pydantic import Field, model_validator
 from stages.runtime import process, warm
 from stages.runtime.errors import UserError
 from stages.runtime.params import Section, read_section
-from stages.runtime.scratch import FIRST
 
 ARGUMENTS = "ACCELERATE_ARGUMENTS"
 """The environment variable with further arguments of `accelerate launch`."""
@@ -200,15 +199,11 @@ def first_reports() -> Iterator[None]:
 
     The others wait before they report a mistake: the first, which has made the same, ends them meanwhile.
     """
-    if FIRST:
-        yield
-        return
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all, or because another process failed and said so
-        signal.signal(number, lambda number, _: os._exit(128 + number))
     try:
         yield
     except (UserError, OSError):
-        time.sleep(WAIT_SECONDS)
+        if not process.is_first():
+            time.sleep(WAIT_SECONDS)
         raise
 
 

@@ -26,6 +26,11 @@ GRACE_SECONDS = 5.0
 """How long a stage whose starter is gone has for taking its unfinished outputs away."""
 
 
+def is_first() -> bool:
+    """Whether this is the only or the first process of a distributed run: it alone writes and reports."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Stopped(KeyboardInterrupt):
     """Ctrl-C or SIGTERM, raised in the main thread; like Ctrl-C to whoever catches that."""
 
@@ -41,7 +46,7 @@ def stop_on_signals() -> None:
     """
 
     def stop(number: int, _: FrameType | None) -> NoReturn:
-        if os.environ.get("RANK", "0") != "0":
+        if not is_first():
             os._exit(128 + number)
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)

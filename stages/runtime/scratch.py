@@ -20,10 +20,8 @@ from typing import Any
 
 from stages.runtime.content import content_md5
 from stages.runtime.libraries import COMPUTING
+from stages.runtime.process import is_first
 from stages.runtime.tracking_store import project_root
-
-FIRST = os.environ.get("RANK", "0") == "0"
-"""Whether this is the only or the first process of a run."""
 
 
 def device(system: Path = Path("/")) -> str:
@@ -72,7 +70,7 @@ def scratch(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str | 
     with locked(folder.with_suffix(".lock"), stage):
         folder.mkdir(exist_ok=True)
         yield folder
-        if FIRST:
+        if is_first():
             shutil.rmtree(folder)
 
 
@@ -82,7 +80,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
     The processes of one distributed run are one in this: the first has the lock.
     """
-    if not FIRST:
+    if not is_first():
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from stages.runtime.content import content_md5
+from stages.runtime.process import is_first
 from stages.runtime.warm import FORKED
 
 if TYPE_CHECKING:
@@ -230,10 +231,9 @@ def run(
     first, the run is inert.
     """
     off = os.environ.get("DISABLE_MLFLOW_INTEGRATION", "").lower() in {"1", "true", "yes", "on"}
-    first = os.environ.get("RANK", "0") == "0"
     params, tags = texts(params or {}), texts(tags or {})
     paths = {name: str(path) for name, path in (inputs or {}).items()}
-    record = Run(first and not off, stage=stage, params=params, tags=tags, data=paths.get("data"))
+    record = Run(is_first() and not off, stage=stage, params=params, tags=tags, data=paths.get("data"))
     try:
         for name, path in paths.items():
             record.tag_md5(name, path)

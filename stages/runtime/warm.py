@@ -1,6 +1,6 @@
 """Stages without their imports: a process that has imported the libraries once and forks itself for every stage.
 
-Half of the default grid's time would go into importing torch, transformers, TRL and MLflow in 90 processes. Who runs
+Half of the default grid's time would go into importing torch, transformers, TRL and MLflow in 160 processes. Who runs
 many stages (`tools/repro.py`) starts one server, whose socket stands in the environment variable `WARM_SOCKET`. A stage
 that finds it there hands its command line, folder, environment and output over, and waits; without a server, or where
 its environment differs from the server's, it runs by itself. The server imports libraries only, never the code of a
@@ -31,7 +31,7 @@ FORKED = "WARM_FORKED"
 """Set in a stage that came from the server: the libraries are there."""
 
 
-def environment() -> dict[str, str]:
+def import_variables() -> dict[str, str]:
     """The environment variables that libraries may have read while they were imported."""
     ignored = (
         "DO_NOT_TRACK",  # set by our own tracking
@@ -93,7 +93,7 @@ def _ask(path: str, command: str, arguments: list[str]) -> int | None:
             "folder": str(Path.cwd()),
             "environment": dict(os.environ),
         }
-        message = json.dumps(request | {"surroundings": environment()}).encode()
+        message = json.dumps(request | {"import_variables": import_variables()}).encode()
         socket.send_fds(connection, [struct.pack("!I", len(message))], [0, 1, 2])
         connection.sendall(message)
         answer = connection.recv(1)

@@ -40,7 +40,7 @@ def serve(path: str) -> None:
 
     from stages.runtime.determinism import ENVIRONMENT
 
-    before = warm.environment()
+    before = warm.import_variables()
     pinned = ENVIRONMENT | {process.STARTER: str(os.getpid())}
     os.environ.update(ENVIRONMENT)
     listener = socket.socket(socket.AF_UNIX)
@@ -71,7 +71,7 @@ def _answer(connection: socket.socket, listener: socket.socket, before: dict[str
         while len(message) < length and (part := connection.recv(length - len(message))):
             message += part
         request = json.loads(message)
-        if different := dict(request["surroundings"].items() ^ before.items()):
+        if different := dict(request["import_variables"].items() ^ before.items()):
             connection.sendall(f"n{', '.join(sorted(different))}".encode())
         elif os.fork() == 0:
             listener.close()

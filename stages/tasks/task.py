@@ -8,12 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from stages.runtime import rooms
 from stages.runtime.params import Section
 
 Rule = Literal["exact", "published"]
@@ -123,8 +123,7 @@ class BaseTask(ABC):
 
 def names() -> list[str]:
     """The tasks, which are the files of this room that define a `Task`."""
-    files = sorted(path for path in Path(__file__).parent.glob("*.py") if "\nclass Task(" in path.read_text("utf-8"))
-    return [path.stem for path in files]
+    return rooms.names(__file__, "class Task(")
 
 
 def load(name: str) -> BaseTask:
