@@ -35,7 +35,7 @@ def download(dataset: str) -> None:
             shared = write_table(chosen, task.by_class, table)
             Dataset.from_file(str(table)).to_parquet(folder / "images.parquet")
         card = {"task": params.task_of(key), "question": params.question, "classes": chosen.classes}
-        write_json(folder / "dataset.json", card)
+        write_json(folder / "dataset.json", card | params.open_set())
     notes = [*chosen.notes, *([f"{shared} test images are training images too"] if shared else [])]
     notes += task.notes(chosen.classes)
     write_json(f"metrics/records/download/{dataset}.json", {"notes": notes})

@@ -12,7 +12,7 @@ _EVALUATION = "{question} Please directly output the answer name."
 METHOD = Method(
     trainer="grpo",
     prompt="{question}\n Please directly output the answer.",
-    evaluation_prompts={"all": _EVALUATION, "base": _EVALUATION, "new": _EVALUATION},
+    evaluation_prompts=dict.fromkeys(("all", "base", "new", "open"), _EVALUATION),
     parse=read_whole,
     rewards=("equality",),
 )

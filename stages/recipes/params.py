@@ -14,7 +14,7 @@ from stages.runtime.params import RENAMED, Grid, Section, validate
 from stages.tasks import task as tasks
 from stages.tasks.draws import SplitParams
 from stages.tasks.images import ImageParams
-from stages.tasks.settings import BASE_TO_NEW, FEW_SHOT, SETTINGS
+from stages.tasks.settings import FEW_SHOT, OF_CLASSES, SETTINGS
 from stages.training import grpo, sft
 
 
@@ -112,9 +112,10 @@ def _check_tasks(params: Params) -> None:
     """Every dataset of the grid has what its settings need."""
     for dataset in params.datasets:
         task = tasks.load(name := task_of(dataset, params))
-        if BASE_TO_NEW in params.settings and not task.by_class:
+        wrong = [setting for setting in params.settings if setting in OF_CLASSES and not task.by_class]
+        if wrong:
             raise UserError(
-                f"settings: {BASE_TO_NEW!r} is invalid with dataset {dataset!r}, whose task {name} has no classes; "
+                f"settings: {wrong[0]!r} is invalid with dataset {dataset!r}, whose task {name} has no classes; "
                 f"valid: {FEW_SHOT}"
             )
 

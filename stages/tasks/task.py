@@ -38,23 +38,31 @@ class Sample:
         answer: the right one, as text.
         options: what may be answered; empty where anything may.
         box: of a region: left, top, right, bottom, as shares of width and height.
+        spellings: of the answer, that are as right; none where it has one.
     """
 
     question: str
     answer: str
     options: tuple[str, ...] = ()
     box: tuple[float, float, float, float] | None = None
+    spellings: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The right answer, then its other spellings."""
+        return (self.answer, *self.spellings)
 
     def columns(self) -> dict[str, Any]:
         """What stands in a table of samples: the fields that this task has."""
         box = {} if self.box is None else {"box": list(self.box)}
-        return {"answer": self.answer, "options": list(self.options), "question": self.question, **box}
+        spellings = {"spellings": list(self.spellings)} if self.spellings else {}
+        return {"answer": self.answer, "options": list(self.options), "question": self.question, **box, **spellings}
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Sample":
         """The sample in a row of a table of samples, which may have further columns."""
         found = {field.name: row[field.name] for field in fields(cls) if row.get(field.name) is not None}
-        sequences = {name: tuple(found[name]) for name in ("options", "box") if name in found}
+        sequences = {name: tuple(found[name]) for name in ("options", "box", "spellings") if name in found}
         return cls(**found | sequences)
 
 
@@ -87,6 +95,16 @@ class BaseTask(ABC):
         Raises:
             UserError: the example is none of this task.
         """
+
+    def open_sample(self, question: str, answer: str, spaces: bool) -> Sample:
+        """Make a sample of a class without a list of options, of tasks that have classes.
+
+        Args:
+            question: the dataset's open question.
+            answer: the name of the class.
+            spaces: whether underscores of the name may be spaces.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def question(self, question: str, names: Sequence[str]) -> str | None:
