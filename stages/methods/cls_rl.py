@@ -17,6 +17,7 @@ METHOD = Method(
         "base": "{question} Please output " + _TAGS,
         "new": "{question} First output " + _TAGS,
         "open": "{question} Please output " + _TAGS,
+        "cv_bench": "{question}\nOutput " + _TAGS,
     },
     parse=tagged,
     rewards=("accuracy", "format"),

@@ -25,6 +25,7 @@ METHOD = Method(
         "base": "{question} Please output " + _TAGS,
         "new": "{question} First output " + _TAGS,
         "open": "{question} Please output " + _TAGS,
+        "cv_bench": "{question}\nOutput " + _TAGS,
     },
     target=in_tags,
     parse=tagged,
