@@ -60,13 +60,13 @@ class DatasetParams(Section):
     prompts: str | None = None
 
     @property
-    def known(self) -> Known | None:
+    def known(self) -> KnownSet | None:
         """Which of the paper's sets this is."""
         return None
 
     def open_set(self) -> dict[str, Any]:
         """What a card has for the setting `open_set`: question and spaces; nothing where both are as elsewhere."""
-        published = None if self.known is None else facts.FACTS[self.known]
+        published = facts.FACTS.get(self.known or "")
         question = self.open_question or (published.open_question if published else self.question)
         spaces = self.open_spaces if self.open_spaces is not None else published is not None and published.open_spaces
         changed = question != self.question or spaces
