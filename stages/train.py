@@ -45,13 +45,13 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
 
         trainer = import_module(f"stages.training.{recipe['trainer']}")
         params = validate(f"{path}: settings", recipe["settings"], trainer.Params)
-        loaded = load_method(method)
+        loaded, task = load_method(method), tasks.load(recipe["task"])
         if not len(found := samples.read(inputs["data"], dataset, image_size)):
             raise UserError(
                 f"train@{key}: {dataset} has no training samples, it is for testing; next: train on another dataset, "
                 f"and `dvc repro cross_eval@{setting}-{method}-<dataset>-{dataset}-{seed}`"
             )
-        examples = [Example.of(sample, loaded) for sample in found]
+        examples = [Example.of(sample, loaded, task) for sample in found]
         model, record = trainer.train(
             Training(
                 load_base(BASE_MODEL, params),
@@ -60,8 +60,9 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
                 params,
                 seed,
                 checkpoints,
-                Rewards.load(recipe["rewards"], loaded.parse, tasks.load(recipe["task"])),
+                Rewards.load(recipe["rewards"], loaded.parse, task),
                 [run.callback(tidy)],
+                loaded.preference,
             )
         )
         launch.leave()
