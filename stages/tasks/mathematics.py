@@ -20,6 +20,8 @@ from stages.tasks import multiple_choice, number, rules
 from stages.tasks.task import BaseTask, OptionRule, Rule, Sample, is_missing
 
 _LIST = re.compile(r"\[([^\[\]]*)\]")
+_PLACE = re.compile(r"<image\d*>")
+"""Where MathVision shows an image; ours stand before the text."""
 _LETTER = re.compile(r"\(?([A-Z])\)?\.?")
 
 
@@ -41,10 +43,11 @@ class Task(BaseTask):
         answer = "" if given["answer"] is None else str(given["answer"]).strip()
         if not answer:
             raise UserError("answer: '' is invalid; valid: a letter, a number, an expression or text")
-        question = str(given["prompt"] or example["question"])
+        question = _PLACE.sub("", str(given["prompt"] or example["question"])).strip()
         if given["options"] is not None and len(given["options"]):
             options = multiple_choice.listed(given["options"])
-            right = multiple_choice.letter_of(given["answer"], options)
+            # MathVista, which names the type of an answer, has an option's text there, "B" of ["C", "B"] too.
+            right = multiple_choice.letter_of(given["answer"], options, as_text=given["answer_type"] is not None)
             if given["prompt"] is None:
                 letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
                 lines = [f"({letter}) {option}" for letter, option in zip(letters, options, strict=False)]

@@ -74,8 +74,8 @@ def listed(given: Any) -> list[str]:
     return options
 
 
-def letter_of(answer: Any, options: Sequence[str]) -> str:
-    """The letter of the right option, from what a source has as its answer.
+def letter_of(answer: Any, options: Sequence[str], as_text: bool = False) -> str:
+    """The letter of the right option, from what a source has as its answer; `as_text`: it is never a letter.
 
     >>> letter_of("(B)", ["one", "two"]), letter_of("two", ["one", "two"]), letter_of(1, ["one", "two"])
     ('B', 'B', 'B')
@@ -88,7 +88,7 @@ def letter_of(answer: Any, options: Sequence[str]) -> str:
     text = str(answer).strip()
     alone = text.strip("().").upper()
     pairs = list(zip(ascii_uppercase, options, strict=False))
-    found = {letter for letter, option in pairs if alone == letter or text == option}
+    found = {letter for letter, option in pairs if text == option or (alone == letter and not as_text)}
     if not found and isinstance(answer, int | np.integer) and 0 <= answer < len(options):
         found = {ascii_uppercase[answer]}
     if len(found) != 1:
