@@ -17,7 +17,7 @@ import numpy as np
 
 from stages.runtime.errors import UserError
 from stages.tasks import multiple_choice, number, rules
-from stages.tasks.task import BaseTask, OptionRule, Rule, Sample, is_missing
+from stages.tasks.task import BaseTask, OptionRule, Rule, Sample, asked, is_missing
 
 _LIST = re.compile(r"\[([^\[\]]*)\]")
 _PLACE = re.compile(r"<image\d*>")
@@ -43,7 +43,7 @@ class Task(BaseTask):
         answer = "" if given["answer"] is None else str(given["answer"]).strip()
         if not answer:
             raise UserError("answer: '' is invalid; valid: a letter, a number, an expression or text")
-        question = _PLACE.sub("", str(given["prompt"] or example["question"])).strip()
+        question = _PLACE.sub("", asked(example)).strip()
         if given["options"] is not None and len(given["options"]):
             options = multiple_choice.listed(given["options"])
             # MathVista, which names the type of an answer, has an option's text there, "B" of ["C", "B"] too.

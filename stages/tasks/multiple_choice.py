@@ -14,7 +14,7 @@ import numpy as np
 
 from stages.runtime.errors import UserError
 from stages.tasks import rules
-from stages.tasks.task import BaseTask, OptionRule, Rule, Sample, is_missing
+from stages.tasks.task import BaseTask, OptionRule, Rule, Sample, asked, is_missing
 
 _CHOICE = re.compile(r"(?:\(([A-Z])\)|([A-Z])\b)[.:)]?(?:\s*(.+))?", re.DOTALL | re.IGNORECASE)
 """`B`, `(B)`, `B.`, `B. two` and their like."""
@@ -32,10 +32,9 @@ class Task(BaseTask):
         """The question with its options below it, a letter before each; or the source's own prompt."""
         options = listed(example["options"])
         right = letter_of(example["answer"], options)
-        if not is_missing(prompt := example.get("prompt")):
-            return Sample(str(prompt), right, tuple(options))
         lines = [f"{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False)]
-        return Sample("\n".join([example["question"], *lines]), right, tuple(options))
+        listed_below = [] if not is_missing(example.get("prompt")) else lines
+        return Sample("\n".join([asked(example), *listed_below]), right, tuple(options))
 
     def question(self, question: str, names: Sequence[str]) -> None:
         """Each sample has options of its own."""
