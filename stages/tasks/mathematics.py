@@ -102,7 +102,10 @@ class Task(BaseTask):
         value = number.value(sample.answer)
         if read is None or value is None:
             return False
-        return int(read) == value if sample.precision == 0 else round(read, sample.precision) == value
+        try:
+            return int(read) == value if sample.precision == 0 else round(float(read), sample.precision) == float(value)
+        except OverflowError:
+            return False
 
     def exact_match(self, answer: str | None, sample: Sample) -> bool:
         """See `exact`."""
@@ -150,16 +153,18 @@ def numbers(text: str) -> list[Fraction] | None:
 
 
 def _bare(answer: str, sample: Sample) -> str:
-    """An answer without the unit of its sample, which may stand behind it in any case."""
+    """An answer without the unit of its sample, which may stand behind it in any case; a sign such as `$` before it."""
     text = answer.strip()
     if sample.unit and text.lower().endswith(sample.unit.lower()):
         return text[: -len(sample.unit)].strip()
+    if sample.unit and not sample.unit.isalpha():
+        return text.removeprefix(sample.unit).strip()
     return text
 
 
 def _fraction(found: Sequence[Any]) -> Fraction | None:
     """The value of the first of math-verify's expressions, where it is a number."""
     try:
-        return Fraction(str(found[0])) if found else None
-    except (ValueError, ZeroDivisionError):
+        return Fraction(str(found[0].doit())) if found else None  # 50% is a product until it is done
+    except (AttributeError, ValueError, ZeroDivisionError):
         return None
