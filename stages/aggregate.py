@@ -51,6 +51,10 @@ def report(records: Records, grid: Reported) -> dict[str, bytes]:
         sub_scores = tables.sub_scores(records.evaluations, grid)
         files["tables/sub_scores.csv"] = _csv(sub_scores, "%.2f")
         files["tables/sub_scores.md"] = markdown.sub_scores(sub_scores, grid).encode()
+    if any(records.evaluations["groups"]):
+        groups = tables.groups(records.evaluations, grid)
+        files["tables/groups.csv"] = _csv(groups, "%.2f")
+        files["tables/groups.md"] = markdown.groups(groups, grid).encode()
     return files
 
 
