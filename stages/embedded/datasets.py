@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stages.embedded import drawing
+from stages.embedded import drawing, objects
 from stages.tasks.draws import SPLITS
 
 CLASSES = {
@@ -28,6 +28,7 @@ TASKS = dict.fromkeys(CLASSES, "classification") | {
     "choices": "multiple_choice",
     "sums": "number",
     "boxes": "region",
+    "objects": "detection",
 }
 """The task of each embedded dataset."""
 
@@ -122,6 +123,7 @@ _DRAW = {
     "textures": _draw_texture,
     "choices": _choice,
     "boxes": _box,
+    "objects": objects.draw,
 }
 
 

@@ -48,8 +48,10 @@ def score(
     return pd.DataFrame(found).astype({"parsed": "string"})
 
 
-def summarize(predictions: pd.DataFrame, sub_scores: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def summarize(predictions: pd.DataFrame, task: BaseTask | None = None) -> dict[str, dict[str, Any]]:
     """The numbers of each part of the test set, in the order in which the parts appear; shares in percent.
+
+    Of a task they have the means of its sub-scores, and what it finds in all samples (`set_scores`).
 
     Where samples have groups, `groups` of a part has the same numbers of each of its groups, which are sorted.
 
@@ -60,14 +62,14 @@ def summarize(predictions: pd.DataFrame, sub_scores: Sequence[str] = ()) -> dict
         raise ValueError("no predictions to summarize")
     summary = {}
     for part, rows in predictions.groupby("part", sort=False):
-        summary[part] = _numbers(rows, sub_scores)
+        summary[part] = _numbers(rows, task)
         if "group" in rows:
             groups = rows.groupby("group", sort=True)
-            summary[part]["groups"] = {group: _numbers(each, sub_scores) for group, each in groups}
+            summary[part]["groups"] = {group: _numbers(each, task) for group, each in groups}
     return summary
 
 
-def _numbers(rows: pd.DataFrame, sub_scores: Sequence[str]) -> dict[str, Any]:
+def _numbers(rows: pd.DataFrame, task: BaseTask | None) -> dict[str, Any]:
     return {
         "samples": len(rows),
         "substring_correct": int(rows["substring_match"].sum()),
@@ -77,7 +79,8 @@ def _numbers(rows: pd.DataFrame, sub_scores: Sequence[str]) -> dict[str, Any]:
         "valid_rate": _percent(rows["valid"]),
         "completion_tokens": int(rows["completion_tokens"].sum()),
         "mean_completion_tokens": round(float(rows["completion_tokens"].mean()), 2),
-        **{name: round(100 * float(rows[name].mean()), 2) for name in sub_scores},
+        **{name: round(100 * float(rows[name].mean()), 2) for name in (task.scores if task else ())},
+        **{name: round(100 * value, 2) for name, value in (task.set_scores(rows) if task else {}).items()},
     }
 
 
