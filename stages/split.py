@@ -43,13 +43,15 @@ def split(dataset: str, seed: int) -> None:
                 except UserError as error:
                     raise UserError(f"{source}: sample {row}: {error}") from None
                 sample, count = replace(sample, group=example.get("group", sample.group)), example["image_count"]
+                if not tasks.is_missing(thought := example.get("thought")):
+                    sample = replace(sample, thought=thought)
                 samples.append({"row": row, **label, "image_count": count, **sample.columns()})
             # Named, for there may be none.
             columns = [
                 "row",
                 *(["label"] if task.by_class else []),
                 "image_count",
-                *task.fields("group" in names or task.groups),
+                *task.fields("group" in names or task.groups, "thought" in names),
             ]
             pd.DataFrame(samples, columns=columns).to_parquet(folder / f"{name}.parquet", index=False)
     environment.record(f"split@{dataset}-{seed}")
