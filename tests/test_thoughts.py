@@ -46,7 +46,7 @@ def test_without_a_thought_it_is_refused_in_one_line(thought):
     rows = [ROW | {"thought": "x"}, ROW | {"thought": thought}, ROW]
     message = (
         r"methods: 'sft_thoughts' is invalid with dataset 'sums', of which 2 of 3 training samples have no thought "
-        r"\(the first: 1\); valid: datasets with a column of thoughts \(download\.sums\.columns\.thought\), or another method"
+        r"\(the first: 1\); valid: datasets with a column of thoughts \(download\.sums\.columns\.thought\), or another"
     )
     with pytest.raises(UserError, match=message) as error:
         check_thoughts("sft_thoughts", METHOD, "sums", rows)
