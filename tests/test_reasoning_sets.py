@@ -73,7 +73,7 @@ def cv_bench(folder: Path, changes: dict[int, dict[str, Any]] | None = None) -> 
 VISTA: list[dict[str, Any]] = [
     {"question_type": "free_form", "answer_type": "integer", "answer": "7", "unit": None, "precision": 1.0},
     {"question_type": "free_form", "answer_type": "float", "answer": "1.2", "unit": "cm", "precision": 1.0},
-    {"question_type": "free_form", "answer_type": "list", "answer": "[1, 2]", "unit": None, "precision": None},
+    {"question_type": "free_form", "answer_type": "list", "answer": "[1, 2]", "unit": None, "precision": 2.0},
     {"question_type": "multi_choice", "answer_type": "text", "answer": "B", "choices": ["C", "B", "A"]},
     {"question_type": "multi_choice", "answer_type": "text", "answer": "145°", "choices": ["35°", "145°"]},
 ]
@@ -101,6 +101,7 @@ def mathvision(folder: Path, changes: dict[int, dict[str, Any]] | None = None) -
         {"id": "2", "question": "Which?\n<image1>", "options": ["A", "B", "C", "D", "E"], "answer": "D"},
         {"id": "3", "question": "How long?\n<image1>", "options": ["$4$", "$5$"], "answer": "A"},
         {"id": "4", "question": "What part?\n<image1>", "options": [], "answer": "\\frac{1}{2}"},
+        {"id": "5", "question": "Which unit?\n<image1>", "options": ["$M$", "$m$", "B"], "answer": "B"},
     ]
     rest = {"solution": None, "level": 1, "subject": "counting"}
     rows = [
@@ -291,6 +292,8 @@ def test_mathvision_has_options_or_none_and_no_place_of_an_image_in_its_text(run
         "Which?\nChoices:\n(A) A\n(B) B\n(C) C\n(D) D\n(E) E": ("D", ("A", "B", "C", "D", "E")),
         "How long?\nChoices:\n(A) $4$\n(B) $5$": ("A", ("$4$", "$5$")),
         "What part?": ("\\frac{1}{2}", ()),
+        # One but for case: the letters alone count. An answer is a letter here, whatever an option says.
+        "Which unit?\nChoices:\n(A) $M$\n(B) $m$\n(C) B": ("B", ("A", "B", "C")),
     }
 
 
