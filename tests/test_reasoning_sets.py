@@ -157,7 +157,19 @@ def write_hub(folder: Path, name: str, rows: list[dict[str, Any]], image: str) -
     table.to_parquet(folder / f"data/{name}-00000-of-00001.parquet")
 
 
-WRITERS = {each.__name__: each for each in (sat, cv_bench, math, mathvista, mathvision, puzzles, puzzle_vqa)}
+def algo_puzzle_vqa(folder: Path, changes: dict[int, dict[str, Any]] | None = None) -> None:
+    """Options of any number, some of which look like letters; the answer is one's text."""
+    rows = [
+        {"image": shown(i), "question": f"Which is {i}?", "options": options, "answer": answer}
+        | (changes or {}).get(i, {})
+        for i, (options, answer) in enumerate([(["Yes", "No"], "No"), (["C", "B", "A"], "C"), (["1", "2", "3"], "3")])
+    ]
+    write_hub(folder, "data", rows, "image")
+
+
+WRITERS = {
+    each.__name__: each for each in (sat, cv_bench, math, mathvista, mathvision, puzzles, puzzle_vqa, algo_puzzle_vqa)
+}
 
 
 @pytest.fixture
@@ -170,7 +182,8 @@ def run(tmp_path, monkeypatch) -> Callable[..., dict[str, pd.DataFrame]]:
     def run(
         name: str, changes: dict[int, dict[str, Any]] | None = None, after: Callable[[Path], Any] = bool, **keys: Any
     ) -> dict[str, pd.DataFrame]:
-        (folder := tmp_path / name).mkdir()
+        folder = tmp_path / f"{name}{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
         WRITERS[name](folder, changes)
         after(folder)
         section = dict(PROFILE["download"][name]) | {"path": str(folder)} | keys
@@ -304,6 +317,17 @@ def test_puzzles_are_choices_by_category_and_the_authors_answers_stand_in_tags(r
     found = run("puzzles")
     answers = {sample.question: sample.answer for table in found.values() for sample in samples(table).values()}
     assert answers == {f"What is {i}?": str(i) for i in range(6)}
+
+
+def test_answers_of_algo_puzzle_vqa_are_texts_whatever_they_look_like(run):
+    known = samples(run("algo_puzzle_vqa")["test"])
+    assert {question.split("?")[0][-1]: sample.answer for question, sample in known.items()} == {
+        "0": "B",
+        "1": "A",
+        "2": "C",
+    }
+    with pytest.raises(UserError, match=r"row 1: answer: 'C' is one option's text and another's letter of"):
+        run("algo_puzzle_vqa", answers=None)
 
 
 def test_mathv360k_is_a_list_of_conversations_beside_a_folder_of_images(run):

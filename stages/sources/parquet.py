@@ -79,7 +79,7 @@ def _rows(key: str, path: Path, split: str, folder: Path, params: TableParams) -
         for found in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
             where, cells = f"{key}: {path}: row {number}", dict(zip(columns, found, strict=True))
             own = {ours: cell(cells, theirs, where) for ours, theirs in params.own_columns.items()}
-            yield row(own, split, where, read, params.optional)
+            yield row(own, split, where, read, params.optional, params.answers)
             number += 1
 
 
