@@ -1,6 +1,7 @@
 """Detection (P1 v6 Table 16): reading boxes, Visual-RFT's rewards and COCO's average precision, by hand."""
 
 import json
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from stages.tasks import detection
 from stages.tasks.draws import generator
 from stages.tasks.task import OptionRule
 from tests.conftest import ROOT
+from tests.test_report import SMALL, report, write_cells
 
 TASK = detection.Task()
 RULE = OptionRule(fraction=1, minimum=1, maximum=1, all_below_minimum=False)
@@ -248,6 +250,27 @@ def test_answers_that_cannot_be_read_find_nothing():
 def test_other_tasks_have_no_numbers_of_the_whole_set():
     found = scoring.summarize(predictions().drop(columns=["overlap", "confidence"]))
     assert not {"mAP", "overlap"} & set(found["all"])
+
+
+def test_the_table_of_sub_scores_has_the_average_precision_of_each_class(tmp_path):
+    """As P1 Table 16: a column for all classes, and one for each."""
+    grid = SMALL.model_copy(update={"seeds": [1, 2], "settings": ["few_shot"]})
+    write_cells(tmp_path, grid, lambda *cell: 50)
+    for path in (tmp_path / "records").rglob("*.json"):
+        record = json.loads(path.read_text())
+        if record.get("evaluated_on") == "letters":
+            part = record["parts"]["all"]
+            classes = {"bus": part | {"mAP": 40.0}, "dog": part | {"mAP": 30.0 + record["seed"]}}
+            record["parts"]["all"] = part | {"mAP": 36.0, "groups": classes}
+            path.write_text(json.dumps(record))
+    files = report(tmp_path, grid)
+    table = pd.read_csv(BytesIO(files["tables/sub_scores.csv"]))
+    own = table[(table["method"] == "cls_rl") & (table["seed"] == "mean")]
+    assert dict(zip(own["group"], own["mean"], strict=True)) == {"all": 36.0, "bus": 40.0, "dog": 31.5}
+    text = files["tables/sub_scores.md"].decode()
+    assert "| method    | letters          | letters bus      | letters dog      |" in text
+    assert "\n## mAP\n" in text
+    assert text.count("`evaluate@few_shot-cls_rl-letters-*`") == 1
 
 
 # The embedded dataset --------------------------------------------------------------------------------------------

@@ -88,19 +88,23 @@ def transfer(table: pd.DataFrame, grid: Reported) -> str:
 
 
 def sub_scores(table: pd.DataFrame, grid: Reported) -> str:
-    """For each score, rows methods, columns the datasets that have it; then the stage of every cell."""
+    """For each score, rows methods, columns the datasets that have it, and groups; then the stage of every cell."""
     lines = ["# Sub-scores", "", "In percent, on the test images of the dataset that was trained on."]
     lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid)]
     rows = headline(table, grid)
     rows = rows.assign(column=rows["dataset"].where(rows["part"] == "all", rows["dataset"] + " " + rows["part"]))
+    if "group" in rows:
+        rows = rows.assign(column=rows["column"].where(rows["group"] == "all", rows["column"] + " " + rows["group"]))
     for score, block in rows.groupby("score", sort=False):
         columns = {
             name: dict(zip(column["method"], _cells(column, "mean"), strict=True))
             for name, column in block.groupby("column", sort=False)
         }
         shown = pd.DataFrame(columns, index=rows_of(grid)).rename_axis("method").reset_index()
-        lines += ["", f"## {score.capitalize()}", "", _table(shown)]
-    return _text([*lines, *_stages(rows, ["score", "part", "method", "dataset"])], grid)
+        lines += ["", f"## {score.capitalize() if score.islower() else score}", "", _table(shown)]
+    # A cell's groups are made by one stage.
+    cells = rows[rows["group"] == "all"] if "group" in rows else rows
+    return _text([*lines, *_stages(cells, ["score", "part", "method", "dataset"])], grid)
 
 
 def groups(table: pd.DataFrame, grid: Reported) -> str:

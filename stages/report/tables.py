@@ -115,14 +115,26 @@ def sub_scores(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     """What some tasks have beside right and wrong, on the test set of the dataset that was trained on.
 
     Returns:
-        score, setting, part, dataset, method, seed, stage, samples, mean (over the samples, in percent); with several
-        seeds also `mean_sd`.
+        score, setting, part, dataset, method, seed, stage, samples, mean (over the samples, in percent; or what only
+        all of them have, such as `mAP`); with several seeds also `mean_sd`. Where samples have groups, also `group`
+        after the dataset: `all` first, then each (P1 Table 16).
     """
     keys = ["setting", "part", "dataset", "method"]
     cells = evaluations[evaluations["kind"] != "cross_eval"].rename(columns={"evaluated_on": "dataset"})
+    found = cells.to_dict("records")
+    if any(cell["groups"] for cell in found if cell["sub_scores"]):
+        keys.insert(3, "group")
+        found = [
+            cell | {"group": name, "samples": samples, "sub_scores": scores}
+            for cell in found
+            for name, samples, scores in [
+                ("all", cell["samples"], cell["sub_scores"]),
+                *((name, part.samples, part.sub_scores) for name, part in cell["groups"].items()),
+            ]
+        ]
     rows = [
         {"score": score, **{name: cell[name] for name in (*keys, "seed", "samples")}, "mean": value}
-        for cell in cells.to_dict("records")
+        for cell in found
         for score, value in cell["sub_scores"].items()
     ]
     table = _with_seeds(pd.DataFrame(rows), ["score", *keys], ["mean"], grid)
