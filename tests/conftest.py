@@ -54,12 +54,12 @@ class Project:
 
 
 def clone(target: Path) -> Project:
-    """Copy what git tracks or would track, changes included, into a repository of its own."""
+    """Copy what git tracks or would track, changes included and grids left out, into a repository of its own."""
     files = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     for file in files:
-        if (ROOT / file).is_file() and file != "dvc.lock":
+        if (ROOT / file).is_file() and file != "dvc.lock" and not file.startswith("grids/"):
             (target / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / file, target / file)
     project = Project(target)
