@@ -74,8 +74,17 @@ def test_each_group_has_the_numbers_of_its_part():
         (2, 1, 50.0),
         (1, 1, 100.0),
     ]
+    assert summary["right"] == {"substring": "101", "exact": "101"}
+    assert [each["right"]["exact"] for each in groups.values()] == ["01", "1"]
     assert all(list(each) == list(summary) for each in groups.values())
     assert Part.model_validate(summary | {"groups": groups}).groups["a"].exact_correct == 1
+
+
+@pytest.mark.parametrize("marks", ["10", "100", "1a1", ""])
+def test_marks_that_are_not_the_counts_are_refused(marks):
+    numbers = scoring.summarize(predictions([None] * 3))["all"]
+    with pytest.raises(ValueError, match="right"):
+        Part.model_validate(numbers | {"right": numbers["right"] | {"exact": marks}})
 
 
 def test_a_record_without_groups_does_not_name_them(tmp_path):

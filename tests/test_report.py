@@ -51,6 +51,7 @@ def part(correct: int, samples: int = 100, exact: int | None = None, tokens: int
         "valid_rate": 99.0,
         "completion_tokens": tokens * samples,
         "mean_completion_tokens": float(tokens),
+        "right": {"substring": ("1" * correct).ljust(samples, "0"), "exact": ("1" * exact).ljust(samples, "0")},
     }
 
 
@@ -261,7 +262,7 @@ def test_best_is_bold_by_either_rule(tmp_path):
         record = json.loads(path.read_text())
         for numbers in record.get("parts", {}).values():
             right = {"zero_shot": (30, 20), "sft": (80, 40), "cls_rl": (60, 60)}[record["method"]]
-            numbers["substring_correct"], numbers["exact_correct"] = right
+            numbers |= part(right[0], exact=right[1])
         path.write_text(json.dumps(record))
     files = {name: content.decode() for name, content in report(tmp_path, grid).items() if name.endswith(".md")}
     substring, exact = files["tables/few_shot.md"].partition("## Stages")[0].split("\n## ")[1:]

@@ -130,14 +130,18 @@ def write(
 def _flat(parts: Mapping[str, Any]) -> dict[str, float]:
     """Numbers by `<part>/<name>`, and of groups by `<part>/<group>/<name>`.
 
-    >>> _flat({"all": {"samples": 3, "groups": {"Count": {"samples": 1}}}})
+    >>> _flat({"all": {"samples": 3, "right": {"exact": "101"}, "groups": {"Count": {"samples": 1}}}})
     {'all/samples': 3, 'all/Count/samples': 1}
     """
     found: dict[str, float] = {}
     for part, numbers in parts.items():
-        found |= {f"{part}/{name}": number for name, number in numbers.items() if name != "groups"}
+        found |= {f"{part}/{name}": number for name, number in _only_numbers(numbers)}
         for group, of_group in numbers.get("groups", {}).items():
             # MLflow allows letters, digits and few marks in a name.
             name = re.sub(r"[^\w. -]", "_", group)
-            found |= {f"{part}/{name}/{key}": number for key, number in of_group.items()}
+            found |= {f"{part}/{name}/{key}": number for key, number in _only_numbers(of_group)}
     return found
+
+
+def _only_numbers(numbers: Mapping[str, Any]) -> list[tuple[str, float]]:
+    return [(name, number) for name, number in numbers.items() if isinstance(number, int | float)]

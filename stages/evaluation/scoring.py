@@ -51,7 +51,9 @@ def score(
 def summarize(predictions: pd.DataFrame, sub_scores: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """The numbers of each part of the test set, in the order in which the parts appear; shares in percent.
 
-    Where samples have groups, `groups` of a part has the same numbers of each of its groups, which are sorted.
+    `right` has a text for each rule with a mark for each sample, in their order: `1` right, `0` wrong; so methods can
+    be compared sample by sample. Where samples have groups, `groups` of a part has the same of each of its groups,
+    which are sorted.
 
     Raises:
         ValueError: there are no predictions.
@@ -78,7 +80,12 @@ def _numbers(rows: pd.DataFrame, sub_scores: Sequence[str]) -> dict[str, Any]:
         "completion_tokens": int(rows["completion_tokens"].sum()),
         "mean_completion_tokens": round(float(rows["completion_tokens"].mean()), 2),
         **{name: round(100 * float(rows[name].mean()), 2) for name in sub_scores},
+        "right": {"substring": _marks(rows["substring_match"]), "exact": _marks(rows["exact_match"])},
     }
+
+
+def _marks(flags: pd.Series) -> str:
+    return "".join("1" if flag else "0" for flag in flags)
 
 
 def _percent(flags: pd.Series) -> float:

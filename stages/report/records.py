@@ -31,7 +31,8 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 class Part(BaseModel, extra="allow"):
     """What one part of a test set gave: counts, and rates in percent; all else are sub-scores in percent.
 
-    `groups` has the same of each group of its samples, where they have groups.
+    `right` marks each sample by either rule, `1` right and `0` wrong. `groups` has the same of each group of its
+    samples, where they have groups.
     """
 
     __pydantic_extra__: dict[str, Percent] = Field(init=False)
@@ -44,6 +45,7 @@ class Part(BaseModel, extra="allow"):
     valid_rate: Percent
     completion_tokens: NonNegativeInt
     mean_completion_tokens: float = Field(ge=0)
+    right: dict[str, Annotated[str, Field(pattern="^[01]*$")]]
     groups: "dict[str, Part]" = Field(default_factory=dict)
 
     @property
@@ -55,6 +57,10 @@ class Part(BaseModel, extra="allow"):
     def _counts(self) -> "Part":
         if max(self.substring_correct, self.exact_correct) > self.samples:
             raise ValueError("more correct answers than samples")
+        for rule in RULES:
+            marks = self.right.get(rule, "")
+            if (len(marks), marks.count("1")) != (self.samples, getattr(self, f"{rule}_correct")):
+                raise ValueError(f"right.{rule} is not {self.samples} marks with as many right ones as counted")
         return self
 
 
@@ -92,7 +98,7 @@ class Records:
         evaluations: one row per record and part: kind (the stage's group), stage, setting, method, trained_on,
             evaluated_on, seed, part, samples, substring_correct, exact_correct, substring, exact (accuracies by the two
             rules in percent), valid_rate (percent), mean_completion_tokens, sub_scores (a dictionary, in percent),
-            groups (by name, a `Part` of each).
+            right (by rule, a mark for each sample), groups (by name, a `Part` of each).
             Rates come from the counts, so nothing is rounded twice.
         costs: one row per trained cell: stage, setting, method, dataset, seed, steps, samples_seen, prompt_tokens,
             completion_tokens.
@@ -176,6 +182,7 @@ def _evaluation(
                 "valid_rate": part.valid_rate,
                 "mean_completion_tokens": part.completion_tokens / part.samples,
                 "sub_scores": part.sub_scores,
+                "right": part.right,
                 "groups": part.groups,
             }
         )
