@@ -20,7 +20,7 @@ METRICS = Path("metrics")
 def report(records: Records, grid: Reported) -> dict[str, bytes]:
     """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table.
 
-    The table of sub-scores is there only where a dataset has some.
+    The tables of sub-scores and of prompts are there only where there are such.
     """
     base_to_new = tables.base_to_new(records.evaluations, grid)
     few_shot = tables.few_shot(records.evaluations, grid)
@@ -46,6 +46,10 @@ def report(records: Records, grid: Reported) -> dict[str, bytes]:
         sub_scores = tables.sub_scores(records.evaluations, grid)
         files["tables/sub_scores.csv"] = _csv(sub_scores, "%.2f")
         files["tables/sub_scores.md"] = markdown.sub_scores(sub_scores, grid).encode()
+    if len(records.prompted):
+        prompts = tables.prompts(records.prompted, grid)
+        files["tables/prompts.csv"] = _csv(prompts, "%.2f")
+        files["tables/prompts.md"] = markdown.prompts(prompts, grid).encode()
     return files
 
 

@@ -11,8 +11,8 @@ from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 
 COMMANDS = (
-    "aggregate, base_model, best, configure, cross_eval, download, evaluate, partition, predict, split, train, "
-    "validate, zero_shot"
+    "aggregate, base_model, best, configure, cross_eval, download, evaluate, partition, predict, prompt_eval, "
+    "prompt_zero_shot, split, train, validate, zero_shot"
 )
 
 

@@ -24,13 +24,14 @@ from stages.runtime.tracking import records_of, texts
 from stages.runtime.tracking_store import Record, problem, store_faults
 
 RECORDS = Path("metrics/records")
-CELL = ("setting", "method", "dataset", "seed", "stage", "trained_on", "evaluated_on")
+CELL = ("setting", "method", "dataset", "seed", "stage", "trained_on", "evaluated_on", "prompt")
 """What a record says of its cell; the rest is measured."""
 
 
 def stages() -> list[str]:
     """The stages whose records lie under `metrics/records`."""
-    found = [path for group in ("train", "zero_shot", "cross_eval") for path in RECORDS.glob(f"{group}/*")]
+    groups = ("train", "zero_shot", "cross_eval", "prompt_eval", "prompt_zero_shot")
+    found = [path for group in groups for path in RECORDS.glob(f"{group}/*")]
     names = [f"{path.parent.name}@{path.stem}" for path in found if not path.name.startswith(".")]
     for path in RECORDS.glob("validate/*/[!.]*.json"):
         method, seed = path.stem.split("-")
@@ -42,10 +43,10 @@ def stages() -> list[str]:
 
 
 def _is_diagonal(stage: str) -> bool:
-    """Whether a stage is a cell of the transfer table that only names what is evaluated, and makes no run."""
+    """Whether a stage is a cell that only names what is evaluated, and makes no run: the dataset or prompt is its own."""
     group, _, key = stage.partition("@")
-    _, _, source, target, *_ = *key.split("-"), "", "", "", ""
-    return group == "cross_eval" and source == target
+    _, method, source, other, *_ = *key.split("-"), "", "", "", ""
+    return other == {"cross_eval": source, "prompt_eval": method}.get(group, None)
 
 
 def read(stage: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:

@@ -4,13 +4,14 @@ import re
 from typing import Any
 
 from stages import sources
+from stages.evaluation import prompts
 from stages.evaluation.outputs import EvaluateParams
 from stages.methods import method as methods
 from stages.modelling import catalogue as models
 from stages.rewards import reward as rewards
 from stages.runtime.errors import UserError
 from stages.runtime.launch import LaunchParams
-from stages.runtime.params import RENAMED, Grid, Section, validate
+from stages.runtime.params import RENAMED, Analyses, Grid, Section, validate
 from stages.tasks import task as tasks
 from stages.tasks.draws import SplitParams
 from stages.tasks.images import ImageParams
@@ -18,7 +19,7 @@ from stages.tasks.settings import BASE_TO_NEW, FEW_SHOT, SETTINGS
 from stages.training import grpo, sft
 
 
-class Params(Grid):
+class Params(Analyses, Grid):
     """All of `params.yaml`."""
 
     best: list[str]
@@ -73,6 +74,8 @@ def check(params: dict[str, Any]) -> Params:
                 f"download.{dataset}.validation_per_class: None is invalid where best names {dataset}, whose source "
                 "has no validation images; valid: a number, or a share of the training images"
             )
+    _check_names("prompts", checked.prompts, prompts.names())
+    _check_names("zero_shot_prompts", checked.zero_shot_prompts, methods.names())
     _check_unique("seeds", checked.seeds)
     for seed in checked.seeds:
         if seed < 0:

@@ -3,6 +3,7 @@
 from itertools import product
 from typing import Any
 
+from stages.evaluation import prompts
 from stages.methods import method as methods
 from stages.modelling import catalogue as models
 from stages.recipes.params import TRAINERS, Params, names, task_of
@@ -24,6 +25,8 @@ STAGES = (
     "zero_shot",
     "evaluate",
     "cross_eval",
+    "prompt_eval",
+    "prompt_zero_shot",
     "validate",
     "best",
     "aggregate",
@@ -100,4 +103,7 @@ def files(params: Params) -> dict[str, Any]:
         found[f"tasks/{dataset}.json"] = {"task": task, "code": code_md5(f"stages.tasks.{task}")}
     for method in methods.names():
         found[f"methods/{method}.json"] = {"code": code_md5(f"stages.methods.{method}")}
+    for prompt in dict.fromkeys([*params.prompts, *params.zero_shot_prompts]):
+        words = prompts.PREFILLED.get(prompt)
+        found[f"prompts/{prompt}.json"] = {"begins": words} if words else {"code": code_md5(f"stages.methods.{prompt}")}
     return found | {f"code/{stage}.json": code_md5(f"stages.{stage}") for stage in STAGES}

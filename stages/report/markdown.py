@@ -100,6 +100,37 @@ def sub_scores(table: pd.DataFrame, grid: Reported) -> str:
     return _text([*lines, *_stages(rows, ["score", "part", "method", "dataset"])], grid)
 
 
+def prompts(table: pd.DataFrame, grid: Reported) -> str:
+    """For each rule, rows methods by prompts, columns datasets; then the stage of every cell."""
+    lines = ["# By prompt (P1 Table 17, Figure 7b)", ""]
+    lines += [f"Accuracy in percent by {_BOTH} `own`: the prompt of the method that a model was trained by."]
+    lines += ["With other prompts the answer is the first answer tag's, or else the whole completion."]
+    lines += [*_explanation(grid), "Bold: best of a method's column.", _REBUILD, "", _grid(grid)]
+    rows = headline(table, grid)
+    rows = rows.assign(column=_columns(rows))
+    for rule in RULES:
+        shown = _matrix(rows, ["method", "prompt"], rule)
+        lines += ["", f"## {RULES[rule].capitalize()}", "", _table(shown)]
+    lines += ["", "## Tokens per completion", "", _table(_matrix(rows, ["method", "prompt"], "mean_completion_tokens"))]
+    return _text([*lines, *_stages(rows, ["method", "prompt", "column"])], grid)
+
+
+def _columns(rows: pd.DataFrame) -> pd.Series:
+    """The dataset of a row, with its part where the setting has several."""
+    return rows["dataset"].where(rows["part"] == "all", rows["dataset"] + " " + rows["part"])
+
+
+def _matrix(rows: pd.DataFrame, keys: list[str], name: str) -> pd.DataFrame:
+    """Rows by `keys`, a column for each value of `column`; an accuracy is bold where it is the best of its method."""
+    rows = rows.reset_index(drop=True)
+    best = rows.groupby(["method", "column"])[name].transform("max").map(two_decimals)
+    bold = (rows[name].map(two_decimals) == best) & (name in RULES)
+    rows = rows.assign(cell=_cells(rows, name, bold))
+    wide = rows.pivot(index=keys, columns="column", values="cell")
+    order = pd.MultiIndex.from_frame(rows[keys].drop_duplicates())
+    return wide.loc[order, list(dict.fromkeys(rows["column"]))].reset_index()
+
+
 def training_cost(table: pd.DataFrame, grid: Reported) -> str:
     """Rows methods: the means over their cells."""
     shown = table[table["dataset"] == MEAN].drop(columns=["setting", "dataset", "seed"])

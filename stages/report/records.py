@@ -6,14 +6,15 @@ so no result depends on the order of files.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
+from stages.report.footnotes import Reported
 from stages.runtime.errors import UserError
 from stages.runtime.params import Grid
 from stages.tasks.settings import BASE_TO_NEW, FEW_SHOT
@@ -23,6 +24,8 @@ RULES = {"substring": "substring match", "exact": "exact match"}
 
 PARTS = {FEW_SHOT: ("all",), BASE_TO_NEW: ("base", "new")}
 ZERO_SHOT = "zero_shot"
+OWN = "own"
+"""The prompt of a model's own method."""
 
 
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -65,7 +68,7 @@ class Part(BaseModel, extra="allow"):
 
 
 class Evaluation(BaseModel):
-    """The record of `evaluate`, `zero_shot`, or `cross_eval`."""
+    """The record of `evaluate`, `zero_shot`, `cross_eval`, `prompt_eval` or `prompt_zero_shot`."""
 
     stage: str
     setting: str
@@ -73,6 +76,7 @@ class Evaluation(BaseModel):
     trained_on: str | None
     evaluated_on: str
     seed: int
+    prompt: str | None = None
     parts: dict[str, Part]
 
 
@@ -104,14 +108,17 @@ class Records:
             completion_tokens.
         curves: one row per optimiser step of the cells whose method has rewards: stage, method, step, reward,
             completion_length (tokens).
+        prompted: as evaluations, of the models that were evaluated with several prompts, with a column prompt: the
+            name of one, or `own`; empty where the grid has no such prompts.
     """
 
     evaluations: pd.DataFrame
     costs: pd.DataFrame
     curves: pd.DataFrame
+    prompted: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def read_records(grid: Grid, folder: Path) -> Records:
+def read_records(grid: Reported, folder: Path) -> Records:
     """Read the records of `grid` from `train`, `evaluate`, `zero_shot` and `cross_eval` in `folder`.
 
     Raises:
@@ -135,7 +142,29 @@ def read_records(grid: Grid, folder: Path) -> Records:
         key = f"{FEW_SHOT}-{method}-{source}-{target}-{seed}"
         path = folder / "cross_eval" / f"{key}.json"
         evaluations += _evaluation(path, f"cross_eval@{key}", FEW_SHOT, method, source, target, seed)
-    return Records(pd.DataFrame(evaluations), pd.DataFrame(costs), pd.concat(curves, ignore_index=True))
+    frame = pd.DataFrame(evaluations)
+    return Records(frame, pd.DataFrame(costs), pd.concat(curves, ignore_index=True), _prompted(frame, grid, folder))
+
+
+def _prompted(evaluations: pd.DataFrame, grid: Reported, folder: Path) -> pd.DataFrame:
+    """The evaluations with other prompts, each model's after the one with its own prompt."""
+    rows: list[dict] = []
+    models = [*([ZERO_SHOT] if grid.zero_shot_prompts else []), *(grid.methods if grid.prompts else [])]
+    for setting, method, dataset, seed in product(grid.settings, models, grid.datasets, grid.seeds):
+        cell = (setting, method, dataset, seed)
+        own = evaluations[evaluations["kind"] != "cross_eval"]
+        for name, value in zip(("setting", "method", "evaluated_on", "seed"), cell, strict=True):
+            own = own[own[name] == value]
+        rows += own.assign(prompt=OWN).to_dict("records")
+        for prompt in grid.zero_shot_prompts if method == ZERO_SHOT else grid.prompts:
+            if prompt == method:  # as the record says, its numbers are those with the own prompt
+                continue
+            stage, trained = f"prompt_eval@{setting}-{method}-{dataset}-{prompt}-{seed}", dataset
+            if method == ZERO_SHOT:
+                stage, trained = f"prompt_zero_shot@{setting}-{dataset}-{prompt}-{seed}", None
+            path = folder / f"{stage.replace('@', '/')}.json"
+            rows += _evaluation(path, stage, setting, method, trained, dataset, seed, prompt)
+    return pd.DataFrame(rows)
 
 
 def has_transfer(grid: Grid) -> bool:
@@ -153,15 +182,23 @@ def _transfers(grid: Grid) -> Iterator[tuple[str, str, int, str]]:
 
 
 def _evaluation(
-    path: Path, stage: str, setting: str, method: str, trained_on: str | None, evaluated_on: str, seed: int
+    path: Path,
+    stage: str,
+    setting: str,
+    method: str,
+    trained_on: str | None,
+    evaluated_on: str,
+    seed: int,
+    prompt: str | None = None,
 ) -> list[dict]:
-    expected = {
+    expected: dict[str, Any] = {
         "stage": stage,
         "setting": setting,
         "method": method,
         "trained_on": trained_on,
         "evaluated_on": evaluated_on,
         "seed": seed,
+        **({} if prompt is None else {"prompt": prompt}),
     }
     record = _read(path, stage, Evaluation, expected)
     rows = []

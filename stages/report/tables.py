@@ -7,9 +7,12 @@ grid has several seeds, rows of means over seeds carry sample standard deviation
 `stage` names what makes the row: one stage, or a pattern for `dvc repro --glob` where several do.
 """
 
+from collections.abc import Mapping
+
 import pandas as pd
 
-from stages.report.records import BASE_TO_NEW, FEW_SHOT, RULES, ZERO_SHOT, has_transfer
+from stages.report.footnotes import Reported
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, OWN, RULES, ZERO_SHOT, has_transfer
 from stages.report.statistics import harmonic_mean, wilson_interval
 from stages.runtime.params import Grid
 
@@ -131,6 +134,28 @@ def sub_scores(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     ]
 
 
+def prompts(prompted: pd.DataFrame, grid: Reported) -> pd.DataFrame:
+    """Accuracy by the prompt that a model was evaluated with, on the dataset that it was trained on (P1 Table 17, 7b).
+
+    Exact match with the prompt `own` is of the answer as the method reads it, with any other as the paper reads all
+    answers: from the tag, or else the whole completion.
+
+    Returns:
+        setting, part, dataset, method, prompt, seed, stage, samples, substring_correct, exact_correct, substring,
+        substring_low, substring_high, the same three of exact, valid_rate, mean_completion_tokens; with several seeds
+        also `_sd` of the rates.
+    """
+    keys, values = ["setting", "part", "dataset", "method", "prompt"], [*RULES, "valid_rate", "mean_completion_tokens"]
+    table = _with_intervals(prompted.rename(columns={"evaluated_on": "dataset"}))
+    columns = [*keys, "seed", "stage", *_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]
+    table = _with_seeds(table[columns], keys, values, grid)
+    means = table["seed"] == MEAN
+    table.loc[means, "stage"] = [_any_seed(row, table) for row in table[means].to_dict("records")]
+    orders = {"prompt": [OWN, *dict.fromkeys([*grid.zero_shot_prompts, *grid.prompts])]}
+    table = _as_counts(_sorted(table, grid, ["setting", "dataset", "method", "prompt", "seed"], more=orders), _COUNTS)
+    return table[columns + [name for name in table if name.endswith("_sd")]]
+
+
 def training_cost(costs: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     """What training took: optimiser steps, samples seen, and tokens read and written; means over all cells of a method.
 
@@ -207,6 +232,13 @@ def _with_harmonic_means(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**means)
 
 
+def _any_seed(row: dict, table: pd.DataFrame) -> str:
+    """The pattern for the stages of all seeds of a row of means."""
+    keys = ["setting", "part", "dataset", "method", "prompt"]
+    cells = table[(table["seed"] != MEAN) & (table[keys] == [row[key] for key in keys]).all(axis=1)]
+    return f"{cells['stage'].iloc[0].rpartition('-')[0]}-*"
+
+
 def _stage(row: tuple, setting: str, grid: Grid) -> str:
     cell = [_any(row.dataset, grid.datasets), _any(row.seed, grid.seeds)]
     if row.method == ZERO_SHOT:
@@ -234,8 +266,14 @@ def _name(stage: str, *keys: str) -> str:
     return f"{stage}@{'-'.join(keys)}"
 
 
-def _sorted(table: pd.DataFrame, grid: Grid, keys: list[str], mean_first: bool = False) -> pd.DataFrame:
-    """Rows in the order of the grid by `keys`, means last (or, of datasets, first)."""
+def _sorted(
+    table: pd.DataFrame,
+    grid: Grid,
+    keys: list[str],
+    mean_first: bool = False,
+    more: Mapping[str, list[str]] | None = None,
+) -> pd.DataFrame:
+    """Rows in the order of the grid by `keys`, means last (or, of datasets, first); of other keys in that of `more`."""
     datasets = [*grid.datasets, MEAN]
     orders = {
         "method": rows_of(grid),
@@ -244,6 +282,7 @@ def _sorted(table: pd.DataFrame, grid: Grid, keys: list[str], mean_first: bool =
         "source": datasets,
         "target": datasets,
         "seed": [*map(str, grid.seeds), MEAN],
+        **(more or {}),
     }
     ranks = pd.DataFrame({key: table[key].map(orders[key].index) for key in keys})
     return table.loc[ranks.sort_values(keys, kind="stable").index].reset_index(drop=True)
