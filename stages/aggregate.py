@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.report import curves, markdown, plots, summary, tables
+from stages.report import curves, depth, markdown, plots, summary, tables
 from stages.report.footnotes import Reported, read_reported
 from stages.report.records import Records, read_records
 from stages.runtime import environment
@@ -20,7 +20,7 @@ METRICS = Path("metrics")
 def report(records: Records, grid: Reported) -> dict[str, bytes]:
     """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table.
 
-    The tables of sub-scores and of prompts are there only where there are such.
+    The tables of sub-scores, of prompts and by the number of steps are there only where there are such.
     """
     base_to_new = tables.base_to_new(records.evaluations, grid)
     few_shot = tables.few_shot(records.evaluations, grid)
@@ -46,6 +46,13 @@ def report(records: Records, grid: Reported) -> dict[str, bytes]:
         sub_scores = tables.sub_scores(records.evaluations, grid)
         files["tables/sub_scores.csv"] = _csv(sub_scores, "%.2f")
         files["tables/sub_scores.md"] = markdown.sub_scores(sub_scores, grid).encode()
+    if answers := depth.curves(records, grid):
+        by_steps, crossings = depth.table(answers), depth.crossings(answers)
+        files["tables/depth.csv"] = _csv(by_steps, "%.2f")
+        files["tables/depth_crossings.csv"] = _csv(crossings, "%.2f")
+        files["tables/depth.md"] = markdown.depth(by_steps, crossings, grid).encode()
+        for dataset, rows in by_steps.groupby("dataset", sort=False):
+            files[f"plots/depth_{dataset}.png"] = plots.depth_curve(rows, dataset)
     if len(records.prompted):
         prompts = tables.prompts(records.prompted, grid)
         files["tables/prompts.csv"] = _csv(prompts, "%.2f")

@@ -100,6 +100,39 @@ def sub_scores(table: pd.DataFrame, grid: Reported) -> str:
     return _text([*lines, *_stages(rows, ["score", "part", "method", "dataset"])], grid)
 
 
+def depth(table: pd.DataFrame, crossings: pd.DataFrame, grid: Reported) -> str:
+    """For each dataset, rows methods, columns k: accuracy and tokens; then where each method gets ahead, and stages."""
+    lines = ["# By the number of reasoning steps k", ""]
+    lines += [
+        "Accuracy in percent by exact match, in brackets its 95% interval: a bootstrap over seeds and test images."
+    ]
+    lines += ["`zero_shot (p)`: the base model with the prompt of method `p`.", _REBUILD, "", _grid(grid)]
+    for dataset, rows in table.groupby("dataset", sort=False):
+        images = ", ".join(f"k={k} {_samples(block['samples'])}" for k, block in rows.groupby("k"))
+        lines += ["", f"## {dataset}", "", f"Test images of each seed: {images}.", ""]
+        texts = [f"{row.exact:.1f} [{row.exact_low:.1f}, {row.exact_high:.1f}]" for row in rows.itertuples()]
+        lines += [_by_steps(rows.assign(text=texts)), "", "Tokens of a completion, mean:", ""]
+        lines += [_by_steps(rows.assign(text=rows["tokens"].map("{:.1f}".format)))]
+        own = crossings[crossings["dataset"] == dataset].drop_duplicates(["method", "against"])
+        if len(own):
+            ends = [
+                " to ".join(map(_step, sorted({each.crossing_low, each.crossing_high}))) for each in own.itertuples()
+            ]
+            shown = own[["method", "against"]].assign(**{"ahead from k =": own["crossing"].map(_step), "95%": ends})
+            lines += ["", "The least k from which on a method is ahead of another:", "", _table(shown)]
+    whole = table.drop_duplicates(["dataset", "method"])
+    return _text([*lines, *_stages(whole, ["dataset", "method"])], grid)
+
+
+def _by_steps(rows: pd.DataFrame) -> str:
+    wide = rows.pivot(index="method", columns="k", values="text").loc[list(dict.fromkeys(rows["method"]))]
+    return _table(wide.rename(columns="k={}".format).reset_index())
+
+
+def _step(k: float) -> str:
+    return "never" if k == float("inf") else f"{k:.0f}"
+
+
 def prompts(table: pd.DataFrame, grid: Reported) -> str:
     """For each rule, rows methods by prompts, columns datasets; then the stage of every cell."""
     lines = ["# By prompt (P1 Table 17, Figure 7b)", ""]
