@@ -20,6 +20,8 @@ GRID = {
     "settings": ["few_shot"],
     "transfer": [],
     "best": [],
+    "prompts": ["no_thinking", "empty_think"],
+    "zero_shot_prompts": ["cls_rl"],
     "train__no_thinking__max_completion_length": 8,
     "split__train_count": 8,
     "split__validation_count": 2,
@@ -58,6 +60,18 @@ def test_a_cell_has_its_samples_and_the_sub_scores_of_its_task(ran, dataset):
         assert list(numbers) == ["all"]
         assert numbers["all"]["samples"] == len(predictions) == 6
         assert ("overlap" in numbers["all"]) == ("overlap" in predictions) == (dataset == "boxes")
+
+
+def test_models_are_evaluated_with_other_prompts_too(ran):
+    table = pd.read_csv(ran.root / "metrics/tables/prompts.csv")
+    found = set(zip(table["method"], table["prompt"], table["dataset"], strict=True))
+    prompts = [("zero_shot", "own"), ("zero_shot", "cls_rl"), ("no_thinking", "own"), ("no_thinking", "empty_think")]
+    prompts += [("sft", "own"), ("sft", "no_thinking"), ("sft", "empty_think")]
+    assert found == {(*prompt, dataset) for prompt in prompts for dataset in DATASETS}
+    see = json.loads(
+        (ran.root / "metrics/records/prompt_eval/few_shot-no_thinking-sums-no_thinking-1.json").read_text()
+    )
+    assert see["see"] == "evaluate@few_shot-no_thinking-sums-1"
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

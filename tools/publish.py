@@ -43,10 +43,10 @@ def stages() -> list[str]:
 
 
 def _is_diagonal(stage: str) -> bool:
-    """Whether a stage is a cell that only names what is evaluated, and makes no run: the dataset or prompt is its own."""
+    """Whether a cell only names what is evaluated, and makes no run: its second dataset or its prompt is its own."""
     group, _, key = stage.partition("@")
     _, method, source, other, *_ = *key.split("-"), "", "", "", ""
-    return other == {"cross_eval": source, "prompt_eval": method}.get(group, None)
+    return other == {"cross_eval": source, "prompt_eval": method}.get(group)
 
 
 def read(stage: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:

@@ -31,6 +31,9 @@ TASKS = dict.fromkeys(CLASSES, "classification") | {
 }
 """The task of each embedded dataset."""
 
+SEVERAL_IMAGES = ("sums",)
+"""Those whose samples have several images each."""
+
 
 @dataclass(frozen=True)
 class Drawn:

@@ -51,7 +51,8 @@ def evaluate_model(
     params = outputs.read_prompt_params()
     images = read_section("images", ImageParams)
     data, images_of = f"data/partition/{setting}/{seed}/{name}/{dataset}.parquet", f"data/download/{dataset}"
-    task_name = read_json(f"{images_of}/dataset.json")["task"]
+    card = read_json(f"{images_of}/dataset.json")
+    task_name = card["task"]
     inputs = {"data": data, "model": folder}
     tags = {**cell, "dataset": cell["trained_on"] or dataset}
     dependencies = outputs.dependencies(stage.partition("@")[0], method, task_name, params, images, seed)
@@ -69,7 +70,7 @@ def evaluate_model(
             raise UserError(f"{stage}: {dataset} has no {name} images; `split` and `download.{dataset}` say how many")
         task, model, processor = tasks.load(task_name), load_model(folder).to(device()), load_processor(folder)
         how = prompted or load_method(method)
-        predictions = outputs.evaluate(model, processor, how, task, found, params, seed, finished)
+        predictions = outputs.evaluate(model, processor, how, task, found, params, seed, finished, card.get("prompts"))
         table, record = Path(f"metrics/predictions/{output}.parquet"), Path(f"metrics/records/{output}.json")
         numbers = outputs.write(predictions, task, table, record, {"stage": stage, **cell, **(more or {})})
         run.log_metrics(numbers)

@@ -24,6 +24,12 @@ class Params(DatasetParams):
 
         return datasets.TASKS[key.rpartition(".")[2]]
 
+    def may_have_one_image(self, key: str) -> bool:
+        """See the base class."""
+        from stages.embedded import datasets
+
+        return key.rpartition(".")[2] not in datasets.SEVERAL_IMAGES
+
     def check(self, key: str) -> None:
         """There is such a dataset."""
         from stages.embedded import datasets
