@@ -20,7 +20,7 @@ METRICS = Path("metrics")
 def report(records: Records, grid: Reported) -> dict[str, bytes]:
     """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table.
 
-    The tables of sub-scores, of prompts and by the number of steps are there only where there are such.
+    The tables of sub-scores, of prompts, of targets and by the number of steps are there only where there are such.
     """
     base_to_new = tables.base_to_new(records.evaluations, grid)
     few_shot = tables.few_shot(records.evaluations, grid)
@@ -53,6 +53,10 @@ def report(records: Records, grid: Reported) -> dict[str, bytes]:
         files["tables/depth.md"] = markdown.depth(by_steps, crossings, grid).encode()
         for dataset, rows in by_steps.groupby("dataset", sort=False):
             files[f"plots/depth_{dataset}.png"] = plots.depth_curve(rows, dataset)
+    if len(records.targets):
+        targets = tables.targets(records.targets, grid)
+        files["tables/targets.csv"] = _csv(targets, "%.2f")
+        files["tables/targets.md"] = markdown.targets(targets, grid).encode()
     if len(records.prompted):
         prompts = tables.prompts(records.prompted, grid)
         files["tables/prompts.csv"] = _csv(prompts, "%.2f")

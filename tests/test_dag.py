@@ -20,7 +20,7 @@ from stages.recipes.recipe import recipe as recipe_of
 from stages.runtime.provenance import EXEMPT, closure
 from tests.conftest import ROOT, Project, settle
 
-AXES = ("datasets", "methods", "settings", "seeds", "transfer", "best", "prompts", "zero_shot_prompts")
+AXES = ("datasets", "methods", "settings", "seeds", "transfer", "best", "prompts", "targets", "zero_shot_prompts")
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
@@ -31,7 +31,7 @@ def expected_names(params: dict) -> set[str]:
     def names(stage: str, *axes: list) -> set[str]:
         return {f"{stage}@{'-'.join(map(str, values))}" for values in product(*axes)}
 
-    datasets, methods, settings, seeds, transfer, best, prompts, zero_shot_prompts = (params[axis] for axis in AXES)
+    datasets, methods, settings, seeds, transfer, best, prompts, targets, zero_shot_prompts = map(params.get, AXES)
     return {
         "configure",
         "base_model",
@@ -45,6 +45,9 @@ def expected_names(params: dict) -> set[str]:
         *names("cross_eval", transfer, methods, datasets, datasets, seeds),
         *names("prompt_eval", settings, methods, datasets, prompts, seeds),
         *names("prompt_zero_shot", settings, datasets, zero_shot_prompts, seeds),
+        *names("target", targets),
+        *names("target_zero_shot", targets),
+        *names("target_eval", methods, datasets, targets, seeds),
         *names("validate", methods, best, seeds),
         *names("best", best),
     }

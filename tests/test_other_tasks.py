@@ -6,9 +6,11 @@ Weights are all but random here.
 import json
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from stages.embedded import drawing
 from tests.conftest import Project
 from tests.test_pipeline import TINY
 
@@ -21,6 +23,8 @@ GRID = {
     "transfer": [],
     "best": [],
     "prompts": ["no_thinking", "empty_think"],
+    "targets": ["shapes"],
+    "download__shapes__test_per_class": 1,
     "zero_shot_prompts": ["cls_rl"],
     "train__no_thinking__max_completion_length": 8,
     "split__train_count": 8,
@@ -72,6 +76,23 @@ def test_models_are_evaluated_with_other_prompts_too(ran):
         (ran.root / "metrics/records/prompt_eval/few_shot-no_thinking-sums-no_thinking-1.json").read_text()
     )
     assert see["see"] == "evaluate@few_shot-no_thinking-sums-1"
+
+
+def test_every_model_is_tested_on_what_is_for_testing_alone(ran):
+    table = pd.read_csv(ran.root / "metrics/tables/targets.csv", dtype={"source": str})
+    found = set(zip(table["method"], table["source"], table["stage"], strict=True))
+    assert found == {
+        ("zero_shot", "-", "target_zero_shot@shapes"),
+        *((method, name, f"target_eval@{method}-{name}-shapes-1") for method in METHODS for name in DATASETS),
+    }
+    assert set(table["samples"]) == {11} and set(table["target"]) == {"shapes"}
+    base = table[table["method"] == "zero_shot"].iloc[0]
+    assert np.allclose(table["exact_gain"], table["exact"] - base["exact"], atol=0.011)
+    assert "train@few_shot-sft-shapes-1" not in ran.run("dvc", "stage", "list", "--name-only").stdout
+    predictions = pd.read_parquet(ran.root / "metrics/predictions/target_eval/sft-boxes-shapes-1.parquet")
+    assert len(predictions) == 11 and set(predictions["answer"]) == set(drawing.SHAPES)
+    page = (ran.root / "metrics/tables/targets.md").read_text()
+    assert "| sums         | no_thinking | shapes   | `target_eval@no_thinking-sums-shapes-1`" in page
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

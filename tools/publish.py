@@ -30,7 +30,7 @@ CELL = ("setting", "method", "dataset", "seed", "stage", "trained_on", "evaluate
 
 def stages() -> list[str]:
     """The stages whose records lie under `metrics/records`."""
-    groups = ("train", "zero_shot", "cross_eval", "prompt_eval", "prompt_zero_shot")
+    groups = ("train", "zero_shot", "cross_eval", "prompt_eval", "prompt_zero_shot", "target_zero_shot", "target_eval")
     found = [path for group in groups for path in RECORDS.glob(f"{group}/*")]
     names = [f"{path.parent.name}@{path.stem}" for path in found if not path.name.startswith(".")]
     for path in RECORDS.glob("validate/*/[!.]*.json"):

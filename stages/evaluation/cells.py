@@ -28,6 +28,7 @@ def evaluate_model(
     name: str = "test",
     more: Mapping[str, Any] | None = None,
     prompted: Method | None = None,
+    data: str | None = None,
 ) -> None:
     """Prompt the model in `folder` with the `name` samples of one dataset.
 
@@ -42,6 +43,7 @@ def evaluate_model(
         output: where record and predictions go.
         name: of the samples, `test` or `validation`.
         more: what further stands in the record.
+        data: the table of samples, where it is not of the cell's partition.
         prompted: how the model is prompted and its answers are read, where it is not as by the method of that name.
 
     Raises:
@@ -50,7 +52,8 @@ def evaluate_model(
     setting, seed, dataset = cell["setting"], cell["seed"], cell["evaluated_on"]
     params = outputs.read_prompt_params()
     images = read_section("images", ImageParams)
-    data, images_of = f"data/partition/{setting}/{seed}/{name}/{dataset}.parquet", f"data/download/{dataset}"
+    data = data or f"data/partition/{setting}/{seed}/{name}/{dataset}.parquet"
+    images_of = f"data/download/{dataset}"
     card = read_json(f"{images_of}/dataset.json")
     task_name = card["task"]
     inputs = {"data": data, "model": folder}

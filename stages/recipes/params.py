@@ -56,6 +56,13 @@ def check(params: dict[str, Any]) -> Params:
         models.parse(f"models.{model}", section)
     for axis, valid in {"datasets": checked.download, "methods": methods.names(), "settings": SETTINGS}.items():
         _check_names(axis, getattr(checked, axis), valid)
+    _check_names("targets", checked.targets, checked.download)
+    if both := [target for target in checked.targets if target in checked.datasets]:
+        raise UserError(
+            f"targets: {both[0]!r} is invalid, since it is one of datasets; valid: datasets for testing alone"
+        )
+    if checked.targets and FEW_SHOT not in checked.settings:
+        raise UserError(f"targets: {checked.targets} is invalid without {FEW_SHOT} in settings; valid: []")
     _check_names("transfer", checked.transfer, checked.settings)
     _check_names("best", checked.best, checked.datasets)
     if checked.best and FEW_SHOT not in checked.settings:

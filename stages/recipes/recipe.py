@@ -25,6 +25,9 @@ STAGES = (
     "zero_shot",
     "evaluate",
     "cross_eval",
+    "target",
+    "target_zero_shot",
+    "target_eval",
     "prompt_eval",
     "prompt_zero_shot",
     "validate",
@@ -98,7 +101,7 @@ def files(params: Params) -> dict[str, Any]:
     found: dict[str, Any] = {"base_model.json": {"key": key, "params": chosen}}
     for method, dataset in product(dict.fromkeys([*params.methods, *params.train]), params.datasets):
         found[f"train/{method}-{dataset}.json"] = recipe(method, dataset, params)
-    for dataset in params.datasets:
+    for dataset in [*params.datasets, *params.targets]:
         task = task_of(dataset, params)
         found[f"tasks/{dataset}.json"] = {"task": task, "code": code_md5(f"stages.tasks.{task}")}
     for method in methods.names():

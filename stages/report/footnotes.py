@@ -24,7 +24,7 @@ class Reported(Analyses, Grid):
 def read_reported(folder: Path) -> Reported:
     """Read the grid of `params.yaml`, and its footnotes from the records in `folder`; see `read_notes`."""
     axes, model = read_grid().model_dump() | read_analyses().model_dump(), read_section("model", str)
-    return Reported(**axes, model=model, notes=read_notes(axes["datasets"], folder / "download"))
+    return Reported(**axes, model=model, notes=read_notes([*axes["datasets"], *axes["targets"]], folder / "download"))
 
 
 class Downloaded(Section):

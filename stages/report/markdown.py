@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from stages.report.footnotes import Reported, with_notes
-from stages.report.records import BASE_TO_NEW, FEW_SHOT, RULES
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, RULES, ZERO_SHOT
 from stages.report.statistics import two_decimals
 from stages.report.tables import HALVES, MEAN, headline, rows_of
 
@@ -131,6 +131,23 @@ def _by_steps(rows: pd.DataFrame) -> str:
 
 def _step(k: float) -> str:
     return "never" if k == float("inf") else f"{k:.0f}"
+
+
+def targets(table: pd.DataFrame, grid: Reported) -> str:
+    """For each rule, rows what was trained on and the method, columns targets; then the stage of every cell."""
+    lines = ["# Datasets for testing alone (P1 Tables 1 to 3)", "", f"Accuracy in percent by {_BOTH}"]
+    lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid)]
+    rows = table[(table["seed"] == MEAN) | (table["method"] == ZERO_SHOT)] if len(grid.seeds) > 1 else table
+    rows = rows.rename(columns={"source": "trained on"}).reset_index(drop=True)
+    keys = ["trained on", "method"]
+    for name, title in {**RULES, "mean_completion_tokens": "tokens per completion"}.items():
+        best = rows[name].map(two_decimals) == rows.groupby("target")[name].transform("max").map(two_decimals)
+        wide = rows.assign(cell=_cells(rows, name, best & (name in RULES))).pivot(
+            index=keys, columns="target", values="cell"
+        )
+        shown = wide.loc[pd.MultiIndex.from_frame(rows[keys].drop_duplicates()), grid.targets].reset_index()
+        lines += ["", f"## {title.capitalize()}", "", _table(shown)]
+    return _text([*lines, *_stages(rows, [*keys, "target"])], grid)
 
 
 def prompts(table: pd.DataFrame, grid: Reported) -> str:

@@ -68,7 +68,7 @@ class Part(BaseModel, extra="allow"):
 
 
 class Evaluation(BaseModel):
-    """The record of `evaluate`, `zero_shot`, `cross_eval`, `prompt_eval` or `prompt_zero_shot`."""
+    """The record of any stage that evaluates."""
 
     stage: str
     setting: str
@@ -110,12 +110,14 @@ class Records:
             completion_length (tokens).
         prompted: as evaluations, of the models that were evaluated with several prompts, with a column prompt: the
             name of one, or `own`; empty where the grid has no such prompts.
+        targets: as evaluations, of the datasets for testing alone; empty where the grid has none.
     """
 
     evaluations: pd.DataFrame
     costs: pd.DataFrame
     curves: pd.DataFrame
     prompted: pd.DataFrame = field(default_factory=pd.DataFrame)
+    targets: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def read_records(grid: Reported, folder: Path) -> Records:
@@ -143,7 +145,21 @@ def read_records(grid: Reported, folder: Path) -> Records:
         path = folder / "cross_eval" / f"{key}.json"
         evaluations += _evaluation(path, f"cross_eval@{key}", FEW_SHOT, method, source, target, seed)
     frame = pd.DataFrame(evaluations)
-    return Records(frame, pd.DataFrame(costs), pd.concat(curves, ignore_index=True), _prompted(frame, grid, folder))
+    curve = pd.concat(curves, ignore_index=True)
+    return Records(frame, pd.DataFrame(costs), curve, _prompted(frame, grid, folder), _targets(grid, folder))
+
+
+def _targets(grid: Reported, folder: Path) -> pd.DataFrame:
+    """The evaluations on datasets for testing alone, the base model's first."""
+    rows: list[dict] = []
+    for target in grid.targets:
+        path = folder / "target_zero_shot" / f"{target}.json"
+        rows += _evaluation(path, f"target_zero_shot@{target}", FEW_SHOT, ZERO_SHOT, None, target, 0)
+    for method, dataset, target, seed in product(grid.methods, grid.datasets, grid.targets, grid.seeds):
+        key = f"{method}-{dataset}-{target}-{seed}"
+        path = folder / "target_eval" / f"{key}.json"
+        rows += _evaluation(path, f"target_eval@{key}", FEW_SHOT, method, dataset, target, seed)
+    return pd.DataFrame(rows)
 
 
 def _prompted(evaluations: pd.DataFrame, grid: Reported, folder: Path) -> pd.DataFrame:

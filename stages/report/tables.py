@@ -17,6 +17,8 @@ from stages.report.statistics import harmonic_mean, wilson_interval
 from stages.runtime.params import Grid
 
 MEAN = "mean"
+NOTHING = "-"
+"""What the base model was trained on."""
 HALVES = ("base", "new")
 _COUNTS = ["samples", *(f"{rule}_correct" for rule in RULES)]
 _COSTS = ["steps", "samples_seen", "prompt_tokens", "completion_tokens"]
@@ -154,6 +156,37 @@ def prompts(prompted: pd.DataFrame, grid: Reported) -> pd.DataFrame:
     orders = {"prompt": [OWN, *dict.fromkeys([*grid.zero_shot_prompts, *grid.prompts])]}
     table = _as_counts(_sorted(table, grid, ["setting", "dataset", "method", "prompt", "seed"], more=orders), _COUNTS)
     return table[columns + [name for name in table if name.endswith("_sd")]]
+
+
+def targets(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
+    """Every few-shot model on the datasets for testing alone (P1 Tables 1 to 3), the base model first.
+
+    Returns:
+        target, source (the dataset that was trained on, `-` of the base model), method, seed, stage, samples,
+        substring_correct, exact_correct, then for both rules as for substring: substring, substring_low,
+        substring_high, substring_gain (points over the base model); mean_completion_tokens; with several seeds also
+        `_sd` of the rates and gains.
+    """
+    cells = _with_intervals(evaluations).rename(columns={"trained_on": "source", "evaluated_on": "target"})
+    table = cells.assign(source=cells["source"].fillna(NOTHING))
+    base = table[table["method"] == ZERO_SHOT].set_index("target")
+    for rule in RULES:
+        table[f"{rule}_gain"] = table[rule] - table["target"].map(base[rule])
+    rates = [*RULES, *(f"{rule}_gain" for rule in RULES), "mean_completion_tokens"]
+    order = ["target", "source", "method", "seed", "stage", *_COUNTS]
+    for rule in RULES:
+        order += [*_bounded(rule), f"{rule}_gain"]
+    trained = table[table["method"] != ZERO_SHOT]
+    if len(trained):
+        trained = _with_seeds(trained, ["target", "source", "method"], rates, grid)
+    base = base.reset_index().assign(seed="-", **({f"{rate}_sd": 0.0 for rate in rates} if len(grid.seeds) > 1 else {}))
+    table = pd.concat([base.assign(**{f"{rule}_gain": 0.0 for rule in RULES}), trained], ignore_index=True)
+    table["stage"] = table["stage"].fillna(
+        pd.Series([f"target_eval@{row.method}-{row.source}-{row.target}-*" for row in table.itertuples()])
+    )
+    more = {"target": grid.targets, "source": [NOTHING, *grid.datasets], "seed": ["-", *map(str, grid.seeds), MEAN]}
+    table = _as_counts(_sorted(table, grid, ["target", "source", "method", "seed"], more=more), _COUNTS)
+    return table[[*order, "mean_completion_tokens", *(name for name in table if name.endswith("_sd"))]]
 
 
 def training_cost(costs: pd.DataFrame, grid: Grid) -> pd.DataFrame:

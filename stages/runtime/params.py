@@ -47,10 +47,12 @@ class Analyses(Section):
 
     Attributes:
         prompts: what trained models are evaluated with beside their own prompt; see `stages.evaluation.prompts`.
+        targets: datasets for testing alone, on which every few-shot model is tested.
         zero_shot_prompts: methods whose prompts the base model is evaluated with.
     """
 
     prompts: list[str] = []
+    targets: list[str] = []
     zero_shot_prompts: list[str] = []
 
 
