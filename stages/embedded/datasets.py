@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stages.embedded import drawing
+from stages.embedded import drawing, scenes
 from stages.tasks.draws import SPLITS
 
 CLASSES = {
@@ -28,6 +28,7 @@ TASKS = dict.fromkeys(CLASSES, "classification") | {
     "choices": "multiple_choice",
     "sums": "number",
     "boxes": "region",
+    **{name: dataset.task for name, dataset in scenes.DATASETS.items()},
 }
 """The task of each embedded dataset."""
 
@@ -146,7 +147,10 @@ def build(
     split_of = [split for split, count in counts.items() for _ in range(count)]
     generator = np.random.Generator(np.random.PCG64([seed, *name.encode()]))
     if name not in CLASSES:
-        made = _sums(total, generator) if name == "sums" else [_DRAW[name](generator) for _ in range(total)]
+        if name in scenes.DATASETS:
+            made = scenes.build(name, total, generator)
+        else:
+            made = _sums(total, generator) if name == "sums" else [_DRAW[name](generator) for _ in range(total)]
         return [
             Drawn([encode(Image.fromarray(image)) for image in images], split, values=values)
             for (images, values), split in zip(made, split_of, strict=True)
