@@ -1,5 +1,6 @@
 """Stage `split`: k shots per class by seed (or n samples), validation and test samples, and the question of each."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -41,10 +42,10 @@ def split(dataset: str, seed: int) -> None:
                     sample = task.sample({**card, **example, **answer}, card["classes"], params.options, random)
                 except UserError as error:
                     raise UserError(f"{source}: sample {row}: {error}") from None
-                count = example["image_count"]
+                sample, count = replace(sample, group=example.get("group")), example["image_count"]
                 samples.append({"row": row, **label, "image_count": count, **sample.columns()})
             # Named, for there may be none.
-            columns = ["row", *(["label"] if task.by_class else []), "image_count", *task.fields()]
+            columns = ["row", *(["label"] if task.by_class else []), "image_count", *task.fields("group" in names)]
             pd.DataFrame(samples, columns=columns).to_parquet(folder / f"{name}.parquet", index=False)
     environment.record(f"split@{dataset}-{seed}")
 

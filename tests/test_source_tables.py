@@ -187,16 +187,20 @@ def test_a_hub_dataset_of_several_images_per_row(run, tmp_path):
 
 SECTION_MISTAKES = [
     ("number", {"task": "numbers"}, r"download\.mine\.task: 'numbers' is invalid; valid: classification, multiple_cho"),
-    ("number", {"columns": {}}, r"download\.mine\.columns: {} is invalid for task number; valid: .* question, answer$"),
+    (
+        "number",
+        {"columns": {}},
+        r"download\.mine\.columns: {} is invalid for task number; valid: .* question, answer, group$",
+    ),
     (
         "region",
         {"columns": {"question": "my_question"}},
-        r"download\.mine\.columns: {'question': 'my_question'} is invalid for task region; valid: .* question, box$",
+        r"mine\.columns: {'question': 'my_question'} is invalid for task region; valid: .* question, box, group$",
     ),
     (
         "number",
         {"columns": {"answer": "my_answer"}},
-        r"columns: {'answer': 'my_answer'} is invalid for task number; valid: columns for question, answer$",
+        r"columns: {'answer': 'my_answer'} is invalid for task number; valid: columns for question, answer, group$",
     ),
     (
         "number",
@@ -216,7 +220,7 @@ SECTION_MISTAKES = [
     (
         "number",
         {"task": "classification", "question": "What?", "label_column": "kind"},
-        r"download\.mine\.columns: .* is invalid for task classification; valid: columns for nothing",
+        r"download\.mine\.columns: .* is invalid for task classification; valid: columns for group",
     ),
     (
         "number",

@@ -1,7 +1,7 @@
 """The embedded datasets: real handwritten digits, and letters, shapes and textures drawn here.
 
-Their fonts and styles are not the base model's (`stages/embedded/curriculum.py`), so that it knows the classes, sees
-these images for the first time, and has something to learn from a few of them.
+Their fonts and styles are not the base model's (`stages/embedded/worlds/pictures.py`), so that it knows the classes,
+sees these images for the first time, and has something to learn from a few of them.
 """
 
 from __future__ import annotations

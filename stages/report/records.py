@@ -29,7 +29,10 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Part(BaseModel, extra="allow"):
-    """What one part of a test set gave: counts, and rates in percent; all else are sub-scores in percent."""
+    """What one part of a test set gave: counts, and rates in percent; all else are sub-scores in percent.
+
+    `groups` has the same of each group of its samples, where they have groups.
+    """
 
     __pydantic_extra__: dict[str, Percent] = Field(init=False)
 
@@ -41,6 +44,7 @@ class Part(BaseModel, extra="allow"):
     valid_rate: Percent
     completion_tokens: NonNegativeInt
     mean_completion_tokens: float = Field(ge=0)
+    groups: "dict[str, Part]" = Field(default_factory=dict)
 
     @property
     def sub_scores(self) -> dict[str, float]:
@@ -87,7 +91,8 @@ class Records:
     Attributes:
         evaluations: one row per record and part: kind (the stage's group), stage, setting, method, trained_on,
             evaluated_on, seed, part, samples, substring_correct, exact_correct, substring, exact (accuracies by the two
-            rules in percent), valid_rate (percent), mean_completion_tokens, sub_scores (a dictionary, in percent).
+            rules in percent), valid_rate (percent), mean_completion_tokens, sub_scores (a dictionary, in percent),
+            groups (by name, a `Part` of each).
             Rates come from the counts, so nothing is rounded twice.
         costs: one row per trained cell: stage, setting, method, dataset, seed, steps, samples_seen, prompt_tokens,
             completion_tokens.
@@ -171,6 +176,7 @@ def _evaluation(
                 "valid_rate": part.valid_rate,
                 "mean_completion_tokens": part.completion_tokens / part.samples,
                 "sub_scores": part.sub_scores,
+                "groups": part.groups,
             }
         )
     return rows

@@ -13,6 +13,9 @@ from stages.tasks import task as tasks
 
 SplitName = Literal["train", "validation", "test"]
 
+GROUP = "group"
+"""The column that any task may have: what is also scored by itself; see `stages.tasks.task.Sample`."""
+
 
 class TableParams(SourceParams):
     """What every source of tables has.
@@ -20,7 +23,8 @@ class TableParams(SourceParams):
     `image_column` holds an image, or a list of them. `label_column` holds the class, of tasks that have classes: a
     name, or a number whose name stands in the table or in `names`. `columns` says which column of the table is which of
     the task's (`{question: problem, answer: solution}`), of tasks that have none; without a column of questions, all
-    samples have the dataset's `question`. `splits` says what in the source is which of our splits.
+    samples have the dataset's `question`. `group` there is the column of what is also scored by itself, of any task.
+    `splits` says what in the source is which of our splits.
     """
 
     image_column: str
@@ -55,10 +59,10 @@ class TableParams(SourceParams):
                 f"{key}.label_column: {self.label_column!r} is invalid for task {self.task}; valid: {valid}"
             )
         needed = {name for name in task.columns if not (name == "question" and self.question)}
-        if not needed <= set(self.columns) <= set(task.columns):
+        if not needed <= set(self.columns) <= {*task.columns, GROUP}:
             raise UserError(
                 f"{key}.columns: {self.columns} is invalid for task {self.task}; valid: columns for "
-                f"{', '.join(task.columns) or 'nothing'}"
+                f"{', '.join((*task.columns, GROUP))}"
             )
 
     def check_table(self, where: str, valid: Sequence[str]) -> None:
@@ -94,6 +98,10 @@ def row(cells: Mapping[str, Any], split: str, where: str, read: Callable[[str], 
         parts = value if isinstance(value, list) else [value]
         if not parts or not all(isinstance(part, str | int | float) for part in parts):
             raise UserError(f"{where}: {name} is {value!r}; valid: text, a number, or a list of them")
+    if GROUP in values:
+        if isinstance(values[GROUP], list) or not (group := str(values[GROUP]).strip()):
+            raise UserError(f"{where}: group is {values[GROUP]!r}; valid: text or a number, in every row")
+        values[GROUP] = group
     shown = cells["image"] if isinstance(cells["image"], list) else [cells["image"]]
     images = [image_bytes(image, where, read) for image in shown or [None]]
     return Row(split, images, cells.get("label"), values, where)

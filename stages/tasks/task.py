@@ -38,17 +38,20 @@ class Sample:
         answer: the right one, as text.
         options: what may be answered; empty where anything may.
         box: of a region: left, top, right, bottom, as shares of width and height.
+        group: the part of the test set that is also scored by itself, as CV-Bench's `Count`; None where there are none.
     """
 
     question: str
     answer: str
     options: tuple[str, ...] = ()
     box: tuple[float, float, float, float] | None = None
+    group: str | None = None
 
     def columns(self) -> dict[str, Any]:
-        """What stands in a table of samples: the fields that this task has."""
+        """What stands in a table of samples: the fields that this task and this dataset have."""
         box = {} if self.box is None else {"box": list(self.box)}
-        return {"answer": self.answer, "options": list(self.options), "question": self.question, **box}
+        group = {} if self.group is None else {"group": self.group}
+        return {"answer": self.answer, "options": list(self.options), "question": self.question, **box, **group}
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Sample":
@@ -108,9 +111,10 @@ class BaseTask(ABC):
     def rewarded(self, completion: str, sample: Sample, rule: Rule) -> bool:
         """Whether the accuracy reward pays for a completion."""
 
-    def fields(self) -> list[str]:
-        """The columns of a table of samples; see `Sample.columns`."""
-        return ["answer", "options", "question", *(["box"] if "box" in self.columns else [])]
+    def fields(self, grouped: bool = False) -> list[str]:
+        """The columns of a table of samples, which may have groups; see `Sample.columns`."""
+        box, group = ["box"] if "box" in self.columns else [], ["group"] if grouped else []
+        return ["answer", "options", "question", *box, *group]
 
     def sub_scores(self, answer: str | None, sample: Sample) -> dict[str, float]:
         """Numbers from 0 to 1 beside right and wrong, by the names in `scores`."""
