@@ -1,10 +1,8 @@
-"""Scenes of coloured shapes, and what is asked about them: spatial questions, puzzles, and the box around a shape.
+"""Scenes of coloured shapes: how they are drawn, and what is asked about them.
 
-The embedded counterparts of P1's SAT and CV-Bench (`spatial`, `spatial_far`), PuzzleVQA and AlgoPuzzleVQA (`puzzles`,
-`puzzles_far`), and RefCOCO and LISA (`grounding`, `grounding_far`). A scene is data: which shape, colour and size lies
-in which of the 4x4 cells. Questions and answers are made of these data, and the image is drawn from them, so that every
-answer can be found again without the image. Each has a transfer target of another style, in other words and with more
-shapes (`_far`).
+A scene is data: which shape, colour and size lies in which of the 4x4 cells. Questions, answers and thoughts are made
+of these data, and the image is drawn from them, so that every answer can be found again without the image. Shared by
+the datasets (`stages/embedded/scene_sets.py`) and the base model's world, each of which has styles of its own.
 
 One cell has 8x8 pixels and is one visual token of the embedded model. The ground becomes redder from column to column
 and bluer from row to row, since that model's rotary positions hardly tell columns apart: so a cell shows where it is.
@@ -148,17 +146,6 @@ class Style:
     slope: tuple[float, float]
     hue: float
     noise: float
-
-
-STYLES = {
-    # The base model's.
-    "solid": Style(0.0, 1.0, False, 12, (-0.1, 0.1), 0.4, (0.0, 0.15), (0.22, 0.42), 0.12, 0.03),
-    # Of the datasets that are trained on: leaning outlines, dark inside.
-    "sketch": Style(1.2, 0.45, False, 4, (0.12, 0.22), 0.3, (0.0, 0.08), (0.28, 0.36), 0.08, 0.04),
-    # Of the transfer targets: hatched on a lighter ground.
-    "print": Style(0.0, 0.95, True, 4, (-0.2, -0.1), 0.3, (0.12, 0.2), (0.28, 0.36), 0.1, 0.03),
-}
-"""By name."""
 
 
 def glyph(shape: str, size: str, style: Style, generator: np.random.Generator) -> np.ndarray:
@@ -431,45 +418,3 @@ def box(words: str, generator: np.random.Generator) -> Asked:
 
 
 Maker = Callable[[str, np.random.Generator], Asked]
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """An embedded dataset of scenes: what is asked in turn, in which words and which style; its task."""
-
-    makers: tuple[Maker, ...]
-    words: str
-    style: str
-    task: str = "multiple_choice"
-
-
-DATASETS = {
-    "spatial": Dataset((relation, count, depth, distance), NEAR, "sketch"),
-    "spatial_far": Dataset((relation, count, depth, distance), FAR, "print"),
-    "puzzles": Dataset((pattern,), NEAR, "sketch"),
-    "puzzles_far": Dataset((mirror, parity, most), FAR, "print"),
-    "grounding": Dataset((box,), NEAR, "sketch", "region"),
-    "grounding_far": Dataset((box,), FAR, "print", "region"),
-}
-"""By name."""
-
-
-def ask(name: str, number: int, generator: np.random.Generator) -> Asked:
-    """The `number`-th question of a dataset: the kinds take turns."""
-    dataset = DATASETS[name]
-    return dataset.makers[number % len(dataset.makers)](dataset.words, generator)
-
-
-def build(name: str, count: int, generator: np.random.Generator) -> list[tuple[list[np.ndarray], dict[str, Any]]]:
-    """Make the samples of a dataset: one image each, uint8 (32, 32, 3), and the columns of its task."""
-    dataset, made = DATASETS[name], []
-    for number in range(count):
-        asked = ask(name, number, generator)
-        images = [*paint([asked.scene], STYLES[dataset.style], generator)]
-        if asked.box is None:
-            values = {"question": asked.question, "options": [*asked.options], "answer": asked.answer}
-            values["group"] = asked.group
-        else:
-            values = {"question": asked.question, "box": [*asked.box]}
-        made.append((images, values))
-    return made
