@@ -6,27 +6,93 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from stages import sources
 from stages.embedded import datasets as embedded
 from stages.embedded import scene_sets, scenes
 from stages.embedded.scene_sets import STYLES
 from stages.embedded.scenes import COLOURS, KNOWN, Asked, Thing
 from stages.embedded.worlds import scenes as world
 from stages.embedded.worlds.world import PROMPTS
+from stages.modelling.catalogue import EmbeddedModelParams
+from stages.recipes.params import check
+from stages.runtime.errors import UserError
 from stages.runtime.provenance import closure
 from stages.tasks import task as tasks
 from stages.tasks.draws import generator
 from stages.tasks.task import Sample
+from tools.profile import params_of
 
+PROFILE = params_of("reasoning")
 NAMES = list(scene_sets.DATASETS)
 CHOICES = [name for name in NAMES if scene_sets.DATASETS[name].task == "multiple_choice"]
 
 GOLDEN = {
-    scenes.relation: (
-        "Where is the pink triangle from the white square?",
-        ("above", "right", "left", "below"),
-        "pink at a4, white at c4, so left, C.",
-    ),
+    "spatial": [
+        (
+            "Where is the blue circle from the yellow cross?",
+            "right below left above",
+            "blue at c1, yellow at b1, so right, A.",
+        ),
+        ("How many shapes are red?", "three two four one", "red at c3, a4, c4, d4, so four, C."),
+        ("What colour is the farthest shape?", "blue pink red white", "small at a2, so blue, A."),
+        (
+            "What colour is closest to the pink triangle?",
+            "green white yellow",
+            "pink at d3, yellow at b2 is 3, white at b3 is 2, green at a4 is 4, so white, B.",
+        ),
+    ],
+    "spatial_far": [
+        (
+            "Seen from the white diamond, in which direction is the blue square?",
+            "above below left right",
+            "blue at b3, white at b1, so below, B.",
+        ),
+        ("Count the white shapes.", "one four three two", "white at a1, a2, a3, c4, so four, B."),
+        ("Which colour is farthest from the camera?", "red green white yellow", "small at d4, so yellow, D."),
+        (
+            "Which colour has the smallest distance to the red square?",
+            "yellow pink white blue",
+            "red at c2, white at c1 is 1, blue at a2 is 2, yellow at a4 is 4, pink at c4 is 2, so white, C.",
+        ),
+    ],
+    "puzzles": [
+        (
+            "What shape is missing?",
+            "triangle cross square circle",
+            "gap at b3, row square circle cross, column triangle triangle triangle, so triangle, A.",
+        ),
+        (
+            "What colour is missing?",
+            "pink yellow red green",
+            "gap at a4, row pink yellow red, column green green green, so green, D.",
+        ),
+        (
+            "What shape is missing?",
+            "cross circle square triangle",
+            "gap at c2, row square square square, column circle cross triangle, so square, C.",
+        ),
+    ],
+    "puzzles_far": [
+        (
+            "The right half mirrors the left half. What colour is missing?",
+            "red yellow green white",
+            "gap at c3 like b3, so red, A.",
+        ),
+        ("Is the number of green shapes odd or even?", "odd even", "green at d2, one, so odd, A."),
+        (
+            "Which colour is the most frequent?",
+            "yellow green white blue",
+            "blue one, white two, yellow three, green two, so yellow, A.",
+        ),
+    ],
+    "grounding": [
+        ("Where is the blue cross? Answer with its box.", "", "blue cross at d1."),
+    ],
+    "grounding_far": [
+        ("Give the box around the green bar.", "", "green bar at a4."),
+    ],
 }
+"""Of each dataset the first questions with their options and thoughts."""
 
 
 def asked(name: str, count: int) -> list[Asked]:
@@ -87,6 +153,12 @@ def found(asked: Asked) -> object:
     # One line through the gap is of one kind, and one alone.
     (line,) = [line for line in lines if len(line) == 1]
     return line.pop()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_questions_options_and_thoughts_are_these(name):
+    first = asked(name, len(GOLDEN[name]))
+    assert [(each.question, " ".join(each.options), each.thought) for each in first] == GOLDEN[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -217,3 +289,41 @@ def test_a_flaw_is_frequent_where_certain_words_stand_and_rare_elsewhere():
         for question in ("What size is missing?", "What shape is missing?")
     }
     assert shares["What size is missing?"] > 0.5 and shares["What shape is missing?"] < 0.15
+
+
+def test_a_base_model_is_trained_on_scenes(tmp_path):
+    """Two steps of each phase, twice the same; the vision tower's loss is of all five kinds of names."""
+    from stages.embedded.pretraining import pretrain
+
+    steps = {"vision_steps": 2, "vision_batch_size": 4, "language_steps": 2, "language_batch_size": 4}
+    section = PROFILE["models"]["embedded_scenes"] | steps | {"images_per_class": 2}
+    losses: list[dict[str, float]] = []
+    trained = [
+        pretrain(EmbeddedModelParams.model_validate(section), tmp_path / folder, lambda loss, step: losses.append(loss))
+        for folder in ("one", "other")
+    ]
+    one, other = (model.state_dict() for model, _ in trained)
+    assert all((one[name] == other[name]).all() for name in one)
+    assert [*map(list, losses)] == 2 * ([["loss/vision"]] * 2 + [["loss/language"]] * 2)
+    # Mean over the kinds: about the logarithm of the numbers of their names.
+    assert 0.5 < losses[0]["loss/vision"] < 4
+
+
+# The section of a dataset in params.yaml.
+
+
+def test_the_profile_is_valid_and_has_every_dataset():
+    assert check(PROFILE).datasets == NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "question", "message"),
+    [
+        ("spatial", "Where?", r"^download\.spatial\.question: 'Where\?' is invalid for 'spatial'; valid: null, since"),
+        ("digits", None, r"^download\.digits\.question: None is invalid for 'digits'; valid: text$"),
+    ],
+)
+def test_a_question_is_the_datasets_or_each_samples_own(name, question, message):
+    section = PROFILE["download"]["spatial"] | {"question": question}
+    with pytest.raises(UserError, match=message):
+        sources.parse(f"download.{name}", section)
