@@ -35,6 +35,9 @@ TASKS = dict.fromkeys(CLASSES, "classification") | {
 ASKED = tuple(scene_sets.DATASETS)
 """Those whose samples have a question each."""
 
+SEVERAL_IMAGES = ("sums",)
+"""Those whose samples have several images each."""
+
 
 @dataclass(frozen=True)
 class Drawn:

@@ -26,6 +26,12 @@ class Params(DatasetParams):
 
         return datasets.TASKS[key.rpartition(".")[2]]
 
+    def may_have_one_image(self, key: str) -> bool:
+        """See the base class."""
+        from stages.embedded import datasets
+
+        return key.rpartition(".")[2] not in datasets.SEVERAL_IMAGES
+
     def check(self, key: str) -> None:
         """There is such a dataset, and its samples have one question, or each its own."""
         from stages.embedded import datasets
