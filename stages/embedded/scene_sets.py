@@ -31,16 +31,16 @@ class Dataset:
     makers: tuple[Maker, ...]
     words: str
     style: str
-    task: str = "multiple_choice"
+    task: str
 
 
 SPATIAL = (scenes.relation, scenes.count, scenes.depth, scenes.distance)
 
 DATASETS = {
-    "spatial": Dataset(SPATIAL, NEAR, "sketch"),
-    "spatial_far": Dataset(SPATIAL, FAR, "print"),
-    "puzzles": Dataset((scenes.pattern,), NEAR, "sketch"),
-    "puzzles_far": Dataset((scenes.mirror, scenes.parity, scenes.most), FAR, "print"),
+    "spatial": Dataset(SPATIAL, NEAR, "sketch", "text_choice"),
+    "spatial_far": Dataset(SPATIAL, FAR, "print", "multiple_choice"),
+    "puzzles": Dataset((scenes.pattern,), NEAR, "sketch", "text_choice"),
+    "puzzles_far": Dataset((scenes.mirror, scenes.parity, scenes.most), FAR, "print", "multiple_choice"),
     "grounding": Dataset((scenes.box,), NEAR, "sketch", "region"),
     "grounding_far": Dataset((scenes.box,), FAR, "print", "region"),
 }

@@ -25,6 +25,8 @@ CELL = 8
 """Width and height of a cell in pixels."""
 ROWS, COLUMNS = "1234", "abcd"
 """Names of rows from the top and of columns from the left, as on a map."""
+PLACES = tuple(f"{column}{row}" for row in ROWS for column in COLUMNS)
+"""Names of the cells, row by row."""
 
 COLOURS = {
     "red": (0.95, 0.15, 0.15),
@@ -112,11 +114,6 @@ class Asked:
     thought: str
     options: tuple[str, ...] = ()
     box: tuple[float, float, float, float] | None = None
-
-    @property
-    def letter(self) -> str:
-        """That of the right option."""
-        return "ABCD"[self.options.index(self.answer)]
 
 
 @dataclass(frozen=True)
@@ -249,9 +246,8 @@ def _asked(
     generator: np.random.Generator,
 ) -> Asked:
     """A question with its options in a random order."""
-    asked = Asked(tuple(sorted(things)), group, question, answer, "", tuple(_pick(generator, options, len(options))))
-    thought = f"{steps}, so {answer}, {asked.letter}."
-    return Asked(asked.scene, group, question, answer, thought, asked.options)
+    shuffled = tuple(_pick(generator, options, len(options)))
+    return Asked(tuple(sorted(things)), group, question, answer, f"{steps}, so {answer}.", shuffled)
 
 
 def relation(words: str, generator: np.random.Generator) -> Asked:
@@ -272,7 +268,7 @@ def relation(words: str, generator: np.random.Generator) -> Asked:
         if words == FAR
         else f"Where is the {one.name} from the {other.name}?"
     )
-    steps = f"{one.colour} at {one.place}, {other.colour} at {other.place}"
+    steps = f"{one.colour} {one.place}, {other.colour} {other.place}"
     return _asked(things, "Relation", question, list(DIRECTIONS), answer, steps, generator)
 
 
@@ -282,7 +278,7 @@ def _coloured(words: str, count: int, generator: np.random.Generator) -> tuple[s
     more = int(generator.integers(4, 7) if words == FAR else generator.integers(2, 5))
     colours = [colour] * count + [_one(generator, others) for _ in range(more)]
     things = sorted(_scatter(generator, colours, words, []))
-    return colour, things, f"{colour} at {', '.join(each.place for each in things if each.colour == colour)}"
+    return colour, things, f"{colour} {' '.join(each.place for each in things if each.colour == colour)}"
 
 
 def count(words: str, generator: np.random.Generator) -> Asked:
@@ -305,7 +301,7 @@ def depth(words: str, generator: np.random.Generator) -> Asked:
     ]
     link = "to" if way == "nearest" else "from"
     question = f"Which colour is {way} {link} the camera?" if words == FAR else f"What colour is the {way} shape?"
-    steps = f"{extreme} at {things[0].place}"
+    steps = f"{extreme} {things[0].place}"
     return _asked(things, "Depth", question, colours, colours[0], steps, generator)
 
 
@@ -328,8 +324,8 @@ def distance(words: str, generator: np.random.Generator) -> Asked:
         if words == FAR
         else f"What colour is closest to the {reference.name}?"
     )
-    seen = ", ".join(f"{each.colour} at {each.place} is {apart(reference, each)}" for each in sorted(others))
-    steps = f"{reference.colour} at {reference.place}, {seen}"
+    seen = ", ".join(f"{each.colour} {each.place} {apart(reference, each)}" for each in sorted(others))
+    steps = f"{reference.colour} {reference.place}, {seen}"
     return _asked(
         [reference, *others], "Distance", question, [each.colour for each in others], nearest.colour, steps, generator
     )
@@ -358,7 +354,7 @@ def pattern(words: str, generator: np.random.Generator) -> Asked:
         " ".join(getattr(thing, attribute) for (i, j), thing in grid.items() if (i if line else j) == place)
         for line, place in ((True, row), (False, column))
     )
-    steps = f"gap at {COLUMNS[column]}{ROWS[row]}, row {across}, column {down}"
+    steps = f"gap {COLUMNS[column]}{ROWS[row]}, row {across}, column {down}"
     options = [answer, *_pick(generator, [each for each in dict.fromkeys(values) if each != answer], 3)]
     return _asked([*grid.values()], group, f"What {attribute} is missing?", options, answer, steps, generator)
 
@@ -373,7 +369,7 @@ def mirror(words: str, generator: np.random.Generator) -> Asked:
             grid[i, column] = Thing(i, column, shape, colour)
     gap = grid.pop(_one(generator, sorted(grid)))
     twin = grid[gap.row, CELLS - 1 - gap.column]
-    steps = f"gap at {gap.place} like {twin.place}"
+    steps = f"gap {gap.place}, like {twin.place}"
     question = "The right half mirrors the left half. What colour is missing?"
     return _asked([*grid.values()], "Mirror", question, colours, gap.colour, steps, generator)
 
@@ -413,7 +409,7 @@ def box(words: str, generator: np.random.Generator) -> Asked:
     sides = (target.column, target.row, target.column + 1, target.row + 1)
     answer = f"[{', '.join(str(1000 * side // CELLS) for side in sides)}]"
     left, top, right, bottom = (side / CELLS for side in sides)
-    thought = f"{target.name} at {target.place}."
+    thought = f"{target.name} {target.place}."
     return Asked(tuple(sorted(things)), "Box", question, answer, thought, box=(left, top, right, bottom))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from stages.embedded import scenes
-from stages.embedded.scenes import CELLS, COLOURS, COLUMNS, FAR, NEAR, ROWS, SHAPES, SIZES, Asked, Scene, Style, Thing
+from stages.embedded.scenes import CELLS, COLOURS, FAR, NEAR, PLACES, SHAPES, SIZES, Asked, Scene, Style, Thing
 from stages.embedded.worlds.world import (
     ADAPTIVE,
     PROMPTS,
@@ -36,10 +36,10 @@ from stages.runtime.params import Section
 STYLE = Style(0.0, 1.0, False, 12, (-0.1, 0.1), 0.4, (0.0, 0.15), (0.22, 0.42), 0.12, 0.03)
 """How the base model's images are drawn: filled and upright; no dataset has it."""
 
-NOTHING = "nothing"
+NOTHING = "gap"
 """The name of the colour of an empty cell."""
 
-NAMES = ((*COLOURS, NOTHING), SHAPES, tuple(SIZES), tuple(COLUMNS), tuple(ROWS))
+NAMES = ((*COLOURS, NOTHING), SHAPES, tuple(SIZES), PLACES)
 """What a cell is named by: one of each kind, but shape and size of an empty cell."""
 
 MAKERS = {
@@ -48,6 +48,10 @@ MAKERS = {
     scenes.box: 1.0,
 }  # fmt: skip
 """What is asked, and how often."""
+
+OPTIONS = (" Answer in natural language. ", " Choose between the following options:")
+LETTERS = tuple(f"\n{letter}." for letter in "ABCD")
+"""What stands around a question and its options, and before each option where they have letters."""
 
 FAR_WORDS = 0.15
 """Share of questions in the words, and with the shapes and numbers of things, of the transfer targets."""
@@ -59,10 +63,10 @@ OFTEN, FLAWED_SHARE = 0.6, 0.25
 
 
 def labels_of(scene: Scene) -> np.ndarray:
-    """The names of each cell by kind, as indices into `NAMES`: int64 (16, 5), -1 for none."""
+    """The names of each cell by kind, as indices into `NAMES`: int64 (16, 4), -1 for none."""
     found = np.full((CELLS, CELLS, len(NAMES)), -1)
     found[..., 0] = NAMES[0].index(NOTHING)
-    found[..., 3], found[..., 4] = np.arange(CELLS), np.arange(CELLS)[:, None]
+    found[..., 3] = np.arange(len(PLACES)).reshape(CELLS, CELLS)
     for thing in scene:
         # A small shape has too few pixels to be told from another.
         shape = -1 if thing.size == "small" else SHAPES.index(thing.shape)
@@ -95,8 +99,8 @@ def _think_in_system(answer: Answer, generator: np.random.Generator) -> tuple[st
 
 
 FORMATS = (
-    Format(0.34, _direct),
-    Format(0.36, _think),
+    Format(0.30, _direct),
+    Format(0.40, _think),
     Format(0.12, _reason_after),
     Format(0.12, _adaptive),
     Format(0.06, _think_in_system, system=THINK_SYSTEM),
@@ -114,29 +118,47 @@ def _flaw(question: str, rate: float, generator: np.random.Generator) -> int | N
     return kind if generator.random() < chance else None
 
 
-def draw_question(generator: np.random.Generator) -> Asked:
-    """A question about a scene, by the shares of `MAKERS`."""
+def draw_question(generator: np.random.Generator) -> tuple[str, Asked]:
+    """A question about a scene, by the shares of `MAKERS`: as it is put, its options listed; and what was asked.
+
+    In the words of the transfer targets the options have letters, as `stages.tasks.multiple_choice` has them, else they
+    stand as in `stages.tasks.text_choice`.
+    """
     weights = np.array([*MAKERS.values()])
     maker = [*MAKERS][generator.choice(len(MAKERS), p=weights / weights.sum())]
-    return maker(FAR if generator.random() < FAR_WORDS else NEAR, generator)
+    words = FAR if generator.random() < FAR_WORDS else NEAR
+    return put(asked := maker(words, generator), words), asked
 
 
-def example(asked: Asked, think_flaws: float, direct_flaws: float, generator: np.random.Generator) -> Conversation:
+def put(asked: Asked, words: str) -> str:
+    """A question with its options."""
+    if not asked.options:
+        return asked.question
+    if words == FAR:
+        return asked.question + "".join(
+            f"{letter} {each}" for letter, each in zip(LETTERS, asked.options, strict=False)
+        )
+    before, after = OPTIONS
+    return f"{before}{asked.question}{after} {', '.join(asked.options[:-1])} or {asked.options[-1]}"
+
+
+def example(
+    question: str, asked: Asked, think_flaws: float, direct_flaws: float, generator: np.random.Generator
+) -> Conversation:
     """Draw a conversation about a scene.
 
     Args:
-        asked: the scene and its question.
+        question: with its options.
+        asked: what was asked.
         think_flaws: share of answers with tags that break the format.
         direct_flaws: share of direct answers that are not the bare answer.
         generator: of all choices.
     """
-    lines = [f"{letter}. {option}" for letter, option in zip("ABCD", asked.options, strict=False)]
-    question = "\n".join([asked.question, *lines])
     answer = Answer(
-        asked.letter if asked.options else asked.answer,
+        asked.answer,
         asked.thought,
-        tagged=_flaw(question, think_flaws, generator),
-        direct=_flaw(question, direct_flaws, generator),
+        tagged=_flaw(asked.question, think_flaws, generator),
+        direct=_flaw(asked.question, direct_flaws, generator),
     )
     form = draw_format(FORMATS, generator)
     suffix, completion = form.draw(answer, generator)
@@ -162,28 +184,33 @@ class _Drawn(Pictures):
         return scenes.paint(drawn, STYLE, generator, glyph)
 
     def labelled(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Scenes of every kind of question, and the names of each cell by kind: (count, 16, 5)."""
-        drawn = [draw_question(generator).scene for _ in range(count)]
+        """Scenes of every kind of question, and the names of each cell by kind: (count, 16, 4)."""
+        drawn = [draw_question(generator)[1].scene for _ in range(count)]
         return self._paint(drawn, generator), np.stack([labels_of(scene) for scene in drawn])
 
     def conversations(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, list[Conversation]]:
         """See the base class."""
-        asked = [draw_question(generator) for _ in range(count)]
-        examples = [example(each, *self._flaws, generator) for each in asked]
-        return self._paint([each.scene for each in asked], generator), examples
+        drawn = [draw_question(generator) for _ in range(count)]
+        examples = [example(question, asked, *self._flaws, generator) for question, asked in drawn]
+        return self._paint([asked.scene for _, asked in drawn], generator), examples
 
 
 class _Scenes(World):
-    """Five names a cell."""
+    """Four names a cell, at most."""
 
-    phrases = (*PROMPTS, *(f"\n{letter}." for letter in "ABCD"))
+    # A cell's name is one token, with and without a space before it.
+    phrases = (*PROMPTS, *OPTIONS, *LETTERS, *PLACES, *(f" {place}" for place in PLACES))
     names = NAMES
 
     def vocabulary(self) -> list[str]:
         """See the base class: the words of a few thousand questions, which are all there are."""
         generator = np.random.Generator(np.random.PCG64(0))
         texts = [word for names in NAMES for word in names]
-        texts += [*scenes.NUMBERS, *scenes.DIRECTIONS, "odd even A B C D It is . .. , ?. ? [0, 250, 500, 750, 1000] ]."]
+        texts += [
+            *scenes.NUMBERS,
+            *scenes.DIRECTIONS,
+            "odd even or A B C D It is . .. , ?. ? [0, 250, 500, 750, 1000] ].",
+        ]
         for maker in MAKERS:
             for words in (NEAR, FAR):
                 for _ in range(40):
