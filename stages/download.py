@@ -35,6 +35,8 @@ def download(dataset: str) -> None:
             shared = write_table(chosen, task.by_class, table)
             Dataset.from_file(str(table)).to_parquet(folder / "images.parquet")
         card = {"task": params.task_of(key), "question": params.question, "classes": chosen.classes}
+        # Only where it is set, so that the card of any other dataset keeps its bytes.
+        card |= {} if params.prompts is None else {"prompts": params.prompts}
         write_json(folder / "dataset.json", card)
     notes = [*chosen.notes, *([f"{shared} test images are training images too"] if shared else [])]
     notes += task.notes(chosen.classes)

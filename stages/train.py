@@ -6,6 +6,7 @@ import pandas as pd
 
 from stages.methods.method import load as load_method
 from stages.runtime import determinism, environment, launch, tracking
+from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, write_directory, write_json
 from stages.runtime.params import read_section, validate
 from stages.runtime.process import is_first
@@ -22,6 +23,9 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
     """Read the method's recipe, the base model and a partition; write the trained model, its curves and its cost.
 
     Where key `launch` sets several processes, each runs this, and the first writes.
+
+    Raises:
+        UserError: the dataset has nothing to train on.
     """
     key = f"{setting}-{method}-{dataset}-{seed}"
     cell = {"setting": setting, "method": method, "dataset": dataset, "seed": seed}
@@ -42,7 +46,12 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
         trainer = import_module(f"stages.training.{recipe['trainer']}")
         params = validate(f"{path}: settings", recipe["settings"], trainer.Params)
         loaded = load_method(method)
-        examples = [Example.of(sample, loaded) for sample in samples.read(inputs["data"], dataset, image_size)]
+        if not len(found := samples.read(inputs["data"], dataset, image_size)):
+            raise UserError(
+                f"train@{key}: {dataset} has no training samples, it is for testing; next: train on another dataset, "
+                f"and `dvc repro cross_eval@{setting}-{method}-<dataset>-{dataset}-{seed}`"
+            )
+        examples = [Example.of(sample, loaded) for sample in found]
         model, record = trainer.train(
             Training(
                 load_base(BASE_MODEL, params),

@@ -7,6 +7,7 @@ from stages.evaluation.cells import evaluate_model
 from stages.evaluation.outputs import read_prompt_params
 from stages.methods.method import load as load_method
 from stages.runtime.content import content_md5
+from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, read_parquet
 from stages.runtime.params import read_section
 from stages.tasks.images import ImageParams
@@ -30,12 +31,20 @@ def describe(key: str, method: str, dataset: str, seed: int) -> dict[str, Any]:
 
     The md5s of the model and of its data, how much data that was, the recipe, and the prompt, with `{question}` in the
     place of the question.
+
+    Raises:
+        UserError: a sample has several images, of which a prediction would be asked about one.
     """
     params = read_prompt_params()
     partition = f"data/partition/{FEW_SHOT}/{seed}"
     train, validation = (f"{partition}/{name}/{dataset}.parquet" for name in ("train", "validation"))
     trained = read_parquet(train)
-    part = "all" if params.prompts == "published" else None
+    if (images := int(trained["image_count"].max())) > 1:
+        raise UserError(
+            f"best: {dataset!r} is invalid, since a sample has {images} images, and predictions are about one"
+        )
+    card = read_json(f"data/download/{dataset}/dataset.json")
+    part = card.get("prompts", "all") if params.prompts == "published" else None
     return {
         "model_md5": content_md5(Path(f"models/train/{key}")),
         "data_md5": {path: content_md5(Path(path)) for path in (f"data/download/{dataset}", train, validation)},
@@ -46,7 +55,7 @@ def describe(key: str, method: str, dataset: str, seed: int) -> dict[str, Any]:
         },
         "recipe": read_json(f"recipes/train/{method}-{dataset}.json"),
         "prompting": {
-            "task": read_json(f"data/download/{dataset}/dataset.json")["task"],
+            "task": card["task"],
             "method": method,
             "conversation": load_method(method).conversation("{question}", part),
             "images": read_section("images", ImageParams).model_dump(),

@@ -63,9 +63,10 @@ def test_the_papers_words():
     assert load("cls_rl").evaluation_prompts["new"] == "{question} First output " + thinking
     assert load("cls_rl").evaluation_prompts["all"] == "{question} First output " + thinking
     assert load("no_thinking").prompt == "{question}\n Please directly output the answer."
-    assert set(load("no_thinking").evaluation_prompts.values()) == {
-        "{question} Please directly output the answer name."
-    }
+    for part in ("all", "base", "new"):
+        assert load("no_thinking").evaluation_prompts[part] == "{question} Please directly output the answer name."
+    assert load("cls_rl").evaluation_prompts["cv_bench"] == "{question}\nOutput " + thinking
+    assert load("no_thinking").evaluation_prompts["cv_bench"] == "{question}\nPlease directly output the answer."
     assert load("sft").system == "Output " + thinking
     assert load("sft").evaluation_prompts == load("cls_rl").evaluation_prompts
     assert load("think_after_answer").prompt == (
@@ -114,7 +115,9 @@ def test_the_base_model_was_trained_with_every_prompt_of_the_papers():
 
     for name in PAPERS:
         method = load(name)
-        for prompt in (method.prompt, *method.evaluation_prompts.values(), method.system or ""):
+        # CV-Bench's are for a model that reads.
+        evaluated = [prompt for part, prompt in method.evaluation_prompts.items() if part != "cv_bench"]
+        for prompt in (method.prompt, *evaluated, method.system or ""):
             rest = prompt.replace("{question}", "").lstrip("\n.")
             assert not rest or rest in {phrase.strip("\n") for phrase in pictures.PHRASES} or rest == method.system
 

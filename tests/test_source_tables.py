@@ -186,7 +186,11 @@ def test_a_hub_dataset_of_several_images_per_row(run, tmp_path):
 
 
 SECTION_MISTAKES = [
-    ("number", {"task": "numbers"}, r"download\.mine\.task: 'numbers' is invalid; valid: classification, multiple_cho"),
+    (
+        "number",
+        {"task": "numbers"},
+        r"download\.mine\.task: 'numbers' is invalid; valid: classification, .*multiple_cho",
+    ),
     (
         "number",
         {"columns": {}},
@@ -272,16 +276,24 @@ TABLE_MISTAKES = [
     (
         "region",
         with_cell("my_box", [0.5, 0.1, 0.2, 0.3]),
-        r"sample \d: box: \[0\.5, 0\.1, 0\.2, 0\.3\] is invalid; valid: ",
+        r"download\.mine: .*row 5: box: \[0\.5, 0\.1, 0\.2, 0\.3\] is invalid; valid: ",
     ),
     (
         "region",
         with_cell("my_box", [0.1, 0.1, 0.2]),
-        r"data/download/mine: sample \d: box: \[0\.1, 0\.1, 0\.2\] is inval",
+        r"download\.mine: .*row 5: box: \[0\.1, 0\.1, 0\.2\] is inval",
     ),
-    ("multiple_choice", with_cell("my_answer", "four"), r"mine: sample \d: answer: 'four' is none of \['one', "),
-    ("multiple_choice", with_cell("my_options", ["one"]), r"sample \d: options: \['one'\] is invalid; valid: 2 to 26"),
-    ("number", with_cell("my_answer", " "), r"data/download/mine: sample \d: answer: '' is invalid; valid: a number"),
+    (
+        "multiple_choice",
+        with_cell("my_answer", "four"),
+        r"download\.mine: .*row 5: answer: 'four' is none of \['one', ",
+    ),
+    (
+        "multiple_choice",
+        with_cell("my_options", ["one"]),
+        r"row 5: options: \['one'\] is invalid; valid: 2 to 26.*; next: correct the row, or remove it$",
+    ),
+    ("number", with_cell("my_answer", " "), r"download\.mine: .*row 5: answer: '' is invalid; valid: a number"),
 ]
 
 

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from itertools import combinations, permutations
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import datasets
 import numpy as np
@@ -31,7 +31,7 @@ from stages.runtime.files import read_json
 from stages.runtime.params import read_params
 from stages.sources import coop
 from stages.sources.common import Example, Listing, checked_classes, clean_name
-from stages.sources.facts import COPIES, FACTS
+from stages.sources.facts import COPIES, FACTS, REASONING, KnownSet
 from stages.split import split as split_stage
 from stages.tasks import confusable, images, rules
 from tests.conftest import ROOT
@@ -457,7 +457,8 @@ def test_the_papers_sets_are_kept_whole_but_for_imagenet():
 
 def test_facts_are_of_the_eleven_and_copies_are_of_known_sets():
     assert set(FACTS) == set(coop.LAYOUTS)
-    assert set(COPIES.values()) <= set(FACTS)
+    assert set(COPIES.values()) <= {*FACTS, *REASONING}
+    assert set(get_args(KnownSet)) == {*FACTS, *REASONING}
     assert sum(facts.classes for facts in FACTS.values()) == 2191
 
 
@@ -882,8 +883,11 @@ def test_an_archive_that_is_not_there(fetch, hub):
 
 FOLDER = {"source": "folder", "path": "."}
 SECTION_MISTAKES = [
-    ({}, r"download\.mine\.source: missing; valid: coop, embedded, folder, hub, parquet"),
-    ({"source": "web"}, r"download\.mine\.source: 'web' is invalid; valid: coop, embedded, folder, hub, parquet"),
+    ({}, r"download\.mine\.source: missing; valid: conversations, coop, embedded, folder, hub, parquet"),
+    (
+        {"source": "web"},
+        r"download\.mine\.source: 'web' is invalid; valid: conversations, coop, embedded, folder, hub, parquet",
+    ),
     (FOLDER | {"image_column": "image"}, r"download\.mine\.image_column: unknown key; valid: .*path"),
     ({"source": "embedded", "path": "."}, r"download\.mine\.\w+: (missing|unknown key)"),
     ({"source": "coop", "dataset": "mnist"}, r"download\.mine\.dataset: 'mnist' is invalid; valid: 'caltech101', "),

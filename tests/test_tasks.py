@@ -236,17 +236,20 @@ def test_what_is_chosen(answer, letter):
 @pytest.mark.parametrize(
     ("completion", "answer", "right"),
     [
-        ("<think>C</think> <answer>(b)</answer>", "B", True),
+        ("<think>C</think> <answer>(B)</answer>", "B", True),
+        ("<think>B</think> <answer>(C)</answer>", "B", False),
+        ("<answer>(b)</answer>", "B", False),  # math-verify is not told of letters in lower case
         ("It is a pear.", "B", True),
         ("It is a pear or an apple.", "B", False),
         ("It is an apple pie.", "C", True),
         ("It is an apple pie.", "A", False),
         ("An apple pie has an apple.", "C", False),
-        ("B. apple", "B", False),
+        ("B. apple", "B", True),  # the letter at the start decides
+        ("B. apple", "A", False),
         ("Who knows?", "B", False),
     ],
 )
-def test_a_choice_in_a_sentence_counts_as_a_substring_match_where_it_is_the_only_one(completion, answer, right):
+def test_a_choice_in_a_sentence_counts_as_math_verify_reads_it(completion, answer, right):
     sample = sample_of("multiple_choice", options=FRUIT, answer=answer)
     task = tasks.load("multiple_choice")
     assert task.substring_match(completion, sample) is right

@@ -119,7 +119,7 @@ def train_vision(
     model: Qwen2VLForConditionalGeneration,
     processor: Qwen2VLProcessor,
     draw: Callable[[int], tuple[np.ndarray, np.ndarray]],
-    class_names: Sequence[str],
+    class_names: Sequence[str] | Sequence[Sequence[str]],
     params: EmbeddedModelParams,
     phases: Phases,
     report: Callable[[int, float], None] | None = None,
@@ -132,8 +132,9 @@ def train_vision(
         model: float32 model.
         processor: its processor; every class name must be one token, with and without a leading space.
         draw: n -> images uint8 (n, 32, 32, 3) and labels int64, indices into `class_names`: (n,) of images, or
-            (n, tokens) of their visual tokens.
-        class_names: one name per label.
+            (n, tokens) of their visual tokens; with several kinds of names (n, tokens, kinds), -1 where a visual token
+            has no name of a kind.
+        class_names: one name per label; or of each kind (colour, shape) the names, whose losses add up.
         params: steps, batch size and learning rate.
         phases: says which steps are still to do.
         report: called with (step, loss) after every step.
@@ -142,8 +143,11 @@ def train_vision(
     from torch.nn import functional
 
     tokenizer = processor.tokenizer
-    spaced = torch.tensor([_single_token(tokenizer, " " + name) for name in class_names])
-    bare = torch.tensor([_single_token(tokenizer, name) for name in class_names])
+    kinds = [class_names] if isinstance(class_names[0], str) else class_names
+    written = [
+        [torch.tensor([_single_token(tokenizer, space + name) for name in names]) for space in (" ", "")]
+        for names in kinds
+    ]
     embeddings = model.get_input_embeddings().weight
     visual = model.model.visual
     parameters = [*visual.parameters(), embeddings]
@@ -153,9 +157,11 @@ def train_vision(
         inputs = _pixels(processor, images)
         features = visual_tokens(visual, inputs["pixel_values"], inputs["image_grid_thw"])
         features = features.mean(dim=1) if labels.ndim == 1 else features.flatten(0, 1)
-        target = torch.from_numpy(labels.reshape(-1))
+        targets = torch.from_numpy(labels.reshape(len(features), -1)).unbind(dim=1)
         return sum(
-            functional.cross_entropy(functional.linear(features, embeddings[ids]), target) for ids in (spaced, bare)
+            functional.cross_entropy(functional.linear(features, embeddings[ids]), target, ignore_index=-1)
+            for names, target in zip(written, targets, strict=True)
+            for ids in names
         )
 
     model.train()
@@ -167,7 +173,7 @@ def train_vision(
         optimiser.step()
         scheduler.step()
         if report:
-            report(step, value / 2)
+            report(step, value / sum(map(len, written)))
 
 
 def visual_tokens(visual: torch.nn.Module, pixel_values: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:

@@ -46,7 +46,8 @@ def evaluate_model(
     params = outputs.read_prompt_params()
     images = read_section("images", ImageParams)
     data, images_of = f"data/partition/{setting}/{seed}/{name}/{dataset}.parquet", f"data/download/{dataset}"
-    task_name = read_json(f"{images_of}/dataset.json")["task"]
+    card = read_json(f"{images_of}/dataset.json")
+    task_name = card["task"]
     inputs = {"data": data, "model": folder}
     tags = {**cell, "dataset": cell["trained_on"] or dataset}
     dependencies = outputs.dependencies(stage.partition("@")[0], method, task_name, params, images, seed)
@@ -61,7 +62,9 @@ def evaluate_model(
         if not len(found):
             raise UserError(f"{stage}: {dataset} has no {name} images; `split` and `download.{dataset}` say how many")
         task, model, processor = tasks.load(task_name), load_model(folder).to(device()), load_processor(folder)
-        predictions = outputs.evaluate(model, processor, load_method(method), task, found, params, seed, finished)
+        predictions = outputs.evaluate(
+            model, processor, load_method(method), task, found, params, seed, finished, card.get("prompts")
+        )
         table, record = Path(f"metrics/predictions/{output}.parquet"), Path(f"metrics/records/{output}.json")
         numbers = outputs.write(predictions, task, table, record, {"stage": stage, **cell, **(more or {})})
         run.log_metrics(numbers)

@@ -97,14 +97,16 @@ def evaluate(
     params: PromptParams,
     seed: int,
     folder: Path,
+    prompts: str | None = None,
 ) -> pd.DataFrame:
     """Prompt the model with every sample and score the completions; see `stages.evaluation.scoring.score`.
 
-    `folder` has the batches that were finished before, and gets those that are finished now.
+    `folder` has the batches that were finished before, and gets those that are finished now. `prompts` names the
+    method's published prompts for this dataset; None: by the part of the test set.
     """
     published = params.prompts == "published"
     conversations = [
-        method.conversation(row["question"], row["part"] if published else None, row["image_count"])
+        method.conversation(row["question"], (prompts or row["part"]) if published else None, row["image_count"])
         for row in samples.rows
     ]
     finished = FinishedBatches(folder)

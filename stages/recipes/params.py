@@ -71,6 +71,10 @@ def check(params: dict[str, Any]) -> Params:
                 f"best: {dataset!r} is invalid, since each of its samples has a question of its own, and predictions "
                 "have one for all"
             )
+        if not source.may_have_one_image(f"download.{dataset}"):
+            raise UserError(
+                f"best: {dataset!r} is invalid, since its samples have several images, and predictions are about one"
+            )
         if not source.may_have_validation():
             raise UserError(
                 f"download.{dataset}.validation_per_class: None is invalid where best names {dataset}, whose source "
@@ -112,7 +116,14 @@ def task_of(dataset: str, params: Params) -> str:
 
 
 def _check_tasks(params: Params) -> None:
-    """Every dataset of the grid has what its settings need."""
+    """Every dataset has prompts that there are, and of the grid's each what its settings need."""
+    valid = {"training": None} | {
+        part: None for name in methods.names() for part in methods.load(name).evaluation_prompts
+    }
+    for dataset, section in params.download.items():
+        prompts = sources.parse(f"download.{dataset}", section).prompts
+        if prompts is not None and prompts not in valid:
+            raise UserError(f"download.{dataset}.prompts: {prompts!r} is invalid; valid: {', '.join(valid)}, or null")
     for dataset in params.datasets:
         task = tasks.load(name := task_of(dataset, params))
         if BASE_TO_NEW in params.settings and not task.by_class:

@@ -3,10 +3,17 @@
 from typing import Any
 
 from stages.runtime.params import validate_by_source
-from stages.sources import coop, embedded, folder, hub, parquet
+from stages.sources import conversations, coop, embedded, folder, hub, parquet
 from stages.sources.common import Chosen, DatasetParams
 
-SOURCES = {"coop": coop, "embedded": embedded, "folder": folder, "hub": hub, "parquet": parquet}
+SOURCES = {
+    "conversations": conversations,
+    "coop": coop,
+    "embedded": embedded,
+    "folder": folder,
+    "hub": hub,
+    "parquet": parquet,
+}
 """By the key `source`: each has `Params`, and `load`, which lists its samples and chooses those that are kept."""
 
 

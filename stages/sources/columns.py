@@ -1,9 +1,10 @@
 """Samples that come as the rows of tables, from the hub or from parquet files."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -12,6 +13,8 @@ from stages.sources.common import Example, Listing, SourceParams, digest
 from stages.tasks import task as tasks
 
 SplitName = Literal["train", "validation", "test"]
+
+_TAGGED = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
 
 GROUP = "group"
 """The column that any task may have: what is also scored by itself; see `stages.tasks.task.Sample`."""
@@ -24,7 +27,11 @@ class TableParams(SourceParams):
     name, or a number whose name stands in the table or in `names`. `columns` says which column of the table is which of
     the task's (`{question: problem, answer: solution}`), of tasks that have none; without a column of questions, all
     samples have the dataset's `question`. `group` there is the column of what is also scored by itself, of any task.
-    `splits` says what in the source is which of our splits.
+    A column may be a field of a struct (`metadata.task`). `splits` says what in the source is which of our splits; a
+    task without classes needs none to train on.
+
+    Of a split no more rows are looked at than `first_rows` says of it; with `single_image`, those of several images are
+    left out, and their number is said.
     """
 
     image_column: str
@@ -32,12 +39,27 @@ class TableParams(SourceParams):
     columns: dict[str, str] = Field(default_factory=dict)
     names: list[str] | None = Field(default=None, min_length=2)
     splits: dict[SplitName, str] | None = None
+    first_rows: dict[SplitName, Annotated[int, Field(gt=0)]] | None = None
+    single_image: bool = False
 
     @property
     def own_columns(self) -> dict[str, str]:
         """All columns that are read, by what they are to us."""
         label = {} if self.label_column is None else {"label": self.label_column}
         return {"image": self.image_column, **label, **self.columns}
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The columns that may be empty in a row."""
+        return tasks.load(self.task).optional
+
+    def read_columns(self, valid: Sequence[str]) -> list[str]:
+        """The columns of a table, which has the columns `valid`, that are read, each once."""
+        return list(dict.fromkeys(top(column, valid) for column in self.own_columns.values()))
+
+    def may_have_training(self) -> bool:
+        """See the base class."""
+        return "train" in (self.splits or {"train": ""})
 
     def may_have_validation(self) -> bool:
         """See the base class."""
@@ -46,8 +68,14 @@ class TableParams(SourceParams):
     def check(self, key: str) -> None:
         """There is something to train on."""
         super().check(key)
-        if self.splits is not None and "train" not in self.splits:
-            raise UserError(f"{key}.splits: train is missing")
+        if not self.may_have_training():
+            if tasks.load(self.task).by_class:
+                raise UserError(f"{key}.splits: train is missing")
+            if "test" not in (self.splits or {}):
+                raise UserError(f"{key}.splits: {self.splits} is invalid; valid: train, or test, or both")
+        for split in self.first_rows or {}:
+            if split not in (self.splits or {"train": ""}):
+                raise UserError(f"{key}.first_rows: {split!r} is invalid; valid: what splits names")
 
     def check_columns(self, key: str, task: tasks.BaseTask) -> None:
         """The columns are the task's."""
@@ -58,11 +86,12 @@ class TableParams(SourceParams):
             raise UserError(
                 f"{key}.label_column: {self.label_column!r} is invalid for task {self.task}; valid: {valid}"
             )
-        needed = {name for name in task.columns if not (name == "question" and self.question)}
-        if not needed <= set(self.columns) <= {*task.columns, GROUP}:
+        given = self.question or "prompt" in self.columns
+        needed = {name for name in task.columns if not (name == "question" and given)}
+        known = (*task.columns, *task.optional, GROUP)
+        if not needed <= set(self.columns) <= set(known):
             raise UserError(
-                f"{key}.columns: {self.columns} is invalid for task {self.task}; valid: columns for "
-                f"{', '.join((*task.columns, GROUP))}"
+                f"{key}.columns: {self.columns} is invalid for task {self.task}; valid: columns for {', '.join(known)}"
             )
 
     def check_table(self, where: str, valid: Sequence[str]) -> None:
@@ -72,7 +101,7 @@ class TableParams(SourceParams):
             UserError: it lacks one.
         """
         for ours, column in self.own_columns.items():
-            if column not in valid:
+            if top(column, valid) not in valid:
                 setting = f"{ours}_column" if ours in ("image", "label") else f"columns.{ours}"
                 raise UserError(f"{where}: has no column {column!r}; valid for {setting}: {', '.join(valid)}")
 
@@ -87,17 +116,54 @@ class Row(NamedTuple):
     where: str
 
 
-def row(cells: Mapping[str, Any], split: str, where: str, read: Callable[[str], bytes]) -> Row:
+def top(column: str, valid: Sequence[str]) -> str:
+    """The column of a table, which has the columns `valid`, where what `column` names stands.
+
+    >>> top("metadata.task", ["metadata"]), top("a.b", ["a.b", "a"])
+    ('metadata', 'a.b')
+    """
+    return column if column in valid else column.partition(".")[0]
+
+
+def cell(cells: Mapping[str, Any], column: str, where: str) -> Any:
+    """The cell of a row in a column, or the field of a struct there.
+
+    Raises:
+        UserError: the struct has no such field.
+    """
+    if column in cells:
+        return cells[column]
+    name, *inner = column.split(".")
+    value = cells[name]
+    for field in inner:
+        if not isinstance(value, dict) or field not in value:
+            valid = ", ".join(value) if isinstance(value, dict) else "no struct"
+            raise UserError(f"{where}: {column}: {name} has no field {field!r}; valid: {valid}")
+        name, value = field, value[field]
+    return value
+
+
+def row(
+    cells: Mapping[str, Any], split: str, where: str, read: Callable[[str], bytes], optional: Collection[str] = ()
+) -> Row:
     """A row of the cells that `TableParams.own_columns` names; see `image_bytes` for `read`.
+
+    Of the columns `optional`, what is empty is None. An answer in answer tags (the authors' `solution`) is taken out of
+    them.
 
     Raises:
         UserError: a cell is empty, or is of a kind that no task takes.
     """
     values = {name: value for name, value in cells.items() if name not in ("image", "label")}
     for name, value in values.items():
+        if name in optional and (value is None or value == [] or value == ""):
+            values[name] = None
+            continue
         parts = value if isinstance(value, list) else [value]
         if not parts or not all(isinstance(part, str | int | float) for part in parts):
             raise UserError(f"{where}: {name} is {value!r}; valid: text, a number, or a list of them")
+    if isinstance(answer := values.get("answer"), str) and (found := _TAGGED.fullmatch(answer.strip())):
+        values["answer"] = found[1].strip()
     if GROUP in values:
         if isinstance(values[GROUP], list) or not (group := str(values[GROUP]).strip()):
             raise UserError(f"{where}: group is {values[GROUP]!r}; valid: text or a number, in every row")
@@ -107,26 +173,39 @@ def row(cells: Mapping[str, Any], split: str, where: str, read: Callable[[str], 
     return Row(split, images, cells.get("label"), values, where)
 
 
-def list_rows(key: str, rows: Callable[[], Iterable[Row]], names: Sequence[str] | None, params: TableParams) -> Listing:
+def list_rows(
+    key: str, all_rows: Callable[[], Iterable[Row]], names: Sequence[str] | None, params: TableParams
+) -> Listing:
     """List the samples of tables, known by the digest of their content, so that the order of rows changes nothing.
 
     The rows are read once to list them and once more for those that are kept: only these are ever held, on disk.
 
     Args:
         key: the dataset's place in `params.yaml`.
-        rows: reads all rows anew.
+        all_rows: reads all rows anew.
         names: of the classes, if labels are numbers.
         params: of the source.
 
     Raises:
-        UserError: a label is null, out of range, of another kind than others, or a number without a name.
+        UserError: a label is null, out of range, of another kind than others, or a number without a name; or a column
+            of the task is of two kinds.
     """
     by_class = params.label_column is not None
+
+    def rows() -> Iterator[Row]:
+        return (each for each in all_rows() if len(each.images) == 1 or not params.single_image)
+
     found: list[tuple[str, Any, str, Mapping[str, Any]]] = []
     where: dict[str, str] = {}
-    for each in rows():
+    kinds: dict[str, tuple[str, str]] = {}
+    several = 0
+    for each in all_rows():
+        if params.single_image and len(each.images) > 1:
+            several += 1
+            continue
         if by_class:
             _check_label(key, each, names)
+        _check_kinds(each, kinds)
         name = digest(each.images, each.values)
         found.append((each.split, each.label, name, each.values))
         where.setdefault(name, each.where)
@@ -148,7 +227,33 @@ def list_rows(key: str, rows: Callable[[], Iterable[Row]], names: Sequence[str] 
                 files = (Path(folder) / f"{example.name}-{number}" for number in range(counts[example.name]))
                 yield [file.read_bytes() for file in files]
 
-    return Listing(classes, examples, read, lambda example: where[example.name])
+    left = [f"{several} rows of several images are left out (single_image)"] if several else []
+    return Listing(classes, examples, read, lambda example: where[example.name], left)
+
+
+def _check_kinds(row: Row, kinds: dict[str, tuple[str, str]]) -> None:
+    """Each column of the task has one kind of values in all files; `kinds` has the first of each, and where it is."""
+    for name, value in row.values.items():
+        if value is None:
+            continue
+        kind, where = kinds.setdefault(name, (_kind(value), row.where))
+        if kind != _kind(value):
+            raise UserError(
+                f"{row.where}: {name} is {value!r}, {_kind(value)}, and {kind} in {where}; valid: one kind in all rows "
+                "and files; next: write the column anew"
+            )
+
+
+def _kind(value: Any) -> str:
+    """What a cell is, in words.
+
+    >>> _kind("a"), _kind(1.5), _kind([1, 2]), _kind([1, "b"])
+    ('text', 'a number', 'a list of numbers', 'a list of numbers and text')
+    """
+    if isinstance(value, list):
+        kinds = {"text" if isinstance(part, str) else "numbers" for part in value}
+        return f"a list of {' and '.join(sorted(kinds))}"
+    return "text" if isinstance(value, str) else "a number"
 
 
 def _check_label(key: str, row: Row, names: Sequence[str] | None) -> None:

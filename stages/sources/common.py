@@ -17,9 +17,10 @@ from stages.runtime.errors import UserError
 from stages.runtime.messages import first_of
 from stages.runtime.params import Section
 from stages.sources import facts
-from stages.sources.facts import Known
+from stages.sources.facts import KnownSet
 from stages.tasks import task as tasks
-from stages.tasks.draws import SPLITS
+from stages.tasks.draws import SPLITS, generator
+from stages.tasks.task import OptionRule
 
 _HIDDEN = re.compile(
     "[\\u034f\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180d\\u180f\\u3164\\ufe00-\\ufe0f\\uffa0\\U000e0100-\\U000e01ef]"
@@ -41,18 +42,31 @@ Amount = Annotated[float, Field(gt=0), AfterValidator(_whole_or_share)]
 
 
 class DatasetParams(Section):
-    """The keys of every dataset; `source` says where it comes from, `question` is put about each of its samples."""
+    """The keys of every dataset; `source` says where it comes from, `question` is put about each of its samples.
+
+    `prompts` names the methods' prompts of evaluation for this dataset (see `stages.methods.method`): `cv_bench`, or
+    `training`, those of training; null: by the part of the test set.
+    """
 
     source: str
     question: str | None = Field(min_length=1)
     seed: int = Field(ge=0)
+    prompts: str | None = None
 
     def task_of(self, key: str) -> str:
         """The task of the dataset that `key` names."""
         raise NotImplementedError
 
+    def may_have_training(self) -> bool:
+        """Whether there is something to train on: a benchmark may be a test set and no more."""
+        return True
+
     def may_have_validation(self) -> bool:
         """Whether there are validation images, as far as the section says: some show it only when they are read."""
+        return True
+
+    def may_have_one_image(self, key: str) -> bool:
+        """Whether each sample of the dataset that `key` names has one image; some show it only when they are read."""
         return True
 
     def check(self, key: str) -> None:
@@ -73,7 +87,7 @@ class SourceParams(DatasetParams):
     of files changes nothing.
 
     `task` is a file of `stages/tasks`; where it has no classes, all its samples count as one class here. `dataset` says
-    which of the paper's eleven sets this is, if any: then it is compared with what the paper has.
+    which of the paper's sets this is, if any: then it is compared with what the paper has.
     `underscores` in class names are kept, as in the paper's own data, or become spaces.
     """
 
@@ -84,11 +98,11 @@ class SourceParams(DatasetParams):
     train_per_class: int | None = Field(gt=0)
     validation_per_class: Amount | None = None
     test_per_class: Amount | None = None
-    dataset: Known | None = None
+    dataset: KnownSet | None = None
     underscores: Literal["keep", "spaces"] = "keep"
 
     @property
-    def known(self) -> Known | None:
+    def known(self) -> KnownSet | None:
         """Which of the paper's sets this is."""
         return self.dataset
 
@@ -142,12 +156,14 @@ class Listing:
         examples: in any order.
         read: yields the encoded images of each of the examples that it is given, in their order.
         where: how an example is called in a message.
+        warnings: what is left out, for whoever downloads it.
     """
 
     classes: list[str]
     examples: list[Example]
     read: Read
     where: Callable[[Example], str]
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -169,18 +185,24 @@ def keep(key: str, listing: Listing, params: SourceParams) -> Chosen:
     """Choose the samples that are kept, check the names of classes, and compare with what is known of the dataset.
 
     Raises:
-        UserError: see `checked_classes` and `assign`.
+        UserError: see `checked_classes`, `assign` and `check_samples`.
     """
     classes, warnings = checked_classes(key, listing, params)
     chosen = assign(key, listing, params)
+    check_samples(chosen, listing, params)
+    warnings = [*listing.warnings, *warnings]
     notes = [] if params.known is None else _differences(key, params.known, listing, chosen, params)
     return Chosen(classes, chosen, listing.read, listing.where, notes, warnings)
 
 
 def _differences(
-    key: str, known: Known, listing: Listing, chosen: Sequence[Example], params: SourceParams
+    key: str, known: KnownSet, listing: Listing, chosen: Sequence[Example], params: SourceParams
 ) -> list[str]:
     """How a dataset differs from the paper's, whose name for it says something only where the grid has another."""
+    if known in facts.REASONING:
+        groups = Counter(example.values.get("group") for example in chosen if example.split == "test")
+        title = "" if key.rpartition(".")[2] == known else f"{facts.REASONING[known].title}: "
+        return [f"{title}{note}" for note in facts.compare_groups(known, groups)]
     kept = Counter(example.split for example in chosen)["test"]
     test = Counter(example.split for example in listing.examples)["test"] or kept
     notes = facts.compare(known, len(listing.classes), test, kept, params.question, params.coop_splits)
@@ -216,11 +238,30 @@ def assign(key: str, listing: Listing, params: SourceParams) -> list[Example]:
                 count = _count(amount, size)
                 parts[split], pool = pool[:count], pool[count:]
         parts["train"] = pool[: params.train_per_class]
-        if not parts["train"]:
+        if not parts["train"] and params.may_have_training():
             raise UserError(_too_few(key, name, size, len(parts["test"]) + len(parts["validation"])))
         for split in SPLITS:
             chosen += sorted(replace(example, split=split) for example in parts[split])
     return chosen
+
+
+_ALL = OptionRule(fraction=1, minimum=1, maximum=1, all_below_minimum=True)
+
+
+def check_samples(chosen: Sequence[Example], listing: Listing, params: SourceParams) -> None:
+    """Make the sample of each example of a task without classes once, so that a wrong one is found here.
+
+    Raises:
+        UserError: an example is none of its task.
+    """
+    task = tasks.load(params.task)
+    if task.by_class:
+        return
+    for example in chosen:
+        try:
+            task.sample({"question": params.question, **example.values}, [], _ALL, generator("check"))
+        except UserError as error:
+            raise UserError(f"{listing.where(example)}: {error}; next: correct the row, or remove it") from None
 
 
 def checked_classes(key: str, listing: Listing, params: SourceParams) -> tuple[list[str], list[str]]:
@@ -376,18 +417,19 @@ def digest(images: Sequence[bytes], values: Mapping[str, Any]) -> str:
     return blake2b(json.dumps([parts, values], sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def read_file(path: Path, hint: str) -> bytes:
+def read_file(path: Path, hint: str, where: str = "") -> bytes:
     """The bytes of a file.
 
     Raises:
-        UserError: it cannot be read; `hint` says what to do.
+        UserError: it cannot be read; `where` says who names it, `hint` what to do.
     """
+    named = f"{where}: {path}" if where else str(path)
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: missing; next: {hint}") from None
+        raise UserError(f"{named}: missing; next: {hint}") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); next: {hint}") from None
+        raise UserError(f"{named}: cannot be read ({error.strerror}); next: {hint}") from None
 
 
 def _rank(example: Example, seed: int) -> tuple[bytes, str]:

@@ -1,6 +1,8 @@
-"""What is known of the eleven classification sets of the paper (P1 Table 8), and where copies of them live."""
+"""What is known of the paper's sets (P1 Table 8; sections 4 and D for those of reasoning), and where copies live."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Known = Literal[
@@ -16,6 +18,8 @@ Known = Literal[
     "sun397",
     "ucf101",
 ]
+Benchmark = Literal["cv_bench", "mathvista", "mathvision", "puzzle_vqa", "algo_puzzle_vqa"]
+KnownSet = Literal[Known, Benchmark]
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,41 @@ FACTS: dict[str, Facts] = {
     "ucf101": Facts("UCF101", 101, 3783, "What actions is the person performing in the photo?"),
 }
 
-COPIES: dict[str, Known] = {
+
+@dataclass(frozen=True)
+class TestSet:
+    """A set of reasoning tasks that the paper tests on.
+
+    Attributes:
+        title: its name.
+        test: samples that the paper scores, which its printed numbers fit.
+        groups: samples of each of its parts.
+    """
+
+    title: str
+    test: int
+    groups: Mapping[str, int] = field(default_factory=dict)
+
+
+REASONING: dict[str, TestSet] = {
+    "cv_bench": TestSet("CV-Bench", 2638, {"Count": 788, "Relation": 650, "Depth": 600, "Distance": 600}),
+    "mathvista": TestSet(
+        "MathVista",
+        1000,
+        {
+            "textbook question answering": 158,
+            "visual question answering": 179,
+            "geometry problem solving": 208,
+            "math word problem": 186,
+            "figure question answering": 269,
+        },
+    ),
+    "mathvision": TestSet("MathVision", 304),
+    "puzzle_vqa": TestSet("PuzzleVQA", 2000),
+    "algo_puzzle_vqa": TestSet("AlgoPuzzleVQA", 1800),
+}
+
+COPIES: dict[str, KnownSet] = {
     "tanganke/dtd": "dtd",
     "mcimpoi/dtd_split_1": "dtd",
     "timm/eurosat-rgb": "eurosat",
@@ -70,8 +108,15 @@ COPIES: dict[str, Known] = {
     "flwrlabs/caltech101": "caltech101",
     "benjamin-paine/imagenet-1k": "imagenet",
     "evanarlian/imagenet_1k_resized_256": "imagenet",
+    "nyu-visionx/CV-Bench": "cv_bench",
+    "AI4Math/MathVista": "mathvista",
+    "MathLLMs/MathVision": "mathvision",
+    "declare-lab/PuzzleVQA": "puzzle_vqa",
+    "stzhao/PuzzleVQA": "puzzle_vqa",
+    "declare-lab/AlgoPuzzleVQA": "algo_puzzle_vqa",
+    "stzhao/AlgoPuzzleVQA": "algo_puzzle_vqa",
 }
-"""Repositories of the Hugging Face hub that hold one of the eleven, in a layout of their own."""
+"""Repositories of the Hugging Face hub that hold one of them, in a layout of their own."""
 
 
 def compare(name: str, classes: int, test: int, kept: int, question: str, coop: bool) -> list[str]:
@@ -101,3 +146,23 @@ def compare(name: str, classes: int, test: int, kept: int, question: str, coop: 
     if question != facts.question:
         notes.append(f"the question is {question!r}, the paper's is {facts.question!r}")
     return notes
+
+
+def compare_groups(name: str, groups: Mapping[str | None, int]) -> list[str]:
+    """Say where a test set of reasoning tasks differs from the paper's, one sentence each.
+
+    Args:
+        name: a key of `REASONING`.
+        groups: samples that are kept of each group; under None those without one.
+
+    >>> compare_groups("mathvision", {None: 300}), compare_groups("puzzle_vqa", {"circle": 1000, "grid": 1000})
+    (['300 test samples, the paper has 304'], [])
+    """
+    facts, total = REASONING[name], sum(groups.values())
+    notes = [] if total == facts.test else [f"{total} test samples, the paper has {facts.test}"]
+    found = Counter(groups)
+    for group, count in facts.groups.items():
+        if found[group] != count:
+            notes.append(f"{found[group]} test samples of {group}, the paper has {count}")
+    unknown = sorted(str(group) for group in found if facts.groups and group not in facts.groups and group is not None)
+    return notes + [f"{group!r} is no part of the paper's" for group in unknown]

@@ -3,22 +3,28 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from stages.runtime.errors import UserError
 from stages.runtime.files import expand, is_of_content
 from stages.runtime.hub import check_revision, fetch_snapshot, line
-from stages.sources.columns import Row, SplitName, TableParams, list_rows, row
+from stages.sources import parquet
+from stages.sources.columns import Row, SplitName, TableParams, cell, list_rows, row
 from stages.sources.common import Chosen, below, keep, read_file
-from stages.sources.facts import COPIES, Known
+from stages.sources.facts import COPIES, KnownSet
+
+_PARQUET = ".parquet"
 
 
 class Params(TableParams):
     """A hub dataset: `repository` at `revision` (a commit hash: branches and tags move), or `path`, a copy of one.
 
-    `splits` says which of its splits is which of ours; splits that are not named are left out. `configuration` is one
-    of the repository's, if it has several; `files` are patterns of what is downloaded, null: all.
+    `splits` says which of its splits is which of ours; splits that are not named are left out. Where they are patterns
+    of parquet files (`SAT_train.parquet`), these are read themselves, as source `parquet` does, and no library decides
+    what is a split. `configuration` is one of the repository's, if it has several; `files` are patterns of what is
+    downloaded, null: all.
     """
 
     source: Literal["hub"]
@@ -30,7 +36,7 @@ class Params(TableParams):
     splits: dict[SplitName, str]
 
     @property
-    def known(self) -> Known | None:
+    def known(self) -> KnownSet | None:
         """Which of the paper's sets this is, by its key or as a known copy of it."""
         return self.dataset or COPIES.get(self.repository or "")
 
@@ -41,6 +47,9 @@ class Params(TableParams):
             found = "neither is" if self.path is None else "both are"
             raise UserError(f"{key}: of path and repository {found} set; valid: one of them")
         check_revision(key, self.repository, self.revision)
+        kinds = {name.endswith(_PARQUET) for name in self.splits.values()}
+        if len(kinds) > 1:
+            raise UserError(f"{key}.splits: {self.splits} is invalid; valid: names of splits alone, or files alone")
         for name in self.splits.values():
             if list(self.splits.values()).count(name) > 1:
                 raise UserError(f"{key}.splits: {name!r} stands twice; valid: each once")
@@ -57,18 +66,20 @@ def load(key: str, params: Params) -> Chosen:
         folder = expand(f"{key}.path", params.path.removeprefix("file://"))
     else:
         folder = fetch_snapshot(key, str(params.repository), str(params.revision), params.files, "dataset")
+    if any(name.endswith(_PARQUET) for name in params.splits.values()):
+        return parquet.load_files(key, folder, params)
     # Read once per iteration and never copied whole: neither into memory nor into the cache of `datasets`.
     tables = _open(key, folder, params)
-    label = tables["train"].features.get(params.label_column)
+    label = next(iter(tables.values())).features.get(params.label_column)
     names = params.names or getattr(label, "names", None)
 
     def rows() -> Iterator[Row]:
         for split, table in tables.items():
             with _reading(key, folder):
-                for number, found in enumerate(table):
+                for number, found in enumerate(islice(table, (params.first_rows or {}).get(split))):
                     where = f"{key}: {params.splits[split]} row {number}"
-                    cells = {ours: found[theirs] for ours, theirs in params.own_columns.items()}
-                    yield row(cells, split, where, partial(_read, where, folder))
+                    cells = {ours: cell(found, theirs, where) for ours, theirs in params.own_columns.items()}
+                    yield row(cells, split, where, partial(_read, where, folder), params.optional)
 
     return keep(key, list_rows(key, rows, None if _is_text(label) else names, params), params)
 
@@ -95,7 +106,7 @@ def _columns(key: str, found: Any, split: str, params: Params) -> Any:
         raise UserError(f"{key}.splits: {split!r} is invalid; valid: {', '.join(map(str, found))}")
     table = found[split]
     params.check_table(f"{key}: {split}", list(table.features or {}))
-    table = table.select_columns(list(dict.fromkeys(params.own_columns.values())))
+    table = table.select_columns(params.read_columns(list(table.features or {})))
     shown = table.features[params.image_column]
     undecoded = datasets.Image(decode=False)
     if isinstance(shown, datasets.Image):
@@ -120,7 +131,7 @@ def _reading(key: str, folder: Path) -> Iterator[None]:
 
 
 def _read(where: str, folder: Path, name: str) -> bytes:
-    return read_file(below(where, folder, name), "complete the copy of the dataset")
+    return read_file(below(where, folder, name), "complete the copy of the dataset", where)
 
 
 def _is_text(label: Any) -> bool:

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 from stages.runtime.errors import UserError
 from stages.runtime.files import expand
-from stages.sources.columns import Row, TableParams, list_rows, row
+from stages.sources.columns import Row, TableParams, cell, list_rows, row
 from stages.sources.common import Chosen, inside, keep, read_file
 
 
@@ -29,7 +30,11 @@ def load(key: str, params: Params) -> Chosen:
     Raises:
         UserError: a file or a column is missing, or a file is no parquet; see `keep`.
     """
-    root = expand(f"{key}.path", params.path)
+    return load_files(key, expand(f"{key}.path", params.path), params)
+
+
+def load_files(key: str, root: Path, params: TableParams) -> Chosen:
+    """List the rows of the files below `root` that `params.splits` names; see `load`."""
     files = _files(key, root, params)
     folder = root if root.is_dir() else root.parent
     found = [_names(path, params) for _, path in files]
@@ -37,13 +42,15 @@ def load(key: str, params: Params) -> Chosen:
         raise UserError(f"{key}: the files under {root} name their classes differently; next: set names")
 
     def rows() -> Iterator[Row]:
-        for split, path in files:
-            yield from _rows(path, split, folder, params)
+        for split in dict.fromkeys(split for split, _ in files):
+            paths = [path for each, path in files if each == split]
+            all_rows = chain.from_iterable(_rows(key, path, split, folder, params) for path in paths)
+            yield from islice(all_rows, (params.first_rows or {}).get(split))
 
     return keep(key, list_rows(key, rows, found[0], params), params)
 
 
-def _files(key: str, root: Path, params: Params) -> list[tuple[str, Path]]:
+def _files(key: str, root: Path, params: TableParams) -> list[tuple[str, Path]]:
     if root.is_file():
         return [("train", root)]
     files = []
@@ -59,20 +66,24 @@ def _files(key: str, root: Path, params: Params) -> list[tuple[str, Path]]:
     return files
 
 
-def _rows(path: Path, split: str, folder: Path, params: Params) -> Iterator[Row]:
-    columns = params.own_columns
+def _rows(key: str, path: Path, split: str, folder: Path, params: TableParams) -> Iterator[Row]:
+    file = _open(path, params)
+    columns = params.read_columns(file.schema_arrow.names)
     number = 0
 
     def read(name: str) -> bytes:
-        return read_file(folder / inside(f"{path}: row {number}", name), "complete the images beside the table")
+        where = f"{key}: {path}: row {number}"
+        return read_file(folder / inside(where, name), "complete the images beside the table", where)
 
-    for batch in _open(path, params).iter_batches(batch_size=64, columns=list(dict.fromkeys(columns.values()))):
-        for cells in zip(*(batch.column(name).to_pylist() for name in columns.values()), strict=True):
-            yield row(dict(zip(columns, cells, strict=True)), split, f"{path}: row {number}", read)
+    for batch in file.iter_batches(batch_size=64, columns=columns):
+        for found in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+            where, cells = f"{key}: {path}: row {number}", dict(zip(columns, found, strict=True))
+            own = {ours: cell(cells, theirs, where) for ours, theirs in params.own_columns.items()}
+            yield row(own, split, where, read, params.optional)
             number += 1
 
 
-def _names(path: Path, params: Params) -> list[str] | None:
+def _names(path: Path, params: TableParams) -> list[str] | None:
     """Class names: of `params.yaml`, or of the schema; None where labels are names themselves."""
     import pyarrow as pa
 
@@ -85,7 +96,7 @@ def _names(path: Path, params: Params) -> list[str] | None:
     return params.names or _names_in(schema.metadata or {}, schema.field(params.label_column).metadata or {}, params)
 
 
-def _names_in(schema: dict[bytes, bytes], field: dict[bytes, bytes], params: Params) -> list[str] | None:
+def _names_in(schema: dict[bytes, bytes], field: dict[bytes, bytes], params: TableParams) -> list[str] | None:
     """The names that a file's metadata has, as the `datasets` library writes them or under `names`."""
     found: Any = None
     try:
@@ -100,7 +111,7 @@ def _names_in(schema: dict[bytes, bytes], field: dict[bytes, bytes], params: Par
     return [str(name) for name in found] if isinstance(found, list) else None
 
 
-def _open(path: Path, params: Params) -> Any:
+def _open(path: Path, params: TableParams) -> Any:
     import pyarrow as pa
     import pyarrow.parquet
 

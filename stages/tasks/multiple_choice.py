@@ -1,9 +1,8 @@
 """Multiple choice: one of a few lettered options; the letter is right, and so is the option's text.
 
-A sample has its own options, from its source (`options` a list, `answer` one of them or its letter), and its own
-question or the dataset's. The order of the options is the source's.
-
-Differs from P1's evaluation of such a set, where math-verify reads the letter out of a sentence.
+A sample has its own options, from its source: `options` a list, or text that letters them; `answer` one of them, its
+letter, bracketed or not, or a whole number, its place from 0 on; and its own question or the dataset's. A source may
+have the whole text of a question, options included, in `prompt` (CV-Bench). The order of the options is the source's.
 """
 
 import re
@@ -15,7 +14,7 @@ import numpy as np
 
 from stages.runtime.errors import UserError
 from stages.tasks import rules
-from stages.tasks.task import BaseTask, OptionRule, Rule, Sample
+from stages.tasks.task import BaseTask, OptionRule, Rule, Sample, is_missing
 
 _CHOICE = re.compile(r"(?:\(([A-Z])\)|([A-Z])\b)[.:)]?(?:\s*(.+))?", re.DOTALL | re.IGNORECASE)
 """`B`, `(B)`, `B.`, `B. two` and their like."""
@@ -25,24 +24,18 @@ class Task(BaseTask):
     """The right answer of a sample is its letter; see `chosen` for what counts as one."""
 
     columns = ("question", "options", "answer")
+    optional = ("prompt",)
 
     def sample(
         self, example: Mapping[str, Any], names: Sequence[str], rule: OptionRule, random: np.random.Generator
     ) -> Sample:
-        """The question with its options below it, a letter before each."""
-        given, answer = example["options"], str(example["answer"]).strip()
-        options = [str(option).strip() for option in ([given] if isinstance(given, str) else given)]
-        if not 2 <= len(options) == len({option.lower() for option in options} - {""}) <= len(ascii_uppercase):
-            valid = f"2 to {len(ascii_uppercase)}, none blank, no two equal but for case"
-            raise UserError(f"options: {options} is invalid; valid: {valid}")
-        letters = ascii_uppercase[: len(options)]
-        alone = answer.strip("().").upper()
-        found = {letter for letter, option in zip(letters, options, strict=True) if alone == letter or answer == option}
-        if len(found) != 1:
-            reason = "is one option's text and another's letter" if found else "is none"
-            raise UserError(f"answer: {answer!r} {reason} of {options}; valid: an option, or its letter")
-        lines = [f"{letter}. {option}" for letter, option in zip(letters, options, strict=True)]
-        return Sample("\n".join([example["question"], *lines]), found.pop(), tuple(options))
+        """The question with its options below it, a letter before each; or the source's own prompt."""
+        options = listed(example["options"])
+        right = letter_of(example["answer"], options)
+        if not is_missing(prompt := example.get("prompt")):
+            return Sample(str(prompt), right, tuple(options))
+        lines = [f"{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False)]
+        return Sample("\n".join([example["question"], *lines]), right, tuple(options))
 
     def question(self, question: str, names: Sequence[str]) -> None:
         """Each sample has options of its own."""
@@ -52,25 +45,64 @@ class Task(BaseTask):
         return chosen(answer, sample) is not None
 
     def substring_match(self, completion: str, sample: Sample) -> bool:
-        """The right option is chosen, or its text, and no other option's, stands in the answer."""
-        answer = rules.tagged(completion) or completion.strip()
-        if (letter := chosen(answer, sample)) is not None:
-            return letter == sample.answer
-        rest, named = answer.lower(), set()
-        # The longest first, since one option may stand in another.
-        for letter, option in sorted(_options(sample), key=lambda each: -len(each[1])):
-            if option.lower() in rest:
-                named.add(letter)
-                rest = rest.replace(option.lower(), " ")
-        return named == {sample.answer}
+        """As published for CV-Bench: see `stages.tasks.rules.named`; the answer tag is one of one line."""
+        return named(rules.rewarded_text(completion), sample)
 
     def exact_match(self, answer: str | None, sample: Sample) -> bool:
         """The letter or the option's text, and nothing else."""
         return chosen(answer, sample) == sample.answer
 
     def rewarded(self, completion: str, sample: Sample, rule: Rule) -> bool:
-        """One rule for both names: what P1's code does for letters is this, its case aside."""
+        """One rule for both names; what P1's training code did for letters is not known."""
         return chosen(rules.rewarded_text(completion), sample) == sample.answer
+
+
+def listed(given: Any) -> list[str]:
+    """The options of an example, from a list, or from text that letters them.
+
+    >>> listed(["one", 2]), listed("(A) one (B) two")
+    (['one', '2'], ['one', 'two'])
+
+    Raises:
+        UserError: they are fewer than two or more than 26, or one is blank or another's.
+    """
+    found = (rules.lettered(given) or [given]) if isinstance(given, str) else given
+    options = [str(option).strip() for option in found]
+    if not 2 <= len(options) == len({option.lower() for option in options} - {""}) <= len(ascii_uppercase):
+        valid = f"2 to {len(ascii_uppercase)}, none blank, no two equal but for case"
+        raise UserError(f"options: {options} is invalid; valid: {valid}")
+    return options
+
+
+def letter_of(answer: Any, options: Sequence[str]) -> str:
+    """The letter of the right option, from what a source has as its answer.
+
+    >>> letter_of("(B)", ["one", "two"]), letter_of("two", ["one", "two"]), letter_of(1, ["one", "two"])
+    ('B', 'B', 'B')
+    >>> letter_of(1, ["3", "1", "2"])  # an option's text
+    'B'
+
+    Raises:
+        UserError: it is none of them, or one's text and another's letter.
+    """
+    text = str(answer).strip()
+    alone = text.strip("().").upper()
+    pairs = list(zip(ascii_uppercase, options, strict=False))
+    found = {letter for letter, option in pairs if alone == letter or text == option}
+    if not found and isinstance(answer, int | np.integer) and 0 <= answer < len(options):
+        found = {ascii_uppercase[answer]}
+    if len(found) != 1:
+        reason = "is one option's text and another's letter" if found else "is none"
+        raise UserError(f"answer: {text!r} {reason} of {list(options)}; valid: an option, or its letter")
+    return found.pop()
+
+
+def named(text: str, sample: Sample) -> bool:
+    """Whether the published rule finds the right option in a text: its letter, bracketed or not, or its text."""
+    letters = ascii_uppercase[6 : len(sample.options)]
+    others = [each for letter in letters for each in (letter, f"({letter})")]
+    right = sample.answer
+    return rules.named(text, [*sample.options, *others], [right, f"({right})", dict(_options(sample))[right]])
 
 
 def chosen(answer: str | None, sample: Sample) -> str | None:

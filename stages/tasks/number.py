@@ -36,8 +36,10 @@ class Task(BaseTask):
         return question
 
     def valid(self, answer: str | None, sample: Sample) -> bool:
-        """It is a number; where the right answer is an expression, any text may be one."""
-        return answer is not None and (value(answer) is not None or value(sample.answer) is None)
+        """It is a number; where the right answer is an expression, any text may be one; unknown (blank), none is."""
+        return answer is not None and (
+            value(answer) is not None or bool(sample.answer and value(sample.answer) is None)
+        )
 
     def substring_match(self, completion: str, sample: Sample) -> bool:
         """As math-verify reads the answer, which may have words around it."""

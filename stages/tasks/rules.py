@@ -6,7 +6,9 @@ lines, and the accuracy reward the first that does not.
 
 import logging
 import re
+from collections.abc import Iterable
 from functools import lru_cache
+from string import ascii_uppercase
 from typing import Any
 
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -72,10 +74,62 @@ def math_verify(completion: str, answer: str) -> bool:
     True
     """
     solution = f"<answer>{answer}</answer>"
-    expected = expressions(solution)
-    if expected and equal(expressions(completion), expected):
-        return True
-    return rewarded_text(completion).lower() == rewarded_text(solution).lower()
+    return verified(completion, answer) or rewarded_text(completion).lower() == rewarded_text(solution).lower()
+
+
+def verified(completion: str, answer: str) -> bool:
+    """Whether math-verify finds a completion and a solution equal, in the authors' order."""
+    expected = expressions(f"<answer>{answer}</answer>")
+    return bool(expected) and equal(expressions(completion), expected)
+
+
+def named(text: str, options: Iterable[str], right: Iterable[str]) -> bool:
+    """The published rule of CV-Bench (P1 code): math-verify's extraction of strings, and what it finds is in a set.
+
+    It looks for letters from A to F, bracketed or not, and for the texts of the options; behind "answer" first, then at
+    the start, then anywhere, the last one before others. It does not see a letter in lower case, or one that is joined
+    to a bracket or a word. Ours is the order of the strings, the longest first, so that none hides in another.
+
+    Args:
+        text: what is answered.
+        options: texts and letters beyond F that may be named.
+        right: those strings that are right; in upper or lower case they are too.
+
+    >>> [named(text, ["one", "two"], ["B", "(B)", "two"]) for text in ("It is (B).", "B. one", "A. two", "(B) or (A)")]
+    [True, True, False, True]
+    """
+    from math_verify import parse
+    from math_verify.parser import StringExtractionConfig
+
+    if len(text) > _TEXT:
+        return False
+    letters = [each for letter in ascii_uppercase[:6] for each in (letter, f"({letter})")]
+    strings = sorted({*letters, *options}, key=lambda each: (-len(each), each))
+    _quiet()
+    found = parse(text, [StringExtractionConfig(strings=tuple(strings))], parsing_timeout=None)
+    valid = {form for each in right for form in (each, each.upper(), each.lower())}
+    return any(each in valid for each in found)
+
+
+def lettered(text: str) -> list[str]:
+    """The options that a text lists at its end by letters from A on; none where it lists fewer than two.
+
+    >>> lettered("Which?\\nChoices:\\n(A) one\\n(B) two"), lettered("A. one\\nB. two"), lettered("A dog")
+    (['one', 'two'], ['one', 'two'], [])
+    """
+    for opening in (r"\({}\)", r"{}[.):]"):
+        marks: list[tuple[int, int]] = []
+        start = 0
+        for letter in ascii_uppercase:
+            mark = re.compile(r"(?:^|\s)" + opening.format(letter) + r"\s*").search(text, start)
+            if mark is None:
+                break
+            marks.append(mark.span())
+            start = mark.end()
+        if len(marks) > 1:
+            ends = [*(begin for begin, _ in marks[1:]), len(text)]
+            return [text[begin:end].strip() for (_, begin), end in zip(marks, ends, strict=True)]
+    return []
 
 
 def expressions(text: str) -> list[Any]:
@@ -108,10 +162,14 @@ def _patterns() -> list[re.Pattern[str]]:
     """By which math-verify finds expressions in a text."""
     from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig, get_extraction_regexes
 
-    # It warns that no time limit is set; ours are the bounds above.
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    _quiet()
     targets = get_extraction_regexes([LatexExtractionConfig(), ExprExtractionConfig()])
     return [pattern for patterns, _ in targets for pattern, _ in patterns]
+
+
+def _quiet() -> None:
+    """It warns that no time limit is set; ours are the bounds above."""
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def _bounded(group: str, found: str) -> bool:

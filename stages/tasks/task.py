@@ -39,6 +39,8 @@ class Sample:
         options: what may be answered; empty where anything may.
         box: of a region: left, top, right, bottom, as shares of width and height.
         group: the part of the test set that is also scored by itself, as CV-Bench's `Count`; None where there are none.
+        precision: of a number, the decimals at which it is compared; None: as it is.
+        unit: of a number, what may stand behind it.
     """
 
     question: str
@@ -46,19 +48,29 @@ class Sample:
     options: tuple[str, ...] = ()
     box: tuple[float, float, float, float] | None = None
     group: str | None = None
+    precision: int | None = None
+    unit: str | None = None
 
     def columns(self) -> dict[str, Any]:
         """What stands in a table of samples: the fields that this task and this dataset have."""
-        box = {} if self.box is None else {"box": list(self.box)}
-        group = {} if self.group is None else {"group": self.group}
-        return {"answer": self.answer, "options": list(self.options), "question": self.question, **box, **group}
+        own = {"group": self.group, "box": None if self.box is None else list(self.box)}
+        own |= {"precision": self.precision, "unit": self.unit}
+        given = {name: value for name, value in own.items() if value is not None}
+        return {"answer": self.answer, "options": list(self.options), "question": self.question, **given}
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Sample":
         """The sample in a row of a table of samples, which may have further columns."""
-        found = {field.name: row[field.name] for field in fields(cls) if row.get(field.name) is not None}
-        sequences = {name: tuple(found[name]) for name in ("options", "box") if name in found}
-        return cls(**found | sequences)
+        found = {field.name: row[field.name] for field in fields(cls) if not is_missing(row.get(field.name))}
+        others = {name: tuple(found[name]) for name in ("options", "box") if name in found}
+        if "precision" in found:
+            others["precision"] = int(found["precision"])  # pandas makes it a float where others are missing
+        return cls(**found | others)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell of a table is empty, as pandas has it too."""
+    return value is None or (isinstance(value, float) and value != value)
 
 
 class BaseTask(ABC):
@@ -67,11 +79,13 @@ class BaseTask(ABC):
     Attributes:
         columns: what a source gives of each example beside its images and, where samples are drawn by class, its class;
             `question` may be left to the dataset.
+        optional: what it may give, and may leave empty: `prompt` is the whole text of a question, as the source has it.
         by_class: whether samples are drawn by class (`split.shots`), or by count (`split.train_count`).
         scores: names of the sub-scores of `sub_scores`.
     """
 
     columns: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()
     by_class: ClassVar[bool] = False
     scores: ClassVar[tuple[str, ...]] = ()
 
@@ -113,8 +127,8 @@ class BaseTask(ABC):
 
     def fields(self, grouped: bool = False) -> list[str]:
         """The columns of a table of samples, which may have groups; see `Sample.columns`."""
-        box, group = ["box"] if "box" in self.columns else [], ["group"] if grouped else []
-        return ["answer", "options", "question", *box, *group]
+        own = [name for name in ("box", "precision", "unit") if name in {*self.columns, *self.optional}]
+        return ["answer", "options", "question", *(["group"] if grouped else []), *own]
 
     def sub_scores(self, answer: str | None, sample: Sample) -> dict[str, float]:
         """Numbers from 0 to 1 beside right and wrong, by the names in `scores`."""

@@ -161,7 +161,7 @@ def describe(name: str, section: dict[str, Any], assumptions: Assumptions) -> Da
 
         names, whole = list(CLASSES[name]), math.inf
     else:
-        if params.known is None:
+        if params.known not in facts.FACTS:
             return None
         # The paper's validation images are not counted in `facts`: as many as test images at most.
         names = [f"{i:0{assumptions.name_characters}}" for i in range(facts.FACTS[params.known].classes)]

@@ -55,7 +55,8 @@ class Pictures(ABC):
 
         Returns:
             Images, uint8 (count, 32, 32, 3); and labels, int64, indices into the world's `names`: (count,) for the mean
-            of an image's visual tokens, or (count, tokens) for each visual token, row by row.
+            of an image's visual tokens, or (count, tokens) for each visual token, row by row; where the world has
+            several kinds of names, (count, tokens, kinds), indices into each kind's, -1 for none.
         """
 
     @abstractmethod
@@ -68,12 +69,13 @@ class World(ABC):
 
     Attributes:
         phrases: texts that become one token each wherever they stand.
-        names: what the vision tower names; each is one token, with and without a space before it.
+        names: what the vision tower names; each is one token, with and without a space before it. Or several kinds of
+            names (colours, shapes), of which a visual token has one each.
         params: of its own: what `models.<name>.world_params` may have.
     """
 
     phrases: ClassVar[tuple[str, ...]] = PROMPTS
-    names: ClassVar[tuple[str, ...]] = ()
+    names: ClassVar[tuple[str, ...] | tuple[tuple[str, ...], ...]] = ()
     params: ClassVar[type[Section]] = Section
 
     @abstractmethod

@@ -1,0 +1,162 @@
+"""A question of the papers' math sets: of a choice the letter is right, of all else a number, an expression or text.
+
+`options` list the choices, as a list or as text that letters them; without them, those that the question letters at its
+end count (MathV360K). `precision` is the number of decimals of a number (MathVista: 0 for an integer), `unit` what may
+stand behind it; `answer_type` `integer` or `list`. `prompt` is the whole text of the question, as the source has it.
+
+Differs from the sets' own evaluation, which has GPT-4 read the answer out of a completion, and takes the most similar
+option where it names none.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from stages.runtime.errors import UserError
+from stages.tasks import multiple_choice, number, rules
+from stages.tasks.task import BaseTask, OptionRule, Rule, Sample, is_missing
+
+_LIST = re.compile(r"\[([^\[\]]*)\]")
+_LETTER = re.compile(r"\(?([A-Z])\)?\.?")
+
+
+class Task(BaseTask):
+    """See `exact` for what counts as right; published, words and units may stand around it."""
+
+    columns = ("question", "answer")
+    optional = ("options", "prompt", "precision", "unit", "answer_type")
+
+    def sample(
+        self, example: Mapping[str, Any], names: Sequence[str], rule: OptionRule, random: np.random.Generator
+    ) -> Sample:
+        """The source's prompt, or the question with its options below it.
+
+        >>> Task().sample({"question": "Which?\\n(A) 3\\n(B) 4", "answer": "B"}, [], None, None).options
+        ('3', '4')
+        """
+        given = {name: None if is_missing(example.get(name)) else example[name] for name in (*self.optional, "answer")}
+        answer = "" if given["answer"] is None else str(given["answer"]).strip()
+        if not answer:
+            raise UserError("answer: '' is invalid; valid: a letter, a number, an expression or text")
+        question = str(given["prompt"] or example["question"])
+        if given["options"] is not None and len(given["options"]):
+            options = multiple_choice.listed(given["options"])
+            right = multiple_choice.letter_of(given["answer"], options)
+            if given["prompt"] is None:
+                letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                lines = [f"({letter}) {option}" for letter, option in zip(letters, options, strict=False)]
+                question = "\n".join([question, "Choices:", *lines])
+            return Sample(question, right, tuple(options))
+        # Of options in the question's text the letter alone is an answer: it has numbers in brackets for other reasons.
+        if _LETTER.fullmatch(answer) and (options := rules.lettered(question)):
+            options = multiple_choice.listed(options)
+            return Sample(question, multiple_choice.letter_of(answer, options), tuple(options))
+        precision = 0 if given["answer_type"] == "integer" else given["precision"]
+        if precision is not None and (number.value(answer) is None or precision != int(precision) or precision < 0):
+            raise UserError(
+                f"answer: {answer!r} is invalid with {precision} decimals; valid: a number, and decimals from 0 on"
+            )
+        unit = given["unit"] and str(given["unit"]).strip()
+        return Sample(question, answer, precision=None if precision is None else int(precision), unit=unit or None)
+
+    def question(self, question: str, names: Sequence[str]) -> str:
+        """The dataset's."""
+        return question
+
+    def valid(self, answer: str | None, sample: Sample) -> bool:
+        """It is an option, or a number where the right answer is one; otherwise any text."""
+        if sample.options:
+            return multiple_choice.chosen(answer, sample) is not None
+        if answer is None:
+            return False
+        if numbers(sample.answer) is not None:
+            return numbers(answer) is not None
+        if sample.answer and number.value(sample.answer) is None:
+            return True
+        return number.value(_bare(answer, sample)) is not None
+
+    def substring_match(self, completion: str, sample: Sample) -> bool:
+        """Of a choice the published rule of CV-Bench; else the number that math-verify reads, at the precision.
+
+        An integer is cut, as in MathVista's code: 7.9 counts as 7.
+        """
+        if sample.options:
+            return multiple_choice.named(rules.rewarded_text(completion), sample)
+        answer = rules.tagged(completion) or completion.strip()
+        if self.exact_match(answer, sample):
+            return True
+        if numbers(sample.answer) is not None:
+            found = _LIST.findall(answer)
+            return len(found) == 1 and numbers(f"[{found[0]}]") == numbers(sample.answer)
+        right = rules.expressions(sample.answer)
+        found = rules.expressions(answer)
+        if sample.precision is None:
+            return bool(right and rules.equal(found, right))
+        read = _fraction(found)
+        value = number.value(sample.answer)
+        if read is None or value is None:
+            return False
+        return int(read) == value if sample.precision == 0 else round(read, sample.precision) == value
+
+    def exact_match(self, answer: str | None, sample: Sample) -> bool:
+        """See `exact`."""
+        return answer is not None and exact(answer, sample)
+
+    def rewarded(self, completion: str, sample: Sample, rule: Rule) -> bool:
+        """Published: the authors' function, which reads no number right between tags; exact: as `exact_match`."""
+        if rule == "published":
+            return rules.math_verify(completion, sample.answer)
+        return exact(rules.rewarded_text(completion), sample)
+
+
+def exact(answer: str, sample: Sample) -> bool:
+    """The answer and nothing else: an option or its letter; a number, its unit behind it or not; else the same text.
+
+    A number is right where it is equal, after rounding to the decimals of a sample that has some. An integer is not
+    rounded. Of a list each number is.
+
+    >>> sample = Sample("How long?", "1.5", precision=1, unit="cm")
+    >>> [exact(answer, sample) for answer in ("1.5", "1.50 cm", "3/2", "1.54", "1.6", "1.5 m")]
+    [True, True, True, True, False, False]
+    """
+    if sample.options:
+        return multiple_choice.chosen(answer, sample) == sample.answer
+    if (right := numbers(sample.answer)) is not None:
+        return numbers(answer) == right
+    value = number.value(sample.answer)
+    if value is None:
+        return answer.strip() == sample.answer
+    found = number.value(_bare(answer, sample))
+    if found is not None and sample.precision:
+        return round(found, sample.precision) == value
+    return found == value
+
+
+def numbers(text: str) -> list[Fraction] | None:
+    """The numbers of a text that is a list of them in square brackets, None of any other text.
+
+    >>> numbers("[1, 2.50]"), numbers("1, 2"), numbers("[]")
+    ([Fraction(1, 1), Fraction(5, 2)], None, None)
+    """
+    found = _LIST.fullmatch(text.strip())
+    values = [number.value(each) for each in found[1].split(",")] if found else [None]
+    return None if None in values else [value for value in values if value is not None]
+
+
+def _bare(answer: str, sample: Sample) -> str:
+    """An answer without the unit of its sample, which may stand behind it in any case."""
+    text = answer.strip()
+    if sample.unit and text.lower().endswith(sample.unit.lower()):
+        return text[: -len(sample.unit)].strip()
+    return text
+
+
+def _fraction(found: Sequence[Any]) -> Fraction | None:
+    """The value of the first of math-verify's expressions, where it is a number."""
+    try:
+        return Fraction(str(found[0])) if found else None
+    except (ValueError, ZeroDivisionError):
+        return None
