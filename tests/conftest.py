@@ -88,10 +88,10 @@ def settle(project: Project) -> None:
 
 def write_random_model(path: Path) -> Path:
     """Write an embedded model of random weights, with its processor; return `path`."""
-    from stages.embedded import curriculum
     from stages.embedded.model import build_model, build_processor, build_tokenizer
+    from stages.embedded.worlds import pictures
 
-    processor = build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
+    processor = build_processor(build_tokenizer(pictures.vocabulary(), pictures.PHRASES))
     build_model(processor.tokenizer, seed=0).save_pretrained(path)
     processor.save_pretrained(path)
     return path

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.embedded import curriculum
 from stages.embedded import datasets as embedded
+from stages.embedded.worlds import pictures
 from stages.runtime.errors import UserError
 from stages.runtime.provenance import closure
 from stages.tasks import classification, draws, multiple_choice, number, region, rules
@@ -166,7 +166,7 @@ def test_exact_match_of_a_class_name_is_to_the_letter_and_valid_are_the_options(
 
 
 def test_the_base_model_knows_the_classes_and_reads_no_evaluation_dataset():
-    assert {name: subject.classes for name, subject in curriculum.SUBJECTS.items()} == embedded.CLASSES
+    assert {name: subject.classes for name, subject in pictures.SUBJECTS.items()} == embedded.CLASSES
     assert Path("stages/embedded/datasets.py") not in closure("stages.base_model")
 
 

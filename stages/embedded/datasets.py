@@ -1,7 +1,7 @@
 """The embedded datasets: real handwritten digits, and letters, shapes and textures drawn here.
 
-Their fonts and styles are not the base model's (`stages/embedded/curriculum.py`), so that it knows the classes, sees
-these images for the first time, and has something to learn from a few of them.
+Their fonts and styles are not the base model's (`stages/embedded/worlds/pictures.py`), so that it knows the classes,
+sees these images for the first time, and has something to learn from a few of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stages.embedded import drawing
+from stages.embedded import drawing, scene_sets
 from stages.tasks.draws import SPLITS
 
 CLASSES = {
@@ -28,8 +28,12 @@ TASKS = dict.fromkeys(CLASSES, "classification") | {
     "choices": "multiple_choice",
     "sums": "number",
     "boxes": "region",
+    **{name: dataset.task for name, dataset in scene_sets.DATASETS.items()},
 }
 """The task of each embedded dataset."""
+
+ASKED = tuple(scene_sets.DATASETS)
+"""Those whose samples have a question each."""
 
 SEVERAL_IMAGES = ("sums",)
 """Those whose samples have several images each."""
@@ -149,7 +153,10 @@ def build(
     split_of = [split for split, count in counts.items() for _ in range(count)]
     generator = np.random.Generator(np.random.PCG64([seed, *name.encode()]))
     if name not in CLASSES:
-        made = _sums(total, generator) if name == "sums" else [_DRAW[name](generator) for _ in range(total)]
+        if name in scene_sets.DATASETS:
+            made = scene_sets.build(name, total, generator)
+        else:
+            made = _sums(total, generator) if name == "sums" else [_DRAW[name](generator) for _ in range(total)]
         return [
             Drawn([encode(Image.fromarray(image)) for image in images], split, values=values)
             for (images, values), split in zip(made, split_of, strict=True)

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from stages import sources
+from stages.embedded.worlds import world as worlds
 from stages.evaluation import prompts
 from stages.evaluation.outputs import EvaluateParams
 from stages.methods import method as methods
@@ -53,7 +54,9 @@ def check(params: dict[str, Any]) -> Params:
         sources.parse(f"download.{dataset}", section)
     _check_names("model", [checked.model], checked.models)
     for model, section in checked.models.items():
-        models.parse(f"models.{model}", section)
+        parsed = models.parse(key := f"models.{model}", section)
+        if isinstance(parsed, models.EmbeddedModelParams):
+            worlds.parse(key, parsed)
     for axis, valid in {"datasets": checked.download, "methods": methods.names(), "settings": SETTINGS}.items():
         _check_names(axis, getattr(checked, axis), valid)
     _check_names("targets", checked.targets, checked.download)

@@ -6,6 +6,7 @@ from typing import Any
 from stages.evaluation import prompts
 from stages.methods import method as methods
 from stages.modelling import catalogue as models
+from stages.modelling.catalogue import EmbeddedModelParams
 from stages.recipes.params import TRAINERS, Params, names, task_of
 from stages.rewards import reward as rewards
 from stages.runtime.content import content_md5
@@ -97,8 +98,10 @@ def files(params: Params) -> dict[str, Any]:
     """The content of each file of `recipes/`, by its path there."""
     key = f"models.{params.model}"
     # Where adapters go makes no other base model.
-    chosen = models.parse(key, params.models[params.model]).model_dump(exclude={"lora"})
-    found: dict[str, Any] = {"base_model.json": {"key": key, "params": chosen}}
+    chosen = models.parse(key, params.models[params.model])
+    found: dict[str, Any] = {"base_model.json": {"key": key, "params": chosen.model_dump(exclude={"lora"})}}
+    if isinstance(chosen, EmbeddedModelParams):
+        found["base_model.json"]["code"] = code_md5(f"stages.embedded.worlds.{chosen.world}")
     for method, dataset in product(dict.fromkeys([*params.methods, *params.train]), params.datasets):
         found[f"train/{method}-{dataset}.json"] = recipe(method, dataset, params)
     for dataset in [*params.datasets, *params.targets]:

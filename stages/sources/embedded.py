@@ -10,10 +10,12 @@ from stages.sources.common import Chosen, DatasetParams, Example
 
 
 class Params(DatasetParams):
-    """An embedded dataset, whose name in `params.yaml` says which; a task without classes counts as one class."""
+    """An embedded dataset, whose name in `params.yaml` says which; a task without classes counts as one class.
+
+    `question` is null where each sample has its own.
+    """
 
     source: Literal["embedded"]
-    question: str = Field(min_length=1)
     train_per_class: int = Field(gt=0)
     validation_per_class: int = Field(gt=0)
     test_per_class: int = Field(gt=0)
@@ -31,13 +33,16 @@ class Params(DatasetParams):
         return key.rpartition(".")[2] not in datasets.SEVERAL_IMAGES
 
     def check(self, key: str) -> None:
-        """There is such a dataset."""
+        """There is such a dataset, and its samples have one question, or each its own."""
         from stages.embedded import datasets
 
         name = key.rpartition(".")[2]
         if name not in datasets.TASKS:
             valid = ", ".join(datasets.TASKS)
             raise UserError(f"{key}.source: 'embedded' is invalid for {name!r}; valid for {valid}")
+        if (self.question is None) != (name in datasets.ASKED):
+            valid = "null, since each sample has its own" if name in datasets.ASKED else "text"
+            raise UserError(f"{key}.question: {self.question!r} is invalid for {name!r}; valid: {valid}")
 
 
 def load(key: str, params: Params) -> Chosen:
