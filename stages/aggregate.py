@@ -13,6 +13,7 @@ from stages.report.footnotes import Reported, read_reported
 from stages.report.records import Records, read_records
 from stages.runtime import environment
 from stages.runtime.files import write_file
+from stages.tasks.settings import OPEN_SET
 
 METRICS = Path("metrics")
 
@@ -20,7 +21,8 @@ METRICS = Path("metrics")
 def report(records: Records, grid: Reported) -> dict[str, bytes]:
     """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table.
 
-    The tables of sub-scores, of prompts, of targets and by the number of steps are there only where there are such.
+    The tables of sub-scores, of prompts, of targets, of the open set and by the number of steps are there only where
+    there are such.
     """
     base_to_new = tables.base_to_new(records.evaluations, grid)
     few_shot = tables.few_shot(records.evaluations, grid)
@@ -42,6 +44,10 @@ def report(records: Records, grid: Reported) -> dict[str, bytes]:
         "plots/training_curves.png": plots.training_curves(training_curves, grid),
         "summary.json": (json.dumps(numbers, indent=2) + "\n").encode(),
     }
+    if OPEN_SET in grid.settings:
+        open_set = tables.few_shot(records.evaluations, grid, OPEN_SET)
+        files["tables/open_set.csv"] = _csv(open_set, "%.2f")
+        files["tables/open_set.md"] = markdown.few_shot(open_set, grid, OPEN_SET).encode()
     if any(records.evaluations["sub_scores"]):
         sub_scores = tables.sub_scores(records.evaluations, grid)
         files["tables/sub_scores.csv"] = _csv(sub_scores, "%.2f")

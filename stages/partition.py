@@ -9,7 +9,7 @@ from stages.runtime.files import read_json, read_parquet, write_file
 from stages.runtime.params import read_section
 from stages.tasks import draws
 from stages.tasks import task as tasks
-from stages.tasks.settings import SETTINGS, BaseToNewParams, parts
+from stages.tasks.settings import SETTINGS, BaseToNewParams, OpenSetParams, parts
 
 
 def partition(setting: str, dataset: str, seed: int) -> None:
@@ -35,6 +35,10 @@ def partition(setting: str, dataset: str, seed: int) -> None:
                 task.sample({**card, "answer": answer}, names[part], params.options, random).columns()
                 for answer, part in zip(table["answer"], table["part"], strict=True)
             ]
+            table = table.assign(**pd.DataFrame(samples, index=table.index))
+        elif isinstance(params, OpenSetParams):
+            asked = card.get("open", {"question": card["question"], "spaces": False})
+            samples = [task.open_sample(answer=answer, **asked).columns() for answer in table["answer"]]
             table = table.assign(**pd.DataFrame(samples, index=table.index))
         tables[name] = table
     for name, table in tables.items():

@@ -19,7 +19,7 @@ MISTAKES = [
     ("datasets", ["uci-digits"], "datasets: 'uci-digits' is invalid; valid: digits, .* no dash"),
     ("methods", ["no-thinking"], "methods: 'no-thinking' is invalid; valid: adaptive_thinking, cls_rl, .* no dash"),
     ("methods", "sft", "methods: 'sft' is invalid; valid: a valid list"),
-    ("settings", ["fewshot"], "settings: 'fewshot' is invalid; valid: few_shot, base_to_new"),
+    ("settings", ["fewshot"], "settings: 'fewshot' is invalid; valid: few_shot, base_to_new, open_set"),
     ("prompts", ["empty"], "prompts: 'empty' is invalid; valid: adaptive_thinking, .*, empty_thinking, empty_think"),
     ("prompts", ["sft", "sft"], "prompts: 'sft' stands twice"),
     ("zero_shot_prompts", ["empty_think"], "zero_shot_prompts: 'empty_think' is invalid; valid: adaptive_thinking, "),
@@ -55,7 +55,7 @@ MISTAKES = [
     ("split__shot", 4, r"split\.shot: unknown key; valid: shots, "),
     ("split__options__fraction", 1.2, r"split\.options\.fraction: 1\.2 is invalid; valid: less than or equal to 1"),
     ("partition__base_to_new__base_half", "half", r"partition\.base_to_new\.base_half: 'half' .* 'floor' or 'ceil'"),
-    ("partition__few_shots", {}, "partition: 'few_shots' is invalid; valid: few_shot, base_to_new"),
+    ("partition__few_shots", {}, "partition: 'few_shots' is invalid; valid: few_shot, base_to_new, open_set"),
     (
         "download__digits__source",
         "web",

@@ -44,6 +44,7 @@ def test_rendered_prompts(processor, golden):
     for name in methods():
         method = load(name)
         parts = {"training": None, "evaluation of all": "all", "evaluation of base": "base", "evaluation of new": "new"}
+        parts |= {"evaluation of the open set": "open"}
         prompts[name] = {
             title: processor.apply_chat_template(
                 method.conversation(QUESTION, part), tokenize=False, add_generation_prompt=True
@@ -61,6 +62,7 @@ def test_the_papers_words():
     assert load("cls_rl").prompt == "{question}\n Please output " + thinking
     assert load("cls_rl").evaluation_prompts["base"] == "{question} Please output " + thinking
     assert load("cls_rl").evaluation_prompts["new"] == "{question} First output " + thinking
+    assert load("cls_rl").evaluation_prompts["open"] == "{question} Please output " + thinking
     assert load("cls_rl").evaluation_prompts["all"] == "{question} First output " + thinking
     assert load("no_thinking").prompt == "{question}\n Please directly output the answer."
     for part in ("all", "base", "new"):

@@ -21,8 +21,8 @@ class Method:
         parse: the answer in a completion, or None where the completion has none.
         target: the completion to be learned for an answer (supervised methods).
         rewards: names of files of `stages.rewards`, summed (reinforcement methods).
-        evaluation_prompts: the user's text in evaluation by part of the test set (`all`, `base`, `new`), or by what a
-            dataset names in its key `prompts` (`cv_bench`: P1's code for CV-Bench), where it is not the training
+        evaluation_prompts: the user's text in evaluation by part of the test set (`all`, `base`, `new`, `open`), or by
+            what a dataset names in its key `prompts` (`cv_bench`: P1's code for CV-Bench), where it is not the training
             prompt. The paper's evaluation code prompts all models alike: the image first, and no
             system turn but what the chat template adds.
         system: a system turn of the training prompt, or None for none at all.

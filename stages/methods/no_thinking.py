@@ -12,12 +12,8 @@ _EVALUATION = "{question} Please directly output the answer name."
 METHOD = Method(
     trainer="grpo",
     prompt="{question}\n Please directly output the answer.",
-    evaluation_prompts={
-        "all": _EVALUATION,
-        "base": _EVALUATION,
-        "new": _EVALUATION,
-        "cv_bench": "{question}\nPlease directly output the answer.",
-    },
+    evaluation_prompts=dict.fromkeys(("all", "base", "new", "open"), _EVALUATION)
+    | {"cv_bench": "{question}\nPlease directly output the answer."},
     parse=read_whole,
     rewards=("equality",),
 )

@@ -24,6 +24,7 @@ METHOD = Method(
         "all": "{question} First output " + _TAGS,
         "base": "{question} Please output " + _TAGS,
         "new": "{question} First output " + _TAGS,
+        "open": "{question} Please output " + _TAGS,
         "cv_bench": "{question}\nOutput " + _TAGS,
     },
     target=in_tags,

@@ -16,7 +16,7 @@ from stages.runtime.params import RENAMED, Analyses, Grid, Section, validate
 from stages.tasks import task as tasks
 from stages.tasks.draws import SplitParams
 from stages.tasks.images import ImageParams
-from stages.tasks.settings import BASE_TO_NEW, FEW_SHOT, SETTINGS
+from stages.tasks.settings import FEW_SHOT, OF_CLASSES, SETTINGS
 from stages.training import grpo, sft
 
 
@@ -136,9 +136,10 @@ def _check_tasks(params: Params) -> None:
             raise UserError(f"download.{dataset}.prompts: {prompts!r} is invalid; valid: {', '.join(valid)}, or null")
     for dataset in params.datasets:
         task = tasks.load(name := task_of(dataset, params))
-        if BASE_TO_NEW in params.settings and not task.by_class:
+        wrong = [setting for setting in params.settings if setting in OF_CLASSES and not task.by_class]
+        if wrong:
             raise UserError(
-                f"settings: {BASE_TO_NEW!r} is invalid with dataset {dataset!r}, whose task {name} has no classes; "
+                f"settings: {wrong[0]!r} is invalid with dataset {dataset!r}, whose task {name} has no classes; "
                 f"valid: {FEW_SHOT}"
             )
 

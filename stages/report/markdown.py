@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from stages.report.footnotes import Reported, with_notes
-from stages.report.records import BASE_TO_NEW, FEW_SHOT, RULES, ZERO_SHOT
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, OPEN_SET, RULES, ZERO_SHOT
 from stages.report.statistics import two_decimals
 from stages.report.tables import HALVES, MEAN, headline, rows_of
 
@@ -36,12 +36,15 @@ def base_to_new(table: pd.DataFrame, grid: Reported) -> str:
     return _text([*lines, *_stages(rows, ["dataset", "method"])], grid)
 
 
-def few_shot(table: pd.DataFrame, grid: Reported) -> str:
+_TITLES = {FEW_SHOT: "Few-shot (P1 Table 5)", OPEN_SET: "Open set: no list of names (P1 Table 11)"}
+
+
+def few_shot(table: pd.DataFrame, grid: Reported, setting: str = FEW_SHOT) -> str:
     """For each rule, rows methods, columns datasets and their mean as in P1 Table 5; then the stage of every cell."""
-    lines = ["# Few-shot (P1 Table 5)", "", f"Accuracy in percent by {_BOTH}"]
+    lines = [f"# {_TITLES[setting]}", "", f"Accuracy in percent by {_BOTH}"]
     lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid)]
-    if FEW_SHOT not in grid.settings:
-        return _absent(lines, FEW_SHOT, grid)
+    if setting not in grid.settings:
+        return _absent(lines, setting, grid)
     samples = [f"{dataset} {_samples(block['samples'])}" for dataset, block in _blocks(table, grid)]
     lines.append(f"Test samples: {', '.join(samples)}.")
     rows = headline(table, grid)

@@ -17,12 +17,12 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationEr
 from stages.report.footnotes import Reported
 from stages.runtime.errors import UserError
 from stages.runtime.params import Grid
-from stages.tasks.settings import BASE_TO_NEW, FEW_SHOT
+from stages.tasks.settings import BASE_TO_NEW, FEW_SHOT, OPEN_SET
 
 RULES = {"substring": "substring match", "exact": "exact match"}
 """When an answer is right, as in columns and in words: by the published rule, and exactly; see `stages.tasks.task`."""
 
-PARTS = {FEW_SHOT: ("all",), BASE_TO_NEW: ("base", "new")}
+PARTS = {FEW_SHOT: ("all",), BASE_TO_NEW: ("base", "new"), OPEN_SET: ("open",)}
 ZERO_SHOT = "zero_shot"
 OWN = "own"
 """The prompt of a model's own method."""

@@ -58,8 +58,8 @@ def base_to_new(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     return table[columns + [name for name in table if name.endswith("_sd")]]
 
 
-def few_shot(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
-    """Accuracy on the test set of the dataset that was trained on (P1 Table 5).
+def few_shot(evaluations: pd.DataFrame, grid: Grid, setting: str = FEW_SHOT) -> pd.DataFrame:
+    """Accuracy on the test set of the dataset that was trained on (P1 Table 5; of the setting `open_set`, Table 11).
 
     Returns:
         dataset, method, seed, stage, samples, substring_correct, exact_correct, substring, substring_low,
@@ -67,11 +67,11 @@ def few_shot(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
         the rates.
     """
     values = [*RULES, "valid_rate", "mean_completion_tokens"]
-    table = _with_intervals(_in_domain(evaluations, FEW_SHOT))
+    table = _with_intervals(_in_domain(evaluations, setting))
     table = table[["dataset", "method", "seed", *_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]]
     table = _with_means(table, "dataset", ["method", "seed"], values)
     table = _with_seeds(table, ["dataset", "method"], values, grid)
-    table["stage"] = [_stage(row, FEW_SHOT, grid) for row in table.itertuples()]
+    table["stage"] = [_stage(row, setting, grid) for row in table.itertuples()]
     table = _as_counts(_sorted(table, grid, ["method", "dataset", "seed"]), _COUNTS)
     order = ["dataset", "method", "seed", "stage", *_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]
     return table[order + [name for name in table if name.endswith("_sd")]]

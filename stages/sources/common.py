@@ -44,14 +44,33 @@ Amount = Annotated[float, Field(gt=0), AfterValidator(_whole_or_share)]
 class DatasetParams(Section):
     """The keys of every dataset; `source` says where it comes from, `question` is put about each of its samples.
 
+    Of the setting `open_set`: `open_question` is put instead, without a list of names, and with `open_spaces` a space
+    may stand for each underscore of a name. null: as in the paper's code for one of its sets
+    (`stages.sources.facts`); of others `question`, and no.
+
     `prompts` names the methods' prompts of evaluation for this dataset (see `stages.methods.method`): `cv_bench`, or
     `training`, those of training; null: by the part of the test set.
     """
 
     source: str
     question: str | None = Field(min_length=1)
+    open_question: str | None = Field(default=None, min_length=1)
+    open_spaces: bool | None = None
     seed: int = Field(ge=0)
     prompts: str | None = None
+
+    @property
+    def known(self) -> KnownSet | None:
+        """Which of the paper's sets this is."""
+        return None
+
+    def open_set(self) -> dict[str, Any]:
+        """What a card has for the setting `open_set`: question and spaces; nothing where both are as elsewhere."""
+        published = facts.FACTS.get(self.known or "")
+        question = self.open_question or (published.open_question if published else self.question)
+        spaces = self.open_spaces if self.open_spaces is not None else published is not None and published.open_spaces
+        changed = question != self.question or spaces
+        return {"open": {"question": question, "spaces": spaces}} if changed else {}
 
     def task_of(self, key: str) -> str:
         """The task of the dataset that `key` names."""

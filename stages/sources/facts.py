@@ -32,6 +32,8 @@ class Facts:
         test: images of the test set that the paper scores.
         question: the paper's.
         own_split: whether CoOp drew the split itself (50/20/30), so that no other copy has the paper's test set.
+        open_question: the paper's without a list of names.
+        open_spaces: whether underscores of a name may be spaces there.
     """
 
     title: str
@@ -39,6 +41,8 @@ class Facts:
     test: int
     question: str = "What type of object is in the photo?"
     own_split: bool = False
+    open_question: str = "What type of object is in the photo?"
+    open_spaces: bool = False
 
 
 _SATELLITE = "What type of object is in the centered satellite photo?"
@@ -48,10 +52,14 @@ FACTS: dict[str, Facts] = {
     "dtd": Facts("DTD", 47, 1692, "What type of texture is in the photo?", own_split=True),
     "eurosat": Facts("EuroSAT", 10, 8100, _SATELLITE, own_split=True),
     "fgvc_aircraft": Facts("FGVCAircraft", 100, 3333, "What type of aircraft is in the photo?"),
-    "food101": Facts("Food101", 101, 30300, own_split=True),
+    "food101": Facts("Food101", 101, 30300, own_split=True, open_question="What type of food is in the photo?"),
     "imagenet": Facts("ImageNet", 1000, 50000),
-    "oxford_flowers": Facts("Flowers102", 102, 2463, own_split=True),
-    "oxford_pets": Facts("OxfordPets", 37, 3669),
+    "oxford_flowers": Facts(
+        "Flowers102", 102, 2463, own_split=True, open_question="What type of flower is in the photo?"
+    ),
+    "oxford_pets": Facts(
+        "OxfordPets", 37, 3669, open_question="What type of animal is in the photo?", open_spaces=True
+    ),
     "stanford_cars": Facts("StanfordCars", 196, 8041),
     "sun397": Facts("SUN397", 397, 19850),
     "ucf101": Facts("UCF101", 101, 3783, "What actions is the person performing in the photo?"),

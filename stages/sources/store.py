@@ -36,7 +36,7 @@ def store(dataset: str) -> None:
         card = {"task": params.task_of(key), "question": params.question, "classes": chosen.classes}
         # Only where it is set, so that the card of any other dataset keeps its bytes.
         card |= {} if params.prompts is None else {"prompts": params.prompts}
-        write_json(folder / "dataset.json", card)
+        write_json(folder / "dataset.json", card | params.open_set())
     notes = [*chosen.notes, *([f"{shared} test images are training images too"] if shared else [])]
     notes += task.notes(chosen.classes)
     write_json(f"metrics/records/download/{dataset}.json", {"notes": notes})

@@ -21,13 +21,22 @@ class Task(BaseTask):
         options = draw_options(example["answer"], names, rule, random)
         return Sample(render(example["question"], options), example["answer"], tuple(options))
 
+    def open_sample(self, question: str, answer: str, spaces: bool) -> Sample:
+        """The question as it is.
+
+        >>> Task().open_sample("What?", "river_bank", True).answers, Task().open_sample("What?", "river", True).answers
+        (('river_bank', 'river bank'), ('river',))
+        """
+        spaced = answer.replace("_", " ")
+        return Sample(question, answer, spellings=(spaced,) if spaces and spaced != answer else ())
+
     def question(self, question: str, names: Sequence[str]) -> str:
         """With all class names in their order."""
         return render(question, list(dict.fromkeys(names)))
 
     def valid(self, answer: str | None, sample: Sample) -> bool:
-        """The answer is one of the options."""
-        return answer in sample.options
+        """The answer is one of the options; without options, any text."""
+        return answer in sample.options if sample.options else answer is not None
 
     def substring_match(self, completion: str, sample: Sample) -> bool:
         """See `stages.tasks.rules.substring_match`."""
@@ -35,12 +44,12 @@ class Task(BaseTask):
 
     def exact_match(self, answer: str | None, sample: Sample) -> bool:
         """To the letter."""
-        return answer == sample.answer
+        return answer in sample.answers
 
     def rewarded(self, completion: str, sample: Sample, rule: Rule) -> bool:
         """See `stages.tasks.rules.same_text` and, published, `math_verify`."""
         verdict = rules.math_verify if rule == "published" else rules.same_text
-        return verdict(completion, sample.answer)
+        return any(verdict(completion, answer) for answer in sample.answers)
 
     def notes(self, names: Sequence[str]) -> list[str]:
         """Class names that a published rule takes for each other."""

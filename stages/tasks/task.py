@@ -42,6 +42,7 @@ class Sample:
         group: the part of the test set that is also scored by itself, as CV-Bench's `Count`; None where there are none.
         precision: of a number, the decimals at which it is compared; None: as it is.
         unit: of a number, what may stand behind it.
+        spellings: of the answer, that are as right; none where it has one.
     """
 
     question: str
@@ -51,11 +52,17 @@ class Sample:
     group: str | None = None
     precision: int | None = None
     unit: str | None = None
+    spellings: tuple[str, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The right answer, then its other spellings."""
+        return (self.answer, *self.spellings)
 
     def columns(self) -> dict[str, Any]:
         """What stands in a table of samples: the fields that this task and this dataset have."""
         own = {"group": self.group, "box": None if self.box is None else list(self.box)}
-        own |= {"precision": self.precision, "unit": self.unit}
+        own |= {"precision": self.precision, "unit": self.unit, "spellings": list(self.spellings) or None}
         given = {name: value for name, value in own.items() if value is not None}
         return {"answer": self.answer, "options": list(self.options), "question": self.question, **given}
 
@@ -63,7 +70,7 @@ class Sample:
     def of(cls, row: Mapping[str, Any]) -> "Sample":
         """The sample in a row of a table of samples, which may have further columns."""
         found = {field.name: row[field.name] for field in fields(cls) if not is_missing(row.get(field.name))}
-        others = {name: tuple(found[name]) for name in ("options", "box") if name in found}
+        others = {name: tuple(found[name]) for name in ("options", "box", "spellings") if name in found}
         if "precision" in found:
             others["precision"] = int(found["precision"])  # pandas makes it a float where others are missing
         return cls(**found | others)
@@ -105,6 +112,16 @@ class BaseTask(ABC):
         Raises:
             UserError: the example is none of this task.
         """
+
+    def open_sample(self, question: str, answer: str, spaces: bool) -> Sample:
+        """Make a sample of a class without a list of options, of tasks that have classes.
+
+        Args:
+            question: the dataset's open question.
+            answer: the name of the class.
+            spaces: whether underscores of the name may be spaces.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def question(self, question: str, names: Sequence[str]) -> str | None:

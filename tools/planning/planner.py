@@ -25,7 +25,7 @@ from stages.runtime.files import expand, read_json, read_parquet, reading
 from stages.runtime.params import validate
 from stages.sources import facts
 from stages.tasks import classification
-from stages.tasks.settings import FEW_SHOT, SETTINGS, BaseToNewParams, parts
+from stages.tasks.settings import FEW_SHOT, SETTINGS, BaseToNewParams, OpenSetParams, parts
 from stages.training import grpo
 from tools.planning import costs
 from tools.planning.architecture import Architecture
@@ -80,9 +80,13 @@ class BaseModel:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is known of a dataset: images by split, and whether names and numbers are its own, or assumed."""
+    """What is known of a dataset: images by split, and whether names and numbers are its own, or assumed.
+
+    `open_question` is the one without a list of names.
+    """
 
     question: str
+    open_question: str
     classes: list[str]
     images: dict[str, int]
     known: bool
@@ -155,7 +159,8 @@ def describe(name: str, section: dict[str, Any], assumptions: Assumptions) -> Da
     if (folder / "dataset.json").is_file():
         card = read_json(folder / "dataset.json")
         splits = read_parquet(folder / "images.parquet", columns=["split"])["split"]
-        return Dataset(card["question"], card["classes"], splits.value_counts().to_dict(), known=True)
+        asked = card.get("open", {}).get("question", card["question"])
+        return Dataset(card["question"], asked, card["classes"], splits.value_counts().to_dict(), known=True)
     if isinstance(params, sources.embedded.Params):
         from stages.embedded.datasets import CLASSES
 
@@ -169,7 +174,8 @@ def describe(name: str, section: dict[str, Any], assumptions: Assumptions) -> Da
     images = {
         split: bounded(whole, getattr(params, f"{split}_per_class"), len(names)) for split in ("test", "validation")
     }
-    return Dataset(params.question, names, images, known=isinstance(params, sources.embedded.Params))
+    asked = params.open_set().get("open", {}).get("question", params.question)
+    return Dataset(params.question, asked, names, images, known=isinstance(params, sources.embedded.Params))
 
 
 def bounded(whole: float, per_class: float | None, classes: int) -> int:
@@ -193,11 +199,13 @@ def writes_reason(method: Method) -> bool:
     return any(tag in method.prompt for tag in ("<think>", "<reason>"))
 
 
-def prompt(method: Method, question: str, names: list[str], rule: Any, part: str | None, base: BaseModel) -> float:
-    """Tokens of a prompt with a list of options as long as it will be, drawn evenly from `names`."""
+def prompt(method: Method, dataset: Dataset, names: list[str], rule: Any, part: str | None, base: BaseModel) -> float:
+    """Tokens of a prompt with a list of options as long as it will be, drawn evenly from `names`; no rule, no list."""
+    if rule is None:
+        return base.prompt_tokens(method.conversation(dataset.open_question, part))
     count = classification.option_count(len(names), rule)
     options = [names[i * len(names) // count] for i in range(count)]
-    return base.prompt_tokens(method.conversation(classification.render(question, options), part))
+    return base.prompt_tokens(method.conversation(classification.render(dataset.question, options), part))
 
 
 def stages_of_dag(dag: Path, params: dict[str, Any]) -> int:
@@ -225,9 +233,10 @@ class Planner:
         return names, rule
 
     def parts(self, setting: str, dataset: str) -> list[tuple[str, list[str], Any]]:
-        """The parts of a setting: their names, class names and the rule of their option lists."""
+        """The parts of a setting: their names, class names and the rule of their option lists, if they have some."""
         section = validate(f"partition.{setting}", self.params.partition[setting], SETTINGS[setting])
         rule = section.options if isinstance(section, BaseToNewParams) else self.params.split.options
+        rule = None if isinstance(section, OpenSetParams) else rule
         classes = self.datasets[dataset].classes
         labels = parts(len(classes), section).items()
         return [(part, [classes[label] for label in some], rule) for part, some in labels]
@@ -275,7 +284,7 @@ class Planner:
             completion_tokens = min(completion_tokens, training.max_completion_length)
         else:
             completion_tokens += CLOSING_TOKENS - 1
-        prompt_tokens = prompt(method, self.datasets[dataset].question, list(names), rule, None, self.base)
+        prompt_tokens = prompt(method, self.datasets[dataset], list(names), rule, None, self.base)
         return training, Sample(prompt_tokens, self.base.patches, completion_tokens)
 
     def evaluation(self, setting: str, name: str, dataset: str, split: str) -> tuple[Evaluation, Sample]:
@@ -290,7 +299,7 @@ class Planner:
         for part, names, rule in of_parts:
             share = len(names) / len(facts_of.classes)
             variant = part if params.prompts == "published" else None
-            prompt_tokens += share * prompt(method, facts_of.question, names, rule, variant, self.base)
+            prompt_tokens += share * prompt(method, facts_of, names, rule, variant, self.base)
             completion_tokens += share * completion(method, name, names, self.base, self.assumptions)
         generation = params.generation
         evaluation = Evaluation(images, generation.batch_size, generation.max_new_tokens, self.base.dtype)
