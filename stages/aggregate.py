@@ -67,6 +67,10 @@ def report(records: Records, grid: Reported) -> dict[str, bytes]:
         prompts = tables.prompts(records.prompted, grid)
         files["tables/prompts.csv"] = _csv(prompts, "%.2f")
         files["tables/prompts.md"] = markdown.prompts(prompts, grid).encode()
+    if any((tested := pd.concat([records.evaluations, records.targets], ignore_index=True))["groups"]):
+        groups = tables.groups(tested, grid)
+        files["tables/groups.csv"] = _csv(groups, "%.2f")
+        files["tables/groups.md"] = markdown.groups(groups, grid).encode()
     return files
 
 

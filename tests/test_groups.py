@@ -7,6 +7,8 @@ import pytest
 
 from stages.evaluation import outputs, scoring
 from stages.partition import partition
+from stages.report import tables
+from stages.report.footnotes import Reported
 from stages.report.records import Part
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
@@ -100,3 +102,28 @@ def test_a_tracked_number_is_named_by_its_group(tmp_path):
     assert numbers["all/a _b_/samples"] == 2
     assert numbers["all/samples"] == 3
     assert read_json(record)["parts"]["all"]["groups"]["c"]["exact_accuracy"] == 100.0
+
+
+def test_groups_of_a_dataset_for_testing_alone_are_named_by_what_was_trained_on():
+    numbers = scoring.summarize(predictions(["Count", "Depth", "Count"]))["all"]
+    groups = {name: Part.model_validate(own) for name, own in numbers["groups"].items()}
+    cell = {"setting": "few_shot", "part": "all", "evaluated_on": "bench", "groups": groups}
+    cell |= {name: numbers[name] for name in ("samples", "substring_correct", "exact_correct")}
+    cell |= {"substring": 66.7, "exact": 66.7}
+    rows = [
+        cell | {"kind": "target_zero_shot", "method": "zero_shot", "trained_on": None, "seed": 0},
+        cell | {"kind": "target_eval", "method": "sft", "trained_on": "digits", "seed": 1},
+        cell | {"kind": "target_eval", "method": "sft", "trained_on": "digits", "seed": 2},
+    ]
+    axes = {"datasets": ["digits"], "methods": ["sft"], "settings": ["few_shot"], "seeds": [1, 2], "transfer": []}
+    grid = Reported(**axes, targets=["bench"], model="embedded", notes={})
+    table = tables.groups(pd.DataFrame(rows), grid)
+    count = table[table["group"] == "Count"]
+    assert count["stage"].tolist() == [
+        "target_zero_shot@bench",
+        "target_zero_shot@bench",
+        "target_eval@sft-digits-bench-1",
+        "target_eval@sft-digits-bench-2",
+        "target_eval@sft-digits-bench-*",
+    ]
+    assert count["exact"].tolist() == [100.0] * 5

@@ -91,6 +91,7 @@ def test_every_model_is_tested_on_what_is_for_testing_alone(ran):
     assert "train@few_shot-sft-shapes-1" not in ran.run("dvc", "stage", "list", "--name-only").stdout
     predictions = pd.read_parquet(ran.root / "metrics/predictions/target_eval/sft-boxes-shapes-1.parquet")
     assert len(predictions) == 11 and set(predictions["answer"]) == set(drawing.SHAPES)
+    assert not (ran.root / "metrics/tables/groups.csv").exists()
     page = (ran.root / "metrics/tables/targets.md").read_text()
     assert "| sums         | no_thinking | shapes   | `target_eval@no_thinking-sums-shapes-1`" in page
 

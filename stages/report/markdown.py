@@ -184,6 +184,26 @@ def _matrix(rows: pd.DataFrame, keys: list[str], name: str) -> pd.DataFrame:
     return wide.loc[order, list(dict.fromkeys(rows["column"]))].reset_index()
 
 
+def groups(table: pd.DataFrame, grid: Reported) -> str:
+    """For each test set that has groups and each rule, rows methods by what they were trained on, columns groups."""
+    lines = ["# Groups of test sets (P1 Tables 1 and 3)", "", f"Accuracy in percent by {_BOTH}"]
+    lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid)]
+    rows = headline(table, grid)
+    for (setting, part, dataset), block in rows.groupby(["setting", "part", "dataset"], sort=False):
+        title = dataset if part == "all" else f"{dataset} {setting} {part}"
+        for rule in RULES:
+            columns = {
+                group: dict(
+                    zip(zip(column["method"], column["trained_on"], strict=True), _cells(column, rule), strict=True)
+                )
+                for group, column in block.groupby("group", sort=False)
+            }
+            shown = pd.DataFrame(columns).rename_axis(["method", "trained on"]).reset_index()
+            lines += ["", f"## {title}: {RULES[rule]}", "", _table(shown)]
+    whole = rows[rows["group"] == "all"].rename(columns={"trained_on": "trained on"})
+    return _text([*lines, *_stages(whole, ["setting", "part", "dataset", "method", "trained on"])], grid)
+
+
 def training_cost(table: pd.DataFrame, grid: Reported) -> str:
     """Rows methods: the means over their cells."""
     shown = table[table["dataset"] == MEAN].drop(columns=["setting", "dataset", "seed"])

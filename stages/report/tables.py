@@ -18,7 +18,7 @@ from stages.runtime.params import Grid
 
 MEAN = "mean"
 NOTHING = "-"
-"""What the base model was trained on."""
+"""What zero-shot was trained on."""
 HALVES = ("base", "new")
 _COUNTS = ["samples", *(f"{rule}_correct" for rule in RULES)]
 _COSTS = ["steps", "samples_seen", "prompt_tokens", "completion_tokens"]
@@ -189,6 +189,35 @@ def targets(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
     return table[[*order, "mean_completion_tokens", *(name for name in table if name.endswith("_sd"))]]
 
 
+def groups(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
+    """Accuracy on each group of a test set that has some (P1 Tables 1 and 3), and on all, by what was trained on.
+
+    Returns:
+        setting, part, dataset, trained_on (`-` of zero-shot), method, group (`all` first), seed, stage, samples,
+        substring_correct, exact_correct, substring, exact; with several seeds also `_sd` of both.
+    """
+    keys = ["setting", "part", "dataset", "trained_on", "method"]
+    rows = []
+    for cell in evaluations.rename(columns={"evaluated_on": "dataset"}).to_dict("records"):
+        if not cell["groups"]:
+            continue
+        own = {name: cell[name] for name in (*keys, "kind", "seed")}
+        own |= {"trained_on": NOTHING} if cell["method"] == ZERO_SHOT else {}
+        rows.append(own | {"group": "all", **{name: cell[name] for name in (*_COUNTS, *RULES)}})
+        for group, part in cell["groups"].items():
+            counts = {name: getattr(part, name) for name in _COUNTS}
+            rates = {rule: 100 * counts[f"{rule}_correct"] / part.samples for rule in RULES}
+            rows.append(own | {"group": group, **counts, **rates})
+    table = _with_seeds(pd.DataFrame(rows), [*keys, "kind", "group"], list(RULES), grid)
+    table["stage"] = [_group_stage(row, grid) for row in table.itertuples()]
+    # One test set, one base model: those for testing alone have no seed.
+    more = {"dataset": [*grid.datasets, *grid.targets], "seed": ["0", *map(str, grid.seeds), MEAN]}
+    order = ["setting", "dataset", "method", "trained_on", "group", "seed"]
+    table = _as_counts(_sorted(table, grid, order, more=more), _COUNTS)
+    order = [*keys, "group", "seed", "stage", *_COUNTS, *RULES]
+    return table[order + [name for name in table if name.endswith("_sd")]]
+
+
 def training_cost(costs: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     """What training took: optimiser steps, samples seen, and tokens read and written; means over all cells of a method.
 
@@ -290,6 +319,16 @@ def _transfer_stages(row: tuple, grid: Grid) -> str:
     return f"{cross_eval} {evaluate}" if MEAN in (row.source, row.target) else cross_eval
 
 
+def _group_stage(row: tuple, grid: Grid) -> str:
+    if row.kind == "cross_eval":
+        return _name(row.kind, row.setting, row.method, row.trained_on, row.dataset, _any(row.seed, grid.seeds))
+    if row.kind == "target_eval":
+        return _name(row.kind, row.method, row.trained_on, row.dataset, _any(row.seed, grid.seeds))
+    if row.kind == "target_zero_shot":
+        return _name(row.kind, row.dataset)
+    return _stage(row, row.setting, grid)
+
+
 def _any(value: str, axis: list) -> str:
     """One value of an axis, or for a mean over it the wildcard that stands for all."""
     return str(value) if value != MEAN else "*" if len(axis) > 1 else str(axis[0])
@@ -314,6 +353,8 @@ def _sorted(
         "dataset": [MEAN, *grid.datasets] if mean_first else datasets,
         "source": datasets,
         "target": datasets,
+        "trained_on": [NOTHING, *grid.datasets],
+        "group": ["all", *sorted(set(table.get("group", ())) - {"all"})],
         "seed": [*map(str, grid.seeds), MEAN],
         **(more or {}),
     }
