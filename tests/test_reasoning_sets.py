@@ -26,7 +26,8 @@ from stages.sources import facts
 from stages.split import split
 from stages.tasks import task as tasks
 from stages.tasks.task import Sample
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Project
+from tests.test_pipeline import TINY
 from tests.test_sources import picture
 from tools.profile import params_of
 
@@ -420,6 +421,27 @@ def test_a_test_set_alone_is_not_trained_on(run):
         UserError, match=r"train@few_shot-cls_rl-cv_bench-1: cv_bench has no training samples, .*; next: "
     ):
         train("few_shot", "cls_rl", "cv_bench", 1)
+
+
+@pytest.mark.slow
+def test_what_is_trained_on_one_set_is_tested_on_another_by_the_real_dvc(project: Project, tmp_path_factory):
+    """The cells of P1's Table 1: SAT to CV-Bench, on the embedded model, whose weights are all but random here."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("sat", "cv_bench")}
+    for name, folder in folders.items():
+        WRITERS[name](folder)
+        own = {key: value for key, value in PROFILE["download"][name].items() if key not in ("repository", "revision")}
+        project.change(**{f"download__{name}": own | {"path": str(folder)}})
+    project.change(**{key: value for key, value in TINY.items() if key.startswith(("models", "grpo", "evaluate"))})
+    project.change(datasets=[*folders], methods=["no_thinking"], settings=["few_shot"], best=[])
+    project.change(download__sat__test_per_class=2, split__train_count=None, split__validation_count=0)
+    project.change(grpo__global_batch_size=4, grpo__per_device_batch_size=4)
+    cells = ["cross_eval@few_shot-no_thinking-sat-cv_bench-1", "zero_shot@few_shot-cv_bench-1"]
+    project.run("dvc", "repro", *cells)
+    for name in ("cross_eval/few_shot-no_thinking-sat-cv_bench-1", "zero_shot/few_shot-cv_bench-1"):
+        numbers = json.loads((project.root / f"metrics/records/{name}.json").read_text())["parts"]["all"]
+        assert {group: each["samples"] for group, each in numbers["groups"].items()} == dict.fromkeys(sorted(PARTS), 2)
+    done = project.run("dvc", "repro", "train@few_shot-no_thinking-cv_bench-1", check=False)
+    assert "cv_bench has no training samples, it is for testing; next: " in done.stdout + done.stderr
 
 
 def test_prompts_of_a_dataset_are_ones_that_there_are():
