@@ -50,8 +50,8 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
 
         trainer = import_module(f"stages.training.{recipe['trainer']}")
         params = validate(f"{path}: settings", recipe["settings"], trainer.Params)
-        loaded = load_method(method)
-        examples = [Example.of(sample, loaded) for sample in samples.read(inputs["data"], dataset, image_size)]
+        loaded, task = load_method(method), tasks.load(recipe["task"])
+        examples = [Example.of(sample, loaded, task) for sample in samples.read(inputs["data"], dataset, image_size)]
         model, record = trainer.train(
             Training(
                 load_base(BASE_MODEL, params),
@@ -60,8 +60,9 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
                 params,
                 seed,
                 checkpoints,
-                Rewards.load(recipe["rewards"], loaded.parse, tasks.load(recipe["task"])),
+                Rewards.load(recipe["rewards"], loaded.parse, task),
                 [run.callback(tidy)],
+                loaded.preference,
             )
         )
         launch.leave()

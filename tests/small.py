@@ -16,11 +16,11 @@ from stages.runtime.params import read_params
 from stages.tasks import classification
 from stages.tasks.draws import generator
 from stages.tasks.task import Sample
-from stages.training import grpo, sft
+from stages.training import dpo, grpo, sft
 from stages.training.common import Example, Record, Rewards, Training
 from tests.conftest import ROOT
 
-TRAINERS: dict[str, ModuleType] = {"sft": sft, "grpo": grpo}
+TRAINERS: dict[str, ModuleType] = {"sft": sft, "grpo": grpo, "dpo": dpo}
 
 
 def settings(method: str, **changes: Any) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def settings(method: str, **changes: Any) -> dict[str, Any]:
     params["train"][method] = params["train"].get(method, {}) | own
     found = recipe(method, "digits", check(params))["settings"]
     found |= {"steps": 2, "global_batch_size": 2, "per_device_batch_size": 2, "learning_rate": 1e-3}
-    if method != "sft":
+    if load(method).trainer == "grpo":
         found |= {"generations": 2, "max_completion_length": 6}
     return found | changes
 
@@ -56,6 +56,7 @@ def examples(method: str, names: Sequence[str], options: Callable[[int], Sequenc
                 "images": [picture(random)],
             },
             load(method),
+            classification.Task(),
         )
         for i, name in enumerate(names)
         for listed in [options(i) if options else names[: i + 1]]
@@ -101,5 +102,6 @@ def train(
             scratch,
             rewards(functions or {"length": by_length}, weights, method),
             callbacks,
+            load(method).preference,
         )
     )

@@ -82,7 +82,7 @@ def train_alone(project: Project, method: str, monkeypatch: pytest.MonkeyPatch, 
             load_model("models/base_model"),
             load_processor("models/base_model"),
             [
-                Example.of(sample, loaded)
+                Example.of(sample, loaded, tasks.load(recipe["task"]))
                 for sample in samples.read("data/partition/few_shot/1/train/digits.parquet", "digits", 32)
             ],
             trainer.Params.model_validate(recipe["settings"] | {"per_device_batch_size": 8}),

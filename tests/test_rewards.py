@@ -220,7 +220,8 @@ def test_a_method_of_reinforcement_has_rewards_and_a_supervised_one_a_target(nam
     method = load(name)
     assert set(method.rewards) <= set(rewards.names())
     assert bool(method.rewards) == (method.trainer == "grpo")
-    assert (method.target is not None) == (method.trainer == "sft")
+    assert (method.target is not None) == (method.trainer != "grpo")
+    assert (method.preference is not None) == (method.trainer == "dpo")
 
 
 def test_a_weight_is_part_of_the_section_of_every_reward():

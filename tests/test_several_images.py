@@ -13,7 +13,7 @@ from stages.modelling import folder as loading
 from stages.modelling.generation import GenerationParams, encode, generate
 from stages.modelling.model import load_model, load_processor
 from stages.runtime.errors import UserError
-from stages.tasks import samples
+from stages.tasks import number, samples
 from stages.tasks.draws import generator
 from stages.training.common import Example, check_prompt_lengths
 from tests import small
@@ -66,7 +66,7 @@ def encoded(image: Any) -> bytes:
 
 
 def examples(table: Path, method: str, size: int | None = None) -> list[Example]:
-    return [Example.of(row, load_method(method)) for row in samples.read(table, "sums", size)]
+    return [Example.of(row, load_method(method), number.Task()) for row in samples.read(table, "sums", size)]
 
 
 @pytest.mark.parametrize("method", ["sft", "no_thinking"])

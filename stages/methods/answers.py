@@ -12,6 +12,15 @@ def in_tags(answer: str) -> str:
     return f"<answer>{answer.strip()}</answer>"
 
 
+def bare(answer: str) -> str:
+    """The answer and nothing else, without blanks at its ends: `read_whole` reads it.
+
+    >>> bare(" river ")
+    'river'
+    """
+    return answer.strip()
+
+
 def read_whole(completion: str) -> str | None:
     """The whole completion, stripped; None where that is empty.
 

@@ -6,7 +6,7 @@ A method is one file of this room that defines `METHOD`; its name is the file's.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from stages.runtime import rooms
 
@@ -19,7 +19,8 @@ class Method:
         trainer: the module of `stages.training` that trains with it.
         prompt: the user's text in training; `{question}` stands for the question with its option list.
         parse: the answer in a completion, or None where the completion has none.
-        target: the completion to be learned for an answer (supervised methods).
+        target: the completion to be learned for an answer (supervised methods and those of preference).
+        preference: whether the right answer is preferred to wrong ones in pairs, or in a list (methods of preference).
         rewards: names of files of `stages.rewards`, summed (reinforcement methods).
         evaluation_prompts: the user's text in evaluation by part of the test set (`all`, `base`, `new`, `open`), or by
             what a dataset names in its key `prompts` (`cv_bench`: P1's code for CV-Bench), where it is not the training
@@ -34,6 +35,7 @@ class Method:
     prompt: str
     parse: Callable[[str], str | None]
     target: Callable[[str], str] | None = None
+    preference: Literal["pairs", "list"] | None = None
     rewards: tuple[str, ...] = ()
     evaluation_prompts: dict[str, str] = field(default_factory=dict)
     system: str | None = None

@@ -16,8 +16,8 @@ from stages.runtime.params import RENAMED, Analyses, Grid, Section, validate
 from stages.tasks import task as tasks
 from stages.tasks.draws import SplitParams
 from stages.tasks.images import ImageParams
-from stages.tasks.settings import FEW_SHOT, OF_CLASSES, SETTINGS
-from stages.training import grpo, sft
+from stages.tasks.settings import FEW_SHOT, OF_CLASSES, OPEN_SET, SETTINGS
+from stages.training import dpo, grpo, sft
 
 
 class Params(Analyses, Grid):
@@ -35,12 +35,13 @@ class Params(Analyses, Grid):
     partition: dict[str, dict[str, Any]]
     sft: dict[str, Any]
     grpo: dict[str, Any]
+    dpo: dict[str, Any]
     train: dict[str, dict[str, Any]]
     overrides: dict[str, dict[str, Any]]
     evaluate: EvaluateParams
 
 
-TRAINERS = {"sft": sft.Params, "grpo": grpo.Params}
+TRAINERS = {"sft": sft.Params, "grpo": grpo.Params, "dpo": dpo.Params}
 
 
 def check(params: dict[str, Any]) -> Params:
@@ -136,6 +137,13 @@ def _check_tasks(params: Params) -> None:
             raise UserError(f"download.{dataset}.prompts: {prompts!r} is invalid; valid: {', '.join(valid)}, or null")
     for dataset in params.datasets:
         task = tasks.load(name := task_of(dataset, params))
+        preferring = [method for method in params.methods if methods.load(method).preference]
+        if preferring and (OPEN_SET in params.settings or not task.lists_options):
+            found = "lists no options" if not task.lists_options else f"lists none in setting {OPEN_SET!r}"
+            raise UserError(
+                f"methods: {preferring[0]!r} is invalid with dataset {dataset!r}, whose task {name} {found}, for it "
+                "prefers the right one to the others"
+            )
         wrong = [setting for setting in params.settings if setting in OF_CLASSES and not task.by_class]
         if wrong:
             raise UserError(

@@ -13,6 +13,7 @@ class Task(BaseTask):
     """An example is an image and its class; the question lists class names, the right one always among them."""
 
     by_class = True
+    lists_options = True
 
     def sample(
         self, example: Mapping[str, Any], names: Sequence[str], rule: OptionRule, random: np.random.Generator
@@ -33,6 +34,10 @@ class Task(BaseTask):
     def question(self, question: str, names: Sequence[str]) -> str:
         """With all class names in their order."""
         return render(question, list(dict.fromkeys(names)))
+
+    def wrong_answers(self, sample: Sample) -> list[str]:
+        """The other options."""
+        return [option for option in sample.options if option not in sample.answers]
 
     def valid(self, answer: str | None, sample: Sample) -> bool:
         """The answer is one of the options; without options, any text."""

@@ -25,6 +25,7 @@ class Task(BaseTask):
 
     columns = ("question", "options", "answer")
     optional = ("prompt",)
+    lists_options = True
 
     def sample(
         self, example: Mapping[str, Any], names: Sequence[str], rule: OptionRule, random: np.random.Generator
@@ -38,6 +39,10 @@ class Task(BaseTask):
 
     def question(self, question: str, names: Sequence[str]) -> None:
         """Each sample has options of its own."""
+
+    def wrong_answers(self, sample: Sample) -> list[str]:
+        """The other letters."""
+        return [letter for letter, _ in _options(sample) if letter != sample.answer]
 
     def valid(self, answer: str | None, sample: Sample) -> bool:
         """It is a letter or an option's text."""

@@ -89,12 +89,14 @@ class BaseTask(ABC):
             `question` may be left to the dataset.
         optional: what it may give, and may leave empty: `prompt` is the whole text of a question, as the source has it.
         by_class: whether samples are drawn by class (`split.shots`), or by count (`split.train_count`).
+        lists_options: whether its questions list the answers that may be given.
         scores: names of the sub-scores of `sub_scores`.
     """
 
     columns: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[tuple[str, ...]] = ()
     by_class: ClassVar[bool] = False
+    lists_options: ClassVar[bool] = False
     scores: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -126,6 +128,10 @@ class BaseTask(ABC):
     @abstractmethod
     def question(self, question: str, names: Sequence[str]) -> str | None:
         """The question about an image of which nothing else is known; None where each sample has its own."""
+
+    def wrong_answers(self, sample: Sample) -> list[str]:
+        """The answers that the question lists and that are wrong, in its order; none of tasks that list none."""
+        return []
 
     @abstractmethod
     def valid(self, answer: str | None, sample: Sample) -> bool:

@@ -81,20 +81,26 @@ class Example:
         prompt: the turns of a conversation, with a placeholder for each image.
         images: PIL images.
         sample: the question and its answer.
-        target: the completion to be learned, of supervised methods.
+        target: the completion to be learned, of supervised methods and those of preference.
+        rejected: completions with the wrong answers that the question lists, of methods of preference.
     """
 
     prompt: list[dict[str, Any]]
     images: list[Any]
     sample: Sample
     target: str | None = None
+    rejected: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, row: Mapping[str, Any], method: Method) -> Example:
-        """The example that a method makes of a row of `stages.tasks.samples.Samples`."""
+    def of(cls, row: Mapping[str, Any], method: Method, task: BaseTask) -> Example:
+        """The example that a method makes of a row of `stages.tasks.samples.Samples`, a sample of the task."""
         sample = Sample.of(row)
         target = method.target(sample.answer) if method.target else None
-        return cls(method.conversation(sample.question, images=len(row["images"])), row["images"], sample, target)
+        wrong = task.wrong_answers(sample) if method.target and method.preference else []
+        rejected = tuple(map(method.target, wrong)) if method.target else ()
+        return cls(
+            method.conversation(sample.question, images=len(row["images"])), row["images"], sample, target, rejected
+        )
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,7 @@ class Training:
         folder: of the checkpoints; training resumes from the newest.
         rewards: of reinforcement methods; their weighted sum counts.
         callbacks: of transformers.
+        preference: of methods of preference: whether the right answer stands in pairs or in a list.
     """
 
     model: Any
@@ -151,6 +158,7 @@ class Training:
     folder: str | Path
     rewards: Rewards | None = None
     callbacks: Sequence[Any] = ()
+    preference: Literal["pairs", "list"] | None = None
 
     def check(self) -> None:
         """Refuse adapters that go to no module, and prompts that are too long.
@@ -383,11 +391,15 @@ def tidy(log: dict[str, float]) -> dict[str, float]:
     `share_clipped` of tokens, whose ratio the objective clips; `share_truncated` of completions, that met the longest
     length.
 
+    Of preference: `margin`, by how much the implicit reward of the right answer is above a wrong one's (in a list, the
+    best wrong one's), and `share_preferred`, how often it is.
+
     >>> tidy({"loss": 0.5, "rewards/format/mean": 1.0, "completions/mean_length": 9.0, "train_runtime": 7.1})
     {'loss': 0.5, 'reward/format': 1.0, 'completion_length': 9.0}
     """
     names = {name: name for name in ("loss", "reward", "kl", "grad_norm", "learning_rate")}
     names |= {"completions/mean_length": "completion_length"}
+    names |= {"rewards/margins": "margin", "rewards/accuracies": "share_preferred"}
     if "clip_ratio/region_mean" in log:  # of reinforcement
         names |= {name: name for name in ("reward_spread", "share_without_spread", "entropy")}
         names |= {"clip_ratio/region_mean": "share_clipped", "completions/clipped_ratio": "share_truncated"}

@@ -249,6 +249,10 @@ class Planner:
         """
         chosen = recipe(name, dataset, self.params)
         settings, method = chosen["settings"], load_method(name)
+        if chosen["trainer"] not in ("sft", "grpo"):
+            raise UserError(
+                f"methods: {name!r} is not covered by a plan, which knows trainers sft and grpo; leave it out"
+            )
         reinforced = chosen["trainer"] == "grpo"
         names, rule = self.trained_classes(setting, dataset)
         samples = self.params.split.shots * len(names)
