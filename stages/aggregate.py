@@ -20,7 +20,7 @@ METRICS = Path("metrics")
 def report(records: Records, grid: Reported) -> dict[str, bytes]:
     """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table.
 
-    The tables of sub-scores and of prompts are there only where there are such.
+    The tables of sub-scores, prompts, thinking and groups are there only where there are such.
     """
     base_to_new = tables.base_to_new(records.evaluations, grid)
     few_shot = tables.few_shot(records.evaluations, grid)
@@ -50,6 +50,15 @@ def report(records: Records, grid: Reported) -> dict[str, bytes]:
         prompts = tables.prompts(records.prompted, grid)
         files["tables/prompts.csv"] = _csv(prompts, "%.2f")
         files["tables/prompts.md"] = markdown.prompts(prompts, grid).encode()
+    evaluations, prompted = records.evaluations, records.prompted
+    if evaluations["thinking"].notna().any():
+        thinking = tables.thinking(evaluations, prompted, grid)
+        files["tables/thinking.csv"] = _csv(thinking, "%.2f")
+        files["tables/thinking.md"] = markdown.thinking(thinking, grid).encode()
+    if any(evaluations["groups"]):
+        groups = tables.groups(evaluations, prompted, grid)
+        files["tables/groups.csv"] = _csv(groups, "%.2f")
+        files["tables/groups.md"] = markdown.groups(groups, grid).encode()
     return files
 
 
