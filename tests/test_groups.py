@@ -108,16 +108,14 @@ def test_groups_of_a_dataset_for_testing_alone_are_named_by_what_was_trained_on(
     numbers = scoring.summarize(predictions(["Count", "Depth", "Count"]))["all"]
     groups = {name: Part.model_validate(own) for name, own in numbers["groups"].items()}
     cell = {"setting": "few_shot", "part": "all", "evaluated_on": "bench", "groups": groups}
-    cell |= {name: numbers[name] for name in ("samples", "substring_correct", "exact_correct")}
-    cell |= {"substring": 66.7, "exact": 66.7}
     rows = [
-        cell | {"kind": "target_zero_shot", "method": "zero_shot", "trained_on": None, "seed": 0},
-        cell | {"kind": "target_eval", "method": "sft", "trained_on": "digits", "seed": 1},
-        cell | {"kind": "target_eval", "method": "sft", "trained_on": "digits", "seed": 2},
+        cell | {"stage": "target_zero_shot@bench", "method": "zero_shot", "trained_on": None, "seed": 0},
+        cell | {"stage": "target_eval@sft-digits-bench-1", "method": "sft", "trained_on": "digits", "seed": 1},
+        cell | {"stage": "target_eval@sft-digits-bench-2", "method": "sft", "trained_on": "digits", "seed": 2},
     ]
     axes = {"datasets": ["digits"], "methods": ["sft"], "settings": ["few_shot"], "seeds": [1, 2], "transfer": []}
     grid = Reported(**axes, targets=["bench"], model="embedded", notes={})
-    table = tables.groups(pd.DataFrame(rows), grid)
+    table = tables.groups(pd.DataFrame(rows), pd.DataFrame(), grid)
     count = table[table["group"] == "Count"]
     assert count["stage"].tolist() == [
         "target_zero_shot@bench",

@@ -166,7 +166,9 @@ def test_reward_replaces_the_rewards_of_every_reinforcement_method_and_no_other(
     names = ["accuracy", "format", "length"]
     checked = check(changed("reward", names))
     for name in methods.names():
-        assert list(recipe(name, "digits", checked)["rewards"]) == (names if methods.load(name).trainer == "grpo" else [])
+        assert list(recipe(name, "digits", checked)["rewards"]) == (
+            names if methods.load(name).trainer == "grpo" else []
+        )
 
 
 def test_override_of_a_method_stays_its_own():

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 # First: it switches MLflow's telemetry off.
+from stages.evaluation.scoring import flat
 from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
@@ -66,11 +67,8 @@ def read(stage: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any
         record = read_json(path)
         if not _is_record(record):
             raise ValueError("has no numbers by part")
-        metrics = {
-            f"{part}/{name}": number for part, numbers in record["parts"].items() for name, number in numbers.items()
-        }
         cell, _ = _split(record)
-        return cell | {"dataset": cell["trained_on"] or cell["evaluated_on"]}, metrics, []
+        return cell | {"dataset": cell["trained_on"] or cell["evaluated_on"]}, flat(record["parts"]), []
     except UserError:
         raise
     except (OSError, ValueError, KeyError) as error:  # a key of the cell, above all

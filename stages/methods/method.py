@@ -42,6 +42,11 @@ class Method:
     image_first: bool = True
     prefill: str = ""
 
+    @property
+    def thinks(self) -> bool:
+        """Whether a prompt of it asks for thinking before the answer, as SFT's in evaluation does too."""
+        return any("<think>" in text for text in (self.prompt, self.system or "", *self.evaluation_prompts.values()))
+
     def conversation(self, question: str, part: str | None = None, images: int = 1) -> list[dict[str, Any]]:
         """The turns of a prompt, for training or for evaluation on `part` of the test set, with `images` images."""
         published = None if part is None else self.evaluation_prompts.get(part)

@@ -143,7 +143,11 @@ def targets(table: pd.DataFrame, grid: Reported) -> str:
     rows = table[(table["seed"] == MEAN) | (table["method"] == ZERO_SHOT)] if len(grid.seeds) > 1 else table
     rows = rows.rename(columns={"source": "trained on"}).reset_index(drop=True)
     keys = ["trained on", "method"]
-    for name, title in {**RULES, "mean_completion_tokens": "tokens per completion"}.items():
+    for name, title in {
+        **RULES,
+        "think": "completions that think",
+        "mean_completion_tokens": "tokens per completion",
+    }.items():
         best = rows[name].map(two_decimals) == rows.groupby("target")[name].transform("max").map(two_decimals)
         wide = rows.assign(cell=_cells(rows, name, best & (name in RULES))).pivot(
             index=keys, columns="target", values="cell"
@@ -168,6 +172,58 @@ def prompts(table: pd.DataFrame, grid: Reported) -> str:
     return _text([*lines, *_stages(rows, ["method", "prompt", "column"])], grid)
 
 
+def thinking(table: pd.DataFrame, grid: Reported) -> str:
+    """The share of completions that think, rows methods by prompts, columns datasets; then a row per cell that does."""
+    lines = ["# Thinking (P1 Table 10, Figure 2)", "", "Completions with something in a think block, in percent."]
+    lines += [*_explanation(grid), _REBUILD, "", _grid(grid)]
+    rows = headline(table, grid)
+    rows = rows.assign(column=_columns(rows))
+    lines += ["", _table(_matrix(rows, ["method", "prompt"], "think"))]
+    lines += ["", "## What the thinking states", "", "By a rule that reads the answer out of the thinking"]
+    lines[-1] += (
+        " (`stages/tasks/thinking.py` says how often it errs). Inconsistent: the share of completions that think"
+    )
+    lines[-1] += " whose answer is another one. Exact matches in percent: of all answers; of what the thinking states;"
+    lines[-1] += " and of the inconsistent completions, what the thinking states and the answer."
+    shown = rows[rows["inconsistent"].notna()]
+    cells = {
+        "inconsistent": "inconsistent",
+        "answer": "exact",
+        "thinking": "thought_exact",
+        "inconsistent: thinking": "no_thought_exact",
+        "inconsistent: answer": "no_answer_exact",
+    }
+    columns = {title: _numbers(shown, name) for title, name in cells.items()}
+    lines += ["", _table(shown[["method", "prompt", "column"]].assign(**columns))]
+    return _text([*lines, *_stages(rows, ["method", "prompt", "column"])], grid)
+
+
+def groups(table: pd.DataFrame, grid: Reported) -> str:
+    """For each dataset and rule, rows models by prompts, columns groups; then the share that thinks, and tokens."""
+    lines = ["# By group", "", f"Accuracy in percent by {_BOTH} Groups are parts of a test set that are scored alone."]
+    lines += [*_explanation(grid), "Bold: best of a method's column.", _REBUILD, "", _grid(grid)]
+    rows = headline(table, grid)
+    keys = ["trained_on", "method", "prompt"]
+    titles = {**RULES, "think": "completions that think", "mean_completion_tokens": "tokens per completion"}
+    for (setting, part, dataset), block in rows.groupby(["setting", "part", "dataset"], sort=False):
+        samples = block.drop_duplicates("group")
+        counts = ", ".join(f"{name} {count}" for name, count in zip(samples["group"], samples["samples"], strict=True))
+        lines += ["", f"## {dataset}: {setting}, {part}", ""]
+        lines += [f"Test samples: {counts}."] if samples["samples"].notna().all() else []
+        for name, words in titles.items():
+            if block[name].notna().any():
+                shown = _matrix(block.assign(column=block["group"]), keys, name)
+                lines += ["", f"### {words.capitalize()}", "", _table(shown)]
+    made = rows.drop_duplicates(["setting", *keys, "dataset"])
+    return _text([*lines, *_stages(made, ["setting", *keys, "dataset"])], grid)
+
+
+def _numbers(rows: pd.DataFrame, name: str) -> list[str]:
+    """As `_cells`, nothing bold, and a dash where there is no number."""
+    texts = _cells(rows, name, pd.Series(False, index=rows.index))
+    return ["-" if pd.isna(value) else text for value, text in zip(rows[name], texts, strict=True)]
+
+
 def _columns(rows: pd.DataFrame) -> pd.Series:
     """The dataset of a row, with its part where the setting has several."""
     return rows["dataset"].where(rows["part"] == "all", rows["dataset"] + " " + rows["part"])
@@ -177,31 +233,12 @@ def _matrix(rows: pd.DataFrame, keys: list[str], name: str) -> pd.DataFrame:
     """Rows by `keys`, a column for each value of `column`; an accuracy is bold where it is the best of its method."""
     rows = rows.reset_index(drop=True)
     best = rows.groupby(["method", "column"])[name].transform("max").map(two_decimals)
-    bold = (rows[name].map(two_decimals) == best) & (name in RULES)
+    several = rows.groupby(["method", "column"])[name].transform("count") > 1
+    bold = (rows[name].map(two_decimals) == best) & several & (name in RULES)
     rows = rows.assign(cell=_cells(rows, name, bold))
     wide = rows.pivot(index=keys, columns="column", values="cell")
     order = pd.MultiIndex.from_frame(rows[keys].drop_duplicates())
     return wide.loc[order, list(dict.fromkeys(rows["column"]))].reset_index()
-
-
-def groups(table: pd.DataFrame, grid: Reported) -> str:
-    """For each test set that has groups and each rule, rows methods by what they were trained on, columns groups."""
-    lines = ["# Groups of test sets (P1 Tables 1 and 3)", "", f"Accuracy in percent by {_BOTH}"]
-    lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid)]
-    rows = headline(table, grid)
-    for (setting, part, dataset), block in rows.groupby(["setting", "part", "dataset"], sort=False):
-        title = dataset if part == "all" else f"{dataset} {setting} {part}"
-        for rule in RULES:
-            columns = {
-                group: dict(
-                    zip(zip(column["method"], column["trained_on"], strict=True), _cells(column, rule), strict=True)
-                )
-                for group, column in block.groupby("group", sort=False)
-            }
-            shown = pd.DataFrame(columns).rename_axis(["method", "trained on"]).reset_index()
-            lines += ["", f"## {title}: {RULES[rule]}", "", _table(shown)]
-    whole = rows[rows["group"] == "all"].rename(columns={"trained_on": "trained on"})
-    return _text([*lines, *_stages(whole, ["setting", "part", "dataset", "method", "trained on"])], grid)
 
 
 def training_cost(table: pd.DataFrame, grid: Reported) -> str:

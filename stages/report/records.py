@@ -31,6 +31,17 @@ OWN = "own"
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
+class Consistency(BaseModel):
+    """What the thinking of a part's completions states: counts; see `stages.evaluation.scoring.summarize`."""
+
+    yes: NonNegativeInt
+    no: NonNegativeInt
+    none: NonNegativeInt
+    thought_correct: NonNegativeInt
+    no_thought_correct: NonNegativeInt
+    no_answer_correct: NonNegativeInt
+
+
 class Part(BaseModel, extra="allow"):
     """What one part of a test set gave: counts, and rates in percent; all else are sub-scores in percent.
 
@@ -49,6 +60,8 @@ class Part(BaseModel, extra="allow"):
     completion_tokens: NonNegativeInt
     mean_completion_tokens: float = Field(ge=0)
     right: dict[str, Annotated[str, Field(pattern="^[01]*$")]]
+    thinking: NonNegativeInt | None = None
+    consistency: Consistency | None = None
     groups: "dict[str, Part]" = Field(default_factory=dict)
 
     @property
@@ -103,6 +116,7 @@ class Records:
             evaluated_on, seed, part, samples, substring_correct, exact_correct, substring, exact (accuracies by the two
             rules in percent), valid_rate (percent), mean_completion_tokens, sub_scores (a dictionary, in percent),
             right (by rule, a mark for each sample), groups (by name, a `Part` of each).
+            groups (by name, a `Part` of each), thinking (a count, or None), consistency (a `Consistency`, or None).
             Rates come from the counts, so nothing is rounded twice.
         costs: one row per trained cell: stage, setting, method, dataset, seed, steps, samples_seen, prompt_tokens,
             completion_tokens.
@@ -237,6 +251,8 @@ def _evaluation(
                 "sub_scores": part.sub_scores,
                 "right": part.right,
                 "groups": part.groups,
+                "thinking": part.thinking,
+                "consistency": part.consistency,
             }
         )
     return rows

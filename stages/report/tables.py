@@ -7,6 +7,7 @@ grid has several seeds, rows of means over seeds carry sample standard deviation
 `stage` names what makes the row: one stage, or a pattern for `dvc repro --glob` where several do.
 """
 
+import re
 from collections.abc import Mapping
 
 import pandas as pd
@@ -21,6 +22,7 @@ NOTHING = "-"
 """What zero-shot was trained on."""
 HALVES = ("base", "new")
 _COUNTS = ["samples", *(f"{rule}_correct" for rule in RULES)]
+_CONSISTENCY = ["yes", "no", "none", "thought_correct", "no_thought_correct", "no_answer_correct"]
 _COSTS = ["steps", "samples_seen", "prompt_tokens", "completion_tokens"]
 
 
@@ -147,15 +149,76 @@ def prompts(prompted: pd.DataFrame, grid: Reported) -> pd.DataFrame:
         substring_low, substring_high, the same three of exact, valid_rate, mean_completion_tokens; with several seeds
         also `_sd` of the rates.
     """
-    keys, values = ["setting", "part", "dataset", "method", "prompt"], [*RULES, "valid_rate", "mean_completion_tokens"]
     table = _with_intervals(prompted.rename(columns={"evaluated_on": "dataset"}))
-    columns = [*keys, "seed", "stage", *_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]
-    table = _with_seeds(table[columns], keys, values, grid)
-    means = table["seed"] == MEAN
-    table.loc[means, "stage"] = [_any_seed(row, table) for row in table[means].to_dict("records")]
-    orders = {"prompt": [OWN, *dict.fromkeys([*grid.zero_shot_prompts, *grid.prompts])]}
-    table = _as_counts(_sorted(table, grid, ["setting", "dataset", "method", "prompt", "seed"], more=orders), _COUNTS)
-    return table[columns + [name for name in table if name.endswith("_sd")]]
+    values = [*RULES, "valid_rate", "mean_completion_tokens"]
+    shown = [*_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]
+    return _as_counts(_cells(table, ["setting", "part", "dataset", "method", "prompt"], shown, values, grid), _COUNTS)
+
+
+def thinking(evaluations: pd.DataFrame, prompted: pd.DataFrame, grid: Reported) -> pd.DataFrame:
+    """How many completions think (P1 Table 10), and whether the answer is what their thinking states (P1 Figure 2).
+
+    Shares are of completions that think, but `think`, which is of all. Where no prompt asks for thinking only that is
+    there. Accuracies are by the exact rule; those of completions whose thinking and answer disagree stand in columns
+    `no_`.
+
+    Returns:
+        setting, part, dataset, method, prompt, seed, stage, samples, thinking (how many), think, think_low, think_high,
+        yes, no, none (how many agree, disagree, or state nothing), inconsistent, exact, thought_exact,
+        no_thought_exact, no_answer_exact; with several seeds also `_sd` of the shares.
+    """
+    table = _every_prompt(evaluations[evaluations["kind"] != "cross_eval"], prompted)
+    table = table[table["thinking"].notna()].rename(columns={"evaluated_on": "dataset"})
+    intervals = [wilson_interval(int(n), of) for n, of in zip(table["thinking"], table["samples"], strict=True)]
+    table = table.assign(
+        think=100 * table["thinking"].astype(float) / table["samples"],
+        think_low=[low for low, _ in intervals],
+        think_high=[high for _, high in intervals],
+        **{name: [getattr(each, name, None) for each in table["consistency"]] for name in _CONSISTENCY},
+    )
+    # A share of nothing is no number.
+    table = table.astype({name: float for name in _CONSISTENCY})
+    thought, differing = table["thinking"].astype(float).replace(0, float("nan")), table["no"].replace(0, float("nan"))
+    table = table.assign(
+        inconsistent=100 * table["no"] / thought,
+        thought_exact=100 * table["thought_correct"] / thought,
+        no_thought_exact=100 * table["no_thought_correct"] / differing,
+        no_answer_exact=100 * table["no_answer_correct"] / differing,
+    )
+    values = ["think", "inconsistent", "exact", "thought_exact", "no_thought_exact", "no_answer_exact"]
+    counts = ["samples", "thinking", "yes", "no", "none"]
+    shown = [*counts[:2], "think", "think_low", "think_high", *counts[2:], *values[1:]]
+    return _as_counts(_cells(table, ["setting", "part", "dataset", "method", "prompt"], shown, values, grid), counts)
+
+
+def groups(evaluations: pd.DataFrame, prompted: pd.DataFrame, grid: Reported) -> pd.DataFrame:
+    """What each group of a test set gave by itself, for every evaluation of a dataset that has groups.
+
+    Returns:
+        setting, part, trained_on (`-` for the base model), dataset, method, prompt, group, seed, stage, samples,
+        substring_correct, exact_correct, substring, substring_low, substring_high, the same three of exact, valid_rate,
+        mean_completion_tokens, think (the share that thinks, in percent); with several seeds also `_sd` of the rates.
+    """
+    keys = ["setting", "part", "trained_on", "dataset", "method", "prompt"]
+    cells = _every_prompt(evaluations, prompted).rename(columns={"evaluated_on": "dataset"})
+    cells["trained_on"] = cells["trained_on"].fillna(NOTHING)
+    rows = [
+        {
+            **{name: cell[name] for name in (*keys, "seed", "stage")},
+            "group": name,
+            "samples": group.samples,
+            **{f"{rule}_correct": getattr(group, f"{rule}_correct") for rule in RULES},
+            **{rule: 100 * getattr(group, f"{rule}_correct") / group.samples for rule in RULES},
+            "valid_rate": group.valid_rate,
+            "mean_completion_tokens": group.completion_tokens / group.samples,
+            "think": float("nan") if group.thinking is None else 100 * group.thinking / group.samples,
+        }
+        for cell in cells.to_dict("records")
+        for name, group in cell["groups"].items()
+    ]
+    values = [*RULES, "valid_rate", "mean_completion_tokens", "think"]
+    shown = [*_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]
+    return _as_counts(_cells(_with_intervals(pd.DataFrame(rows)), [*keys, "group"], shown, values, grid), _COUNTS)
 
 
 def targets(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
@@ -164,15 +227,15 @@ def targets(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
     Returns:
         target, source (the dataset that was trained on, `-` of the base model), method, seed, stage, samples,
         substring_correct, exact_correct, then for both rules as for substring: substring, substring_low,
-        substring_high, substring_gain (points over the base model); mean_completion_tokens; with several seeds also
-        `_sd` of the rates and gains.
+        substring_high, substring_gain (points over the base model); think (the share of completions that think, in
+        percent), mean_completion_tokens; with several seeds also `_sd` of the rates and gains.
     """
     cells = _with_intervals(evaluations).rename(columns={"trained_on": "source", "evaluated_on": "target"})
-    table = cells.assign(source=cells["source"].fillna(NOTHING))
+    table = cells.assign(source=cells["source"].fillna(NOTHING), think=100 * cells["thinking"] / cells["samples"])
     base = table[table["method"] == ZERO_SHOT].set_index("target")
     for rule in RULES:
         table[f"{rule}_gain"] = table[rule] - table["target"].map(base[rule])
-    rates = [*RULES, *(f"{rule}_gain" for rule in RULES), "mean_completion_tokens"]
+    rates = [*RULES, *(f"{rule}_gain" for rule in RULES), "think", "mean_completion_tokens"]
     order = ["target", "source", "method", "seed", "stage", *_COUNTS]
     for rule in RULES:
         order += [*_bounded(rule), f"{rule}_gain"]
@@ -186,36 +249,7 @@ def targets(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
     )
     more = {"target": grid.targets, "source": [NOTHING, *grid.datasets], "seed": ["-", *map(str, grid.seeds), MEAN]}
     table = _as_counts(_sorted(table, grid, ["target", "source", "method", "seed"], more=more), _COUNTS)
-    return table[[*order, "mean_completion_tokens", *(name for name in table if name.endswith("_sd"))]]
-
-
-def groups(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
-    """Accuracy on each group of a test set that has some (P1 Tables 1 and 3), and on all, by what was trained on.
-
-    Returns:
-        setting, part, dataset, trained_on (`-` of zero-shot), method, group (`all` first), seed, stage, samples,
-        substring_correct, exact_correct, substring, exact; with several seeds also `_sd` of both.
-    """
-    keys = ["setting", "part", "dataset", "trained_on", "method"]
-    rows = []
-    for cell in evaluations.rename(columns={"evaluated_on": "dataset"}).to_dict("records"):
-        if not cell["groups"]:
-            continue
-        own = {name: cell[name] for name in (*keys, "kind", "seed")}
-        own |= {"trained_on": NOTHING} if cell["method"] == ZERO_SHOT else {}
-        rows.append(own | {"group": "all", **{name: cell[name] for name in (*_COUNTS, *RULES)}})
-        for group, part in cell["groups"].items():
-            counts = {name: getattr(part, name) for name in _COUNTS}
-            rates = {rule: 100 * counts[f"{rule}_correct"] / part.samples for rule in RULES}
-            rows.append(own | {"group": group, **counts, **rates})
-    table = _with_seeds(pd.DataFrame(rows), [*keys, "kind", "group"], list(RULES), grid)
-    table["stage"] = [_group_stage(row, grid) for row in table.itertuples()]
-    # One test set, one base model: those for testing alone have no seed.
-    more = {"dataset": [*grid.datasets, *grid.targets], "seed": ["0", *map(str, grid.seeds), MEAN]}
-    order = ["setting", "dataset", "method", "trained_on", "group", "seed"]
-    table = _as_counts(_sorted(table, grid, order, more=more), _COUNTS)
-    order = [*keys, "group", "seed", "stage", *_COUNTS, *RULES]
-    return table[order + [name for name in table if name.endswith("_sd")]]
+    return table[[*order, "think", "mean_completion_tokens", *(name for name in table if name.endswith("_sd"))]]
 
 
 def training_cost(costs: pd.DataFrame, grid: Grid) -> pd.DataFrame:
@@ -294,11 +328,32 @@ def _with_harmonic_means(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**means)
 
 
-def _any_seed(row: dict, table: pd.DataFrame) -> str:
-    """The pattern for the stages of all seeds of a row of means."""
-    keys = ["setting", "part", "dataset", "method", "prompt"]
-    cells = table[(table["seed"] != MEAN) & (table[keys] == [row[key] for key in keys]).all(axis=1)]
-    return f"{cells['stage'].iloc[0].rpartition('-')[0]}-*"
+def _every_prompt(evaluations: pd.DataFrame, prompted: pd.DataFrame) -> pd.DataFrame:
+    """All evaluations, those with other prompts than their own too."""
+    others = prompted[prompted["prompt"] != OWN] if len(prompted) else prompted
+    return pd.concat([evaluations.assign(prompt=OWN), others], ignore_index=True)
+
+
+def _cells(table: pd.DataFrame, keys: list[str], shown: list[str], values: list[str], grid: Reported) -> pd.DataFrame:
+    """Rows by `keys` and seed with their stages, in the order of the grid, and means over seeds of `values`."""
+    columns = [*keys, "seed", "stage", *shown]
+    table = _with_seeds(table[columns], keys, values, grid)
+    first = table[table["seed"] != MEAN].groupby(keys, sort=False)["stage"].first()
+    means = table["seed"] == MEAN
+    table.loc[means, "stage"] = [
+        re.sub(r"-\d+$", "-*", first[tuple(row)]) for row in table.loc[means, keys].itertuples(index=False)
+    ]
+    orders = {
+        "prompt": [OWN, *dict.fromkeys([*grid.zero_shot_prompts, *grid.prompts])],
+        "trained_on": [NOTHING, *grid.datasets],
+        "dataset": [*grid.datasets, *grid.targets],
+        # One test set and one base model: those for testing alone have no seed.
+        "seed": ["0", *map(str, grid.seeds), MEAN],
+        "part": ["all", *HALVES],
+        **({"group": sorted(set(table["group"]))} if "group" in keys else {}),
+    }
+    table = _sorted(table, grid, [*keys, "seed"], more=orders)
+    return table[columns + [name for name in table if name.endswith("_sd")]]
 
 
 def _stage(row: tuple, setting: str, grid: Grid) -> str:
@@ -317,16 +372,6 @@ def _transfer_stages(row: tuple, grid: Grid) -> str:
         return evaluate
     # The means, and a target's mean over sources, have the diagonal in them too.
     return f"{cross_eval} {evaluate}" if MEAN in (row.source, row.target) else cross_eval
-
-
-def _group_stage(row: tuple, grid: Grid) -> str:
-    if row.kind == "cross_eval":
-        return _name(row.kind, row.setting, row.method, row.trained_on, row.dataset, _any(row.seed, grid.seeds))
-    if row.kind == "target_eval":
-        return _name(row.kind, row.method, row.trained_on, row.dataset, _any(row.seed, grid.seeds))
-    if row.kind == "target_zero_shot":
-        return _name(row.kind, row.dataset)
-    return _stage(row, row.setting, grid)
 
 
 def _any(value: str, axis: list) -> str:
@@ -353,8 +398,6 @@ def _sorted(
         "dataset": [MEAN, *grid.datasets] if mean_first else datasets,
         "source": datasets,
         "target": datasets,
-        "trained_on": [NOTHING, *grid.datasets],
-        "group": ["all", *sorted(set(table.get("group", ())) - {"all"})],
         "seed": [*map(str, grid.seeds), MEAN],
         **(more or {}),
     }
