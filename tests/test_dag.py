@@ -150,6 +150,7 @@ STALE = {
     "partition.base_to_new.*": ["partition@base_to_new-*"],
     "partition.open_set.*": [],  # not in the default grid
     "sft.*": ["train@*-sft-*", "validate@sft-*"],
+    "dpo.*": [],  # no method of this grid is of preference
     "grpo.max_completion_length": ["train@*-cls_rl-*", "validate@cls_rl-*"],  # no_thinking has its own
     "grpo.*": ["train@*-cls_rl-*", "train@*-no_thinking-*", "validate@cls_rl-*", "validate@no_thinking-*"],
     "train.no_thinking.*": ["train@*-no_thinking-*", "validate@no_thinking-*"],
@@ -167,6 +168,8 @@ OTHER = {
     "precision": "bfloat16",
     "loss_type": "dapo",
     "scale_rewards": "none",
+    "normalise": "each",
+    "negatives": "model",
     "epoch": "published",
     "prompts": "training",
     "zero_shot_method": "cls_rl",

@@ -1,4 +1,4 @@
-"""Tasks that are no classification, end to end by the real DVC: choices, sums of two images, boxes.
+"""Tasks that are no classification, end to end by the real DVC: choices, sums of two images, a box, several boxes.
 
 Weights are all but random here.
 """
@@ -14,7 +14,7 @@ from stages.embedded import drawing
 from tests.conftest import Project
 from tests.test_pipeline import TINY
 
-DATASETS = ("choices", "sums", "boxes")
+DATASETS = ("choices", "sums", "boxes", "objects")
 METHODS = ("sft", "no_thinking")
 GRID = {
     "datasets": list(DATASETS),
@@ -63,7 +63,9 @@ def test_a_cell_has_its_samples_and_the_sub_scores_of_its_task(ran, dataset):
         predictions = pd.read_parquet(ran.root / f"metrics/predictions/{name}.parquet")
         assert list(numbers) == ["all"]
         assert numbers["all"]["samples"] == len(predictions) == 6
-        assert ("overlap" in numbers["all"]) == ("overlap" in predictions) == (dataset == "boxes")
+        assert ("overlap" in numbers["all"]) == ("overlap" in predictions) == (dataset in ("boxes", "objects"))
+        whole = {"mAP", "mAP50"} <= set(numbers["all"]) and set(predictions["group"]) == set(numbers["all"]["groups"])
+        assert whole if dataset == "objects" else "groups" not in numbers["all"]
 
 
 def test_models_are_evaluated_with_other_prompts_too(ran):
@@ -104,8 +106,9 @@ def test_what_is_trained_on_is_a_sample_of_the_task(ran, dataset):
     shown = pd.read_parquet(ran.root / f"data/download/{dataset}/images.parquet")["images"]
     assert {len(images) for images in shown} == set(table["image_count"])
     answers = {"choices": "[A-D]", "sums": "[0-9]|1[0-8]", "boxes": r"\[[0-9]+(, [0-9]+){3}\]"}
+    answers["objects"] = r"\[\{'Position': .*\}\]"
     assert table["answer"].str.fullmatch(answers[dataset]).all()
-    assert set(table["question"].str.count("\n")) == {4 if dataset == "choices" else 0}
+    assert set(table["question"].str.count("\n")) == {{"choices": 4, "objects": 2}.get(dataset, 0)}
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

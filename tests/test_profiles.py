@@ -199,6 +199,7 @@ PUBLISHED = {
     "top_k": 50,
     "loss_type": "grpo",
     "scale_rewards": "group",
+    "normalise": "together",
     "bias_correction_kl": False,
     "adaptation": "full",
     "precision": "bfloat16",

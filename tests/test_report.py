@@ -331,7 +331,7 @@ def test_sub_scores_of_a_task_stand_in_its_records():
     for name, overlaps in {"region": {"overlap": 75.0}, "number": {}}.items():
         task = tasks.load(name)
         completions = [("[0, 0, 500, 1000]", 9), ("[0, 0, 250, 1000]", 9)]
-        summary = scoring.summarize(scoring.score([row, row], completions, str.strip, task), task.scores)
+        summary = scoring.summarize(scoring.score([row, row], completions, str.strip, task), task)
         found = Part.model_validate(summary["all"])
         assert (found.samples, found.completion_tokens, found.sub_scores) == (2, 18, overlaps)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stages.embedded import chains, drawing, scene_sets
+from stages.embedded import chains, drawing, objects, scene_sets
 from stages.tasks.draws import SPLITS
 
 CLASSES = {
@@ -31,6 +31,7 @@ TASKS = dict.fromkeys(CLASSES, "classification") | {
     "boxes": "region",
     "chains": "number",
     **{name: dataset.task for name, dataset in scene_sets.DATASETS.items()},
+    "objects": "detection",
 }
 """The task of each embedded dataset."""
 
@@ -131,6 +132,7 @@ _DRAW = {
     "textures": _draw_texture,
     "choices": _choice,
     "boxes": _box,
+    "objects": objects.draw,
 }
 
 

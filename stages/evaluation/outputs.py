@@ -120,7 +120,7 @@ def write(
     Returns:
         The numbers by `<part>/<name>`, and of groups by `<part>/<group>/<name>`.
     """
-    parts = scoring.summarize(predictions, task.scores)
+    parts = scoring.summarize(predictions, task)
     with write_file(table) as file:
         predictions.to_parquet(file, index=False)
     write_json(record, cell | {"parts": parts})

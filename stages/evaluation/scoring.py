@@ -66,15 +66,14 @@ def _thinking(completion: str, parsed: str | None, sample: Sample, task: BaseTas
     }
 
 
-def summarize(predictions: pd.DataFrame, sub_scores: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def summarize(predictions: pd.DataFrame, task: BaseTask | None = None) -> dict[str, dict[str, Any]]:
     """The numbers of each part of the test set, in the order in which the parts appear; shares in percent.
 
     `right` has a text for each rule with a mark for each sample, in their order: `1` right, `0` wrong; so methods can
-    be compared sample by sample. Where samples have groups, `groups` of a part has the same of each of its groups,
-    which are sorted.
-    `thinking` counts the completions with something in a think block; where the prompt asks for it, `consistency` has
-    what the thinking states: how often it agrees with the answer (`yes`, `no`, `none`), how often it is right
-    (`thought_correct`), and among those that disagree how often it and how often the answer is right.
+    be compared sample by sample. `thinking` counts the completions with something in a think block; where the prompt
+    asks for it, `consistency` has what the thinking states: how often it agrees with the answer (`yes`, `no`, `none`),
+    how often it is right (`thought_correct`), and among those that disagree how often it and how often the answer is
+    right. Of a task there are the means of its sub-scores, and what it finds in all samples (`set_scores`).
 
     Where samples have groups, `groups` of a part has the same numbers of each of its groups, which are sorted.
 
@@ -85,10 +84,10 @@ def summarize(predictions: pd.DataFrame, sub_scores: Sequence[str] = ()) -> dict
         raise ValueError("no predictions to summarize")
     summary = {}
     for part, rows in predictions.groupby("part", sort=False):
-        summary[part] = _numbers(rows, sub_scores)
+        summary[part] = _numbers(rows, task)
         if "group" in rows:
             groups = rows.groupby("group", sort=True)
-            summary[part]["groups"] = {group: _numbers(each, sub_scores) for group, each in groups}
+            summary[part]["groups"] = {group: _numbers(each, task) for group, each in groups}
     return summary
 
 
@@ -109,7 +108,7 @@ def flat(numbers: Mapping[str, Any], before: str = "") -> dict[str, float]:
     return found
 
 
-def _numbers(rows: pd.DataFrame, sub_scores: Sequence[str]) -> dict[str, Any]:
+def _numbers(rows: pd.DataFrame, task: BaseTask | None) -> dict[str, Any]:
     return {
         "samples": len(rows),
         "substring_correct": int(rows["substring_match"].sum()),
@@ -121,7 +120,8 @@ def _numbers(rows: pd.DataFrame, sub_scores: Sequence[str]) -> dict[str, Any]:
         "mean_completion_tokens": round(float(rows["completion_tokens"].mean()), 2),
         "thinking": int(rows["completion"].map(thinking.thought).notna().sum()),
         **({"consistency": _consistency(rows)} if "agreement" in rows else {}),
-        **{name: round(100 * float(rows[name].mean()), 2) for name in sub_scores},
+        **{name: round(100 * float(rows[name].mean()), 2) for name in (task.scores if task else ())},
+        **{name: round(100 * value, 2) for name, value in (task.set_scores(rows) if task else {}).items()},
         "right": {"substring": _marks(rows["substring_match"]), "exact": _marks(rows["exact_match"])},
     }
 

@@ -1,4 +1,7 @@
-"""Overlap: for regions, intersection over union of the answer's box and the right one (our own; no paper has it)."""
+"""Overlap: intersection over union of the answer's boxes and the right ones.
+
+Of a region, the one box (our own; no paper has it); of detection, Visual-RFT's (arXiv 2503.01785), see the task.
+"""
 
 from stages.rewards.reward import Completion, Params
 from stages.tasks.task import BaseTask, Sample

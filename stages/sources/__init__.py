@@ -3,7 +3,7 @@
 from typing import Any
 
 from stages.runtime.params import validate_by_source
-from stages.sources import conversations, coop, embedded, folder, hub, parquet
+from stages.sources import conversations, coop, embedded, folder, grounding, hub, parquet
 from stages.sources.common import Chosen, DatasetParams
 
 SOURCES = {
@@ -11,6 +11,7 @@ SOURCES = {
     "coop": coop,
     "embedded": embedded,
     "folder": folder,
+    "grounding": grounding,
     "hub": hub,
     "parquet": parquet,
 }

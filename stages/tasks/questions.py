@@ -61,7 +61,7 @@ class Downloaded:
             sample, count = replace(sample, group=example.get("group")), example["image_count"]
             samples.append({"row": row, **label, "image_count": count, **sample.columns()})
         # Named, for there may be none.
-        fields = self.task.fields("group" in self.table)
+        fields = self.task.fields("group" in self.table or self.task.groups)
         return pd.DataFrame(
             samples, columns=["row", *(["label"] if self.task.by_class else []), "image_count", *fields]
         )

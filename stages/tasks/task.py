@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -16,6 +16,9 @@ from pydantic import Field
 from stages.runtime import rooms
 from stages.runtime.errors import UserError
 from stages.runtime.params import Section
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Rule = Literal["exact", "published"]
 """By which the accuracy reward pays: the right answer, or what the authors' function takes for it."""
@@ -90,6 +93,7 @@ class BaseTask(ABC):
         optional: what it may give, and may leave empty: `prompt` is the whole text of a question, as the source has it.
         by_class: whether samples are drawn by class (`split.shots`), or by count (`split.train_count`).
         lists_options: whether its questions list the answers that may be given.
+        groups: whether its samples have groups of their own, whatever the source says.
         scores: names of the sub-scores of `sub_scores`.
     """
 
@@ -97,6 +101,7 @@ class BaseTask(ABC):
     optional: ClassVar[tuple[str, ...]] = ()
     by_class: ClassVar[bool] = False
     lists_options: ClassVar[bool] = False
+    groups: ClassVar[bool] = False
     scores: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -156,6 +161,14 @@ class BaseTask(ABC):
 
     def sub_scores(self, answer: str | None, sample: Sample) -> dict[str, float]:
         """Numbers from 0 to 1 beside right and wrong, by the names in `scores`."""
+        return {}
+
+    def set_scores(self, predictions: "DataFrame") -> dict[str, float]:
+        """Numbers from 0 to 1 that only several samples have, such as an average precision, by their names.
+
+        Args:
+            predictions: of a part of a test set or of one of its groups, as `stages.evaluation.scoring.score` has them.
+        """
         return {}
 
     def notes(self, names: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from stages.runtime.errors import UserError
 from stages.training import epochs, vllm
 from stages.training.common import Record, Training, TrainingParams, adapters, arguments, progress, result
 from stages.training.epochs import GPUS, Epoch, PublishedEpoch, Schedule, schedule
+from stages.training.separate import separating
 from stages.training.spread import complaint, spreading
 
 
@@ -25,7 +26,8 @@ class Params(TrainingParams):
     `shared_prefix` encodes each prompt once per group instead of once per completion: the same mathematics at a
     fraction of the work (`stages.training.shared_prefix`); without it the trainer is TRL's own. `vllm` samples by vLLM
     on the same GPU, which takes TRL's own trainer too; see `stages.training.vllm`. `epoch`: what an epoch is made of,
-    see `stages.training.epochs`.
+    see `stages.training.epochs`. `normalise`: whether a group's rewards are summed and normalised (`together`), or each
+    normalised by itself and then summed (`each`; `each_and_batch` as TRL does that); see `stages.training.separate`.
     """
 
     epoch: Epoch
@@ -42,6 +44,7 @@ class Params(TrainingParams):
     iterations: int = Field(gt=0)
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"]
     scale_rewards: Literal["group", "batch", "none"]
+    normalise: Literal["together", "each", "each_and_batch"]
     bias_correction_kl: bool
     mask_truncated_completions: bool
 
@@ -49,6 +52,8 @@ class Params(TrainingParams):
     def _sampling(self) -> "Params":
         if self.beta == 0 and self.bias_correction_kl:
             raise ValueError("bias_correction_kl: false where beta is 0, since there is no KL term")
+        if self.normalise != "together" and self.scale_rewards != "group":
+            raise ValueError("scale_rewards: group where normalise is not together, which scales each reward by itself")
         if self.vllm and self.adaptation == "qlora":
             raise ValueError("vllm: false where adaptation is qlora, since vLLM would have other weights")
         if self.epoch == "published":
@@ -105,6 +110,10 @@ def train(training: Training) -> tuple[Any, Record]:
             num_iterations=params.iterations,
             loss_type=params.loss_type,
             scale_rewards=params.scale_rewards,
+            # Where advantages are ours, TRL's are replaced.
+            multi_objective_aggregation=(
+                "normalize_then_sum" if params.normalise == "each_and_batch" else "sum_then_normalize"
+            ),
             use_bias_correction_kl=params.bias_correction_kl,
             mask_truncated_completions=params.mask_truncated_completions,
             use_vllm=params.vllm,
@@ -138,6 +147,8 @@ def trainer_class(params: Params, plan: Schedule) -> type:
     from stages.training.checkpoints import resumable
 
     trainer = spreading(_sharing(GRPOTrainer) if params.shared_prefix else GRPOTrainer)
+    if params.normalise == "each":
+        trainer = separating(trainer)
     if params.epoch == "published":
         if missing := epochs.missing(trainer):
             raise UserError(

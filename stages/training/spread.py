@@ -36,6 +36,9 @@ class Spread:
             weighted = rewards * self.reward_weights.to(rewards)
             groups = weighted.nansum(dim=1).view(-1, self.num_generations).double()
             flat = groups.amax(dim=1) == groups.amin(dim=1)
+            if self._each_counts():
+                each = rewards.view(-1, self.num_generations, rewards.shape[1])
+                flat = (each.amax(dim=1) == each.amin(dim=1)).all(dim=1)
             values = {
                 "reward_spread": groups.std(dim=1).mean(),
                 "share_without_spread": flat.double().mean(),
@@ -46,6 +49,12 @@ class Spread:
             for name, value in values.items():
                 self._metrics["train"][name].append(value.item())
         return rewards
+
+    def _each_counts(self) -> bool:
+        """Whether rewards are normalised each by itself, so that two with one sum are no longer the same."""
+        return getattr(self, "normalises_each", False) or (
+            getattr(self, "multi_objective_aggregation", None) == "normalize_then_sum"
+        )
 
 
 def complaint(history: list[dict[str, float]], settings: Any, prompts: list[Any]) -> list[str]:
