@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from stages.embedded import scenes
-from stages.embedded.scenes import CELLS, COLOURS, FAR, NEAR, PLACES, SHAPES, SIZES, Asked, Scene, Style, Thing
+from stages.embedded.scenes import CELLS, COLOURS, FAR, GAP, NEAR, PLACES, SHAPES, SIZES, Asked, Scene, Style, Thing
 from stages.embedded.worlds.world import (
     ADAPTIVE,
     PROMPTS,
@@ -36,11 +36,12 @@ from stages.runtime.params import Section
 STYLE = Style(0.0, 1.0, False, 12, (-0.1, 0.1), 0.4, (0.0, 0.15), (0.22, 0.42), 0.12, 0.03)
 """How the base model's images are drawn: filled and upright; no dataset has it."""
 
-NOTHING = "gap"
+NOTHING = "nothing"
 """The name of the colour of an empty cell."""
 
-NAMES = ((*COLOURS, NOTHING), SHAPES, tuple(SIZES), PLACES)
-"""What a cell is named by: one of each kind, but shape and size of an empty cell."""
+NAMES = ((*COLOURS, GAP, NOTHING), SHAPES, tuple(SIZES), PLACES)
+"""What a cell is named by: one of each kind. An empty cell has no name but `NOTHING`, not even its place: so what the
+language model sees first, the mean of all cells, says where things are, and it soon learns to look at single ones."""
 
 MAKERS = {
     scenes.relation: 2.0, scenes.count: 1.5, scenes.depth: 1.0, scenes.distance: 1.5,
@@ -66,11 +67,11 @@ def labels_of(scene: Scene) -> np.ndarray:
     """The names of each cell by kind, as indices into `NAMES`: int64 (16, 4), -1 for none."""
     found = np.full((CELLS, CELLS, len(NAMES)), -1)
     found[..., 0] = NAMES[0].index(NOTHING)
-    found[..., 3] = np.arange(len(PLACES)).reshape(CELLS, CELLS)
     for thing in scene:
         # A small shape has too few pixels to be told from another.
-        shape = -1 if thing.size == "small" else SHAPES.index(thing.shape)
-        found[thing.row, thing.column, :3] = NAMES[0].index(thing.colour), shape, NAMES[2].index(thing.size)
+        shape = -1 if thing.size == "small" or thing.shape == GAP else SHAPES.index(thing.shape)
+        size = -1 if thing.shape == GAP else NAMES[2].index(thing.size)
+        found[thing.row, thing.column] = NAMES[0].index(thing.colour), shape, size, PLACES.index(thing.place)
     return found.reshape(CELLS * CELLS, len(NAMES))
 
 
@@ -171,7 +172,7 @@ class _Drawn(Pictures):
     def __init__(self, params: EmbeddedModelParams, generator: np.random.Generator):
         self._glyphs = {
             (shape, size): [scenes.glyph(shape, size, STYLE, generator) for _ in range(params.images_per_class)]
-            for shape in SHAPES
+            for shape in (*SHAPES, GAP)
             for size in SIZES
         }
         self._flaws = params.think_flaws, params.direct_flaws
