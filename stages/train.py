@@ -7,7 +7,7 @@ import pandas as pd
 from stages.methods.method import load as load_method
 from stages.runtime import determinism, environment, launch, tracking
 from stages.runtime.errors import UserError
-from stages.runtime.files import read_json, write_directory, write_json
+from stages.runtime.files import read_json, read_parquet, write_directory, write_json
 from stages.runtime.params import read_section, validate
 from stages.runtime.process import is_first
 from stages.runtime.scratch import scratch
@@ -34,6 +34,11 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
     # The two sections that DVC selects from params.yaml by itself; all else is in the recipe.
     image_size, launched = read_section("images", ImageParams).size, read_section("launch", launch.LaunchParams)
     inputs = {"data": f"data/partition/{setting}/{seed}/train/{dataset}.parquet", "base_model": BASE_MODEL}
+    if read_parquet(inputs["data"], ["row"]).empty:
+        raise UserError(
+            f"train@{key}: {dataset} has no training samples, it is for testing; next: train on another dataset, and "
+            f"`dvc repro cross_eval@{setting}-{method}-<dataset>-{dataset}-{seed}`"
+        )
     settings = recipe["settings"] | launched.model_dump() | {"rewards": list(recipe["rewards"])}
     everything = {"cell": cell, "recipe": recipe, "images": image_size, "launch": launched.model_dump()}
     with (
@@ -46,12 +51,7 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
         trainer = import_module(f"stages.training.{recipe['trainer']}")
         params = validate(f"{path}: settings", recipe["settings"], trainer.Params)
         loaded = load_method(method)
-        if not len(found := samples.read(inputs["data"], dataset, image_size)):
-            raise UserError(
-                f"train@{key}: {dataset} has no training samples, it is for testing; next: train on another dataset, "
-                f"and `dvc repro cross_eval@{setting}-{method}-<dataset>-{dataset}-{seed}`"
-            )
-        examples = [Example.of(sample, loaded) for sample in found]
+        examples = [Example.of(sample, loaded) for sample in samples.read(inputs["data"], dataset, image_size)]
         model, record = trainer.train(
             Training(
                 load_base(BASE_MODEL, params),

@@ -46,7 +46,11 @@ MISTAKES = [
     ("split__options__fraction", 1.2, r"split\.options\.fraction: 1\.2 is invalid; valid: less than or equal to 1"),
     ("partition__base_to_new__base_half", "half", r"partition\.base_to_new\.base_half: 'half' .* 'floor' or 'ceil'"),
     ("partition__few_shots", {}, "partition: 'few_shots' is invalid; valid: few_shot, base_to_new"),
-    ("download__digits__source", "web", r"download\.digits\.source: 'web' is invalid; valid: coop, embedded, "),
+    (
+        "download__digits__source",
+        "web",
+        r"download\.digits\.source: 'web' is invalid; valid: conversations, coop, embedded, ",
+    ),
     ("images__size", 0, r"images\.size: 0 is invalid"),
     ("grpo__beta", -1, r"grpo\.beta: -1 is invalid; valid: greater than or equal to 0"),
     ("sft__epochs", 5, r"sft: \{'steps': \d+, 'epochs': 5\} is invalid; valid: exactly one of steps and epochs"),

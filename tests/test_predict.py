@@ -14,10 +14,13 @@ from stages.methods.method import load as load_method
 from stages.modelling.generation import GenerationParams
 from stages.modelling.model import load_model, load_processor
 from stages.predict import answers, decoded, paths, read_task
+from stages.recipes.params import check
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, write_json
+from stages.runtime.params import read_params
 from stages.runtime.provenance import closure
 from stages.tasks import classification, images, samples
+from stages.validate import describe
 from tests.conftest import ROOT, Project, write_random_model
 from tests.test_best import candidate
 
@@ -208,3 +211,36 @@ def test_no_stage_depends_on_it():
     for file in (ROOT / "stages").glob("*.py"):
         if file.stem not in ("predict", "__init__"):
             assert "predict.py" not in [path.name for path in closure(f"stages.{file.stem}")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "valid"), [("7", True), ("1/2", True), ("many", False), ("It is 7.", False), (None, False)]
+)
+def test_a_prediction_of_a_number_is_valid_where_it_is_one(model, answer, valid):
+    """Nobody knows the right answer: any text passed for one."""
+    saved = read_task(model).model_copy(update={"task": "number", "question": "How many?", "classes": []})
+    assert saved.valid(answer) is valid
+
+
+def test_a_dataset_of_several_images_a_sample_has_no_predictions():
+    """A prediction would show one image where the model was trained on two."""
+    params = read_params(ROOT / "params.yaml")
+    params["datasets"], params["best"], params["settings"], params["transfer"] = ["sums"], ["sums"], ["few_shot"], []
+    with pytest.raises(
+        UserError, match=r"^best: 'sums' is invalid, since its samples have several images, and predictio"
+    ):
+        check(params)
+
+
+def test_a_table_of_several_images_a_sample_has_none_either(tmp_path, monkeypatch):
+    """Which is seen when it is read."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("data/partition/few_shot/1/train")
+    folder.mkdir(parents=True)
+    pd.DataFrame({"row": [0], "image_count": [2], "options": [[]]}).to_parquet(folder / "mine.parquet")
+    write_json(Path("data/download/mine/dataset.json"), {"task": "number", "question": "How many?", "classes": []})
+    Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
+    with pytest.raises(
+        UserError, match=r"^best: 'mine' is invalid, since a sample has 2 images, and predictions are about"
+    ):
+        describe("few_shot-no_thinking-mine-1", "no_thinking", "mine", 1)

@@ -253,6 +253,8 @@ def _kind(value: Any) -> str:
     if isinstance(value, list):
         kinds = {"text" if isinstance(part, str) else "numbers" for part in value}
         return f"a list of {' and '.join(sorted(kinds))}"
+    if isinstance(value, bool):
+        return "true or false"
     return "text" if isinstance(value, str) else "a number"
 
 

@@ -38,10 +38,10 @@ class Params(TableParams):
 
     def check(self, key: str) -> None:
         """Nothing of the layout is a key."""
-        super().check(key)
         for name in ("image_column", "columns", "label_column", "names", "splits"):
             if name in self.model_fields_set:
                 raise UserError(f"{key}.{name}: invalid for source conversations, whose layout says it")
+        super().check(key)
 
 
 def load(key: str, params: Params) -> Chosen:

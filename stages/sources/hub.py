@@ -12,7 +12,7 @@ from stages.runtime.files import expand, is_of_content
 from stages.runtime.hub import check_revision, fetch_snapshot, line
 from stages.sources import parquet
 from stages.sources.columns import Row, SplitName, TableParams, cell, list_rows, row
-from stages.sources.common import Chosen, below, keep, read_file
+from stages.sources.common import Chosen, below, inside, keep, read_file
 from stages.sources.facts import COPIES, KnownSet
 
 _PARQUET = ".parquet"
@@ -67,6 +67,9 @@ def load(key: str, params: Params) -> Chosen:
     else:
         folder = fetch_snapshot(key, str(params.repository), str(params.revision), params.files, "dataset")
     if any(name.endswith(_PARQUET) for name in params.splits.values()):
+        for split, pattern in params.splits.items():
+            for path in folder.glob(str(inside(f"{key}.splits.{split}", pattern))):
+                below(f"{key}: {folder}", folder, str(path.relative_to(folder)))
         return parquet.load_files(key, folder, params)
     # Read once per iteration and never copied whole: neither into memory nor into the cache of `datasets`.
     tables = _open(key, folder, params)

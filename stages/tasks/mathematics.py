@@ -17,9 +17,11 @@ import numpy as np
 
 from stages.runtime.errors import UserError
 from stages.tasks import multiple_choice, number, rules
-from stages.tasks.task import BaseTask, OptionRule, Rule, Sample, is_missing
+from stages.tasks.task import BaseTask, OptionRule, Rule, Sample, asked, is_missing
 
 _LIST = re.compile(r"\[([^\[\]]*)\]")
+_PLACE = re.compile(r"<image\d*>")
+"""Where MathVision shows an image; ours stand before the text."""
 _LETTER = re.compile(r"\(?([A-Z])\)?\.?")
 
 
@@ -41,10 +43,11 @@ class Task(BaseTask):
         answer = "" if given["answer"] is None else str(given["answer"]).strip()
         if not answer:
             raise UserError("answer: '' is invalid; valid: a letter, a number, an expression or text")
-        question = str(given["prompt"] or example["question"])
+        question = _PLACE.sub("", asked(example)).strip()
         if given["options"] is not None and len(given["options"]):
             options = multiple_choice.listed(given["options"])
-            right = multiple_choice.letter_of(given["answer"], options)
+            # MathVista, which names the type of an answer, has an option's text there, "B" of ["C", "B"] too.
+            right = multiple_choice.letter_of(given["answer"], options, as_text=given["answer_type"] is not None)
             if given["prompt"] is None:
                 letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
                 lines = [f"({letter}) {option}" for letter, option in zip(letters, options, strict=False)]
@@ -99,7 +102,10 @@ class Task(BaseTask):
         value = number.value(sample.answer)
         if read is None or value is None:
             return False
-        return int(read) == value if sample.precision == 0 else round(read, sample.precision) == value
+        try:
+            return int(read) == value if sample.precision == 0 else round(float(read), sample.precision) == float(value)
+        except OverflowError:
+            return False
 
     def exact_match(self, answer: str | None, sample: Sample) -> bool:
         """See `exact`."""
@@ -147,16 +153,18 @@ def numbers(text: str) -> list[Fraction] | None:
 
 
 def _bare(answer: str, sample: Sample) -> str:
-    """An answer without the unit of its sample, which may stand behind it in any case."""
+    """An answer without the unit of its sample, which may stand behind it in any case; a sign such as `$` before it."""
     text = answer.strip()
     if sample.unit and text.lower().endswith(sample.unit.lower()):
         return text[: -len(sample.unit)].strip()
+    if sample.unit and not sample.unit.isalpha():
+        return text.removeprefix(sample.unit).strip()
     return text
 
 
 def _fraction(found: Sequence[Any]) -> Fraction | None:
     """The value of the first of math-verify's expressions, where it is a number."""
     try:
-        return Fraction(str(found[0])) if found else None
-    except (ValueError, ZeroDivisionError):
+        return Fraction(str(found[0].doit())) if found else None  # 50% is a product until it is done
+    except (AttributeError, ValueError, ZeroDivisionError):
         return None

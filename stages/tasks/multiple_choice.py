@@ -14,7 +14,7 @@ import numpy as np
 
 from stages.runtime.errors import UserError
 from stages.tasks import rules
-from stages.tasks.task import BaseTask, OptionRule, Rule, Sample, is_missing
+from stages.tasks.task import BaseTask, OptionRule, Rule, Sample, asked, is_missing
 
 _CHOICE = re.compile(r"(?:\(([A-Z])\)|([A-Z])\b)[.:)]?(?:\s*(.+))?", re.DOTALL | re.IGNORECASE)
 """`B`, `(B)`, `B.`, `B. two` and their like."""
@@ -32,10 +32,9 @@ class Task(BaseTask):
         """The question with its options below it, a letter before each; or the source's own prompt."""
         options = listed(example["options"])
         right = letter_of(example["answer"], options)
-        if not is_missing(prompt := example.get("prompt")):
-            return Sample(str(prompt), right, tuple(options))
         lines = [f"{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False)]
-        return Sample("\n".join([example["question"], *lines]), right, tuple(options))
+        listed_below = [] if not is_missing(example.get("prompt")) else lines
+        return Sample("\n".join([asked(example), *listed_below]), right, tuple(options))
 
     def question(self, question: str, names: Sequence[str]) -> None:
         """Each sample has options of its own."""
@@ -74,8 +73,8 @@ def listed(given: Any) -> list[str]:
     return options
 
 
-def letter_of(answer: Any, options: Sequence[str]) -> str:
-    """The letter of the right option, from what a source has as its answer.
+def letter_of(answer: Any, options: Sequence[str], as_text: bool = False) -> str:
+    """The letter of the right option, from what a source has as its answer; `as_text`: it is never a letter.
 
     >>> letter_of("(B)", ["one", "two"]), letter_of("two", ["one", "two"]), letter_of(1, ["one", "two"])
     ('B', 'B', 'B')
@@ -88,7 +87,7 @@ def letter_of(answer: Any, options: Sequence[str]) -> str:
     text = str(answer).strip()
     alone = text.strip("().").upper()
     pairs = list(zip(ascii_uppercase, options, strict=False))
-    found = {letter for letter, option in pairs if alone == letter or text == option}
+    found = {letter for letter, option in pairs if text == option or (alone == letter and not as_text)}
     if not found and isinstance(answer, int | np.integer) and 0 <= answer < len(options):
         found = {ascii_uppercase[answer]}
     if len(found) != 1:

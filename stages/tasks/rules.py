@@ -116,19 +116,21 @@ def lettered(text: str) -> list[str]:
 
     >>> lettered("Which?\\nChoices:\\n(A) one\\n(B) two"), lettered("A. one\\nB. two"), lettered("A dog")
     (['one', 'two'], ['one', 'two'], [])
+    >>> lettered("Is (A) above (B)? Choices:(A) Yes (B) No")
+    ['Yes', 'No']
     """
-    for opening in (r"\({}\)", r"{}[.):]"):
-        marks: list[tuple[int, int]] = []
-        start = 0
-        for letter in ascii_uppercase:
-            mark = re.compile(r"(?:^|\s)" + opening.format(letter) + r"\s*").search(text, start)
-            if mark is None:
-                break
-            marks.append(mark.span())
-            start = mark.end()
-        if len(marks) > 1:
-            ends = [*(begin for begin, _ in marks[1:]), len(text)]
-            return [text[begin:end].strip() for (_, begin), end in zip(marks, ends, strict=True)]
+    for opening in (r"(?:^|[\s:])\({}\)\s*", r"(?:^|[\s:]){}[.):]\s+"):
+        # The last A that a B follows: a question may name A and B too.
+        for first in reversed([*re.finditer(opening.format("A"), text)]):
+            marks = [first]
+            for letter in ascii_uppercase[1:]:
+                mark = re.compile(opening.format(letter)).search(text, marks[-1].end() - 1)
+                if mark is None:
+                    break
+                marks.append(mark)
+            if len(marks) > 1:
+                ends = [*(mark.start() for mark in marks[1:]), len(text)]
+                return [text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)]
     return []
 
 

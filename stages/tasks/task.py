@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from stages.runtime import rooms
+from stages.runtime.errors import UserError
 from stages.runtime.params import Section
 
 Rule = Literal["exact", "published"]
@@ -137,6 +138,21 @@ class BaseTask(ABC):
     def notes(self, names: Sequence[str]) -> list[str]:
         """What a reader of the tables should know of a dataset with these classes, one sentence each."""
         return []
+
+
+def asked(example: Mapping[str, Any]) -> str:
+    """The text of an example's question: the source's own prompt, or else the question.
+
+    >>> asked({"question": "How many?", "prompt": None}), asked({"question": None, "prompt": "Count."})
+    ('How many?', 'Count.')
+
+    Raises:
+        UserError: it has neither.
+    """
+    for name in ("prompt", "question"):
+        if not is_missing(example.get(name)):
+            return str(example[name])
+    raise UserError("question is missing; valid: text, in every row that has no prompt")
 
 
 def names() -> list[str]:

@@ -3,6 +3,7 @@
 The options are shuffled anew for every sample. No seed of theirs is published; ours is the split's.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,11 +40,12 @@ class Task(BaseTask):
     def substring_match(self, completion: str, sample: Sample) -> bool:
         """The right option, and no other, stands in the answer (our own: P1 trains on SAT and does not test on it)."""
         rest, found = (rules.tagged(completion) or completion).lower(), set()
-        # The longest first, since one option may stand in another.
+        # The longest first, since one option may stand in another; and none in a longer word or number.
         for option in sorted(sample.options, key=lambda each: (-len(each), each)):
-            if option.lower() in rest:
+            whole = re.compile(rf"(?<![\w.-]){re.escape(option.lower())}(?!\w|\.\d)")
+            if whole.search(rest):
                 found.add(option)
-                rest = rest.replace(option.lower(), " ")
+                rest = whole.sub(" ", rest)
         return found == {sample.answer}
 
     def exact_match(self, answer: str | None, sample: Sample) -> bool:
