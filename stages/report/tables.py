@@ -196,7 +196,8 @@ def groups(evaluations: pd.DataFrame, prompted: pd.DataFrame, grid: Reported) ->
     Returns:
         setting, part, dataset, trained_on (`-` of zero-shot), method, prompt, group (`all` first), seed, stage,
         samples, substring_correct, exact_correct, substring, substring_low, substring_high, the same three of exact,
-        valid_rate, mean_completion_tokens, think (the share that thinks, in percent); with several seeds also `_sd` of the rates.
+        valid_rate, mean_completion_tokens, think (the share that thinks, in percent); with several seeds also `_sd` of
+        the rates.
     """
     keys = ["setting", "part", "dataset", "trained_on", "method", "prompt"]
     rows = []
