@@ -367,6 +367,52 @@ def test_sub_scores_have_a_table_where_a_task_has_some_and_change_no_other(tmp_p
     assert f"`evaluate@few_shot-cls_rl-letters-{'1' if len(seeds) == 1 else '*'}`" in text
 
 
+@pytest.mark.parametrize("seeds", [[1], [1, 2]])
+def test_groups_have_a_table_where_a_test_set_has_some_and_change_no_other(tmp_path, seeds):
+    """CV-Bench's parts, of zero-shot, of what was trained on it and of what was trained on another (P1 Table 1)."""
+    grid = SMALL.model_copy(update={"seeds": seeds, "settings": ["few_shot"]})
+    write_cells(tmp_path, grid, lambda *cell: 50)
+    before = report(tmp_path, grid)
+    assert not [name for name in before if "groups" in name]
+    for path in (tmp_path / "records").rglob("*.json"):
+        record = json.loads(path.read_text())
+        if record.get("evaluated_on") == "letters" and "parts" in record:
+            whole = record["parts"]["all"]
+            right = {None: 10, "letters": 40, "digits": 30}[record["trained_on"]]
+            counts = {"Depth": (40, right), "Count": (60, 20)}
+            whole["groups"] = {name: whole | part(correct, samples) for name, (samples, correct) in counts.items()}
+            path.write_text(json.dumps(record))
+    files = report(tmp_path, grid)
+    table, text = (files.pop(f"tables/groups.{kind}").decode() for kind in ("csv", "md"))
+    assert files == before
+    header, *rows = table.splitlines()
+    assert header.startswith(
+        "setting,part,dataset,trained_on,method,prompt,group,seed,stage,samples,substring_correct,exact_corr"
+    )
+    assert rows[0].startswith(
+        "few_shot,all,letters,-,zero_shot,own,all,1,zero_shot@few_shot-letters-1,100,50,25,50.00,40.38,59.62,25.00"
+    )
+    first = [row for row in rows if ",zero_shot," in row and ",1," in row]
+    assert [row.split(",")[6] for row in first] == ["all", "Count", "Depth"]
+    assert [
+        row
+        for row in rows
+        if ",digits,cls_rl,own,Depth,1,cross_eval@few_shot-cls_rl-digits-letters-1,40,30,30,75.00" in row
+    ]
+    assert [
+        row for row in rows if ",letters,cls_rl,own,Depth,1,evaluate@few_shot-cls_rl-letters-1,40,40,40,100.00" in row
+    ]
+    if len(seeds) > 1:
+        mean = "few_shot,all,letters,digits,cls_rl,own,Depth,mean,cross_eval@few_shot-cls_rl-digits-letters-*,,,,75.00,"
+        assert [row for row in rows if row.startswith(mean) and ",0.00,0.00" in row]
+    shown = text.partition("\n### Exact match\n")[2].partition("\n#")[0]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.split("\n") if line]
+    assert cells[0] == ["method", "trained on", "all", "Count", "Depth"]
+    assert [row[:2] for row in cells[2:]] == [["zero_shot", "-"], ["cls_rl", "digits"], ["cls_rl", "letters"]]
+    if len(seeds) == 1:
+        assert [row[4] for row in cells[2:]] == ["25.00", "75.00", "**100.00**"]
+
+
 def test_training_cost_by_hand(tmp_path):
     write_cells(tmp_path, SMALL)
     write_training(tmp_path, "few_shot-cls_rl-digits-1", prompt_tokens=7000)

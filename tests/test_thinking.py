@@ -167,17 +167,19 @@ def test_the_table_of_groups_has_every_evaluation_and_only_where_there_are_group
     records = read_records(GRID, tmp_path / "records")
     table = tables.groups(records.evaluations, records.prompted, GRID)
     few = table[(table["setting"] == "few_shot") & (table["dataset"] == "digits")]
-    assert list(zip(few["trained_on"], few["method"], few["prompt"], few["group"], strict=True)) == [
-        ("-", "zero_shot", "own", "1"),
-        ("-", "zero_shot", "cls_rl", "1"),
-        ("digits", "cls_rl", "own", "1"),
-        ("digits", "cls_rl", "no_thinking", "1"),
-        ("digits", "cls_rl", "empty_think", "1"),
-        ("letters", "cls_rl", "own", "1"),
+    rows = [
+        ("-", "zero_shot", "own"),
+        ("-", "zero_shot", "cls_rl"),
+        ("digits", "cls_rl", "own"),
+        ("digits", "cls_rl", "no_thinking"),
+        ("digits", "cls_rl", "empty_think"),
+        ("letters", "cls_rl", "own"),
     ]
+    found = list(zip(few["trained_on"], few["method"], few["prompt"], few["group"], strict=True))
+    assert found == [(*row, group) for row in rows for group in ("all", "1")]
     assert set(few["samples"]) == {6}
-    assert few["exact"].round(2).tolist() == [66.67] * 6
-    assert few["think"].round(2).tolist() == [66.67] * 6
+    assert few["exact"].round(2).tolist() == [66.67] * 12
+    assert few["think"].round(2).tolist() == [66.67] * 12
     assert (few["exact_low"] < few["exact"]).all()
     assert "### Completions that think" in markdown.groups(table, GRID)
 

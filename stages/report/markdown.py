@@ -3,12 +3,12 @@
 Each accuracy stands by both rules, of equal standing: in columns or tables beside each other, the best of each bold.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
 from stages.report.footnotes import Reported, with_notes
-from stages.report.records import BASE_TO_NEW, FEW_SHOT, OPEN_SET, RULES, ZERO_SHOT
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, OPEN_SET, OWN, RULES, ZERO_SHOT
 from stages.report.statistics import two_decimals
 from stages.report.tables import HALVES, MEAN, headline, rows_of
 
@@ -199,23 +199,28 @@ def thinking(table: pd.DataFrame, grid: Reported) -> str:
 
 
 def groups(table: pd.DataFrame, grid: Reported) -> str:
-    """For each dataset and rule, rows models by prompts, columns groups; then the share that thinks, and tokens."""
-    lines = ["# By group", "", f"Accuracy in percent by {_BOTH} Groups are parts of a test set that are scored alone."]
-    lines += [*_explanation(grid), "Bold: best of a method's column.", _REBUILD, "", _grid(grid)]
+    """For each test set that has groups and each rule, rows models, columns groups; also who thinks, and tokens."""
+    lines = ["# Groups of test sets (P1 Tables 1 and 3)", "", f"Accuracy in percent by {_BOTH}"]
+    lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid)]
     rows = headline(table, grid)
-    keys = ["trained_on", "method", "prompt"]
+    keys = ["method", "trained_on", "prompt"] if (rows["prompt"] != OWN).any() else ["method", "trained_on"]
     titles = {**RULES, "think": "completions that think", "mean_completion_tokens": "tokens per completion"}
     for (setting, part, dataset), block in rows.groupby(["setting", "part", "dataset"], sort=False):
-        samples = block.drop_duplicates("group")
-        counts = ", ".join(f"{name} {count}" for name, count in zip(samples["group"], samples["samples"], strict=True))
-        lines += ["", f"## {dataset}: {setting}, {part}", ""]
-        lines += [f"Test samples: {counts}."] if samples["samples"].notna().all() else []
+        lines += ["", f"## {dataset if part == 'all' else f'{dataset} {setting} {part}'}"]
+        cells = table.merge(block[["setting", "part", "dataset"]].drop_duplicates())
+        counts = [f"{name} {_samples(cell['samples'].dropna())}" for name, cell in cells.groupby("group", sort=False)]
+        lines += ["", f"Test samples: {', '.join(counts)}."]
         for name, words in titles.items():
             if block[name].notna().any():
-                shown = _matrix(block.assign(column=block["group"]), keys, name)
-                lines += ["", f"### {words.capitalize()}", "", _table(shown)]
-    made = rows.drop_duplicates(["setting", *keys, "dataset"])
-    return _text([*lines, *_stages(made, ["setting", *keys, "dataset"])], grid)
+                shown = _matrix(block.assign(column=block["group"]), keys, name, among=["column"])
+                lines += [
+                    "",
+                    f"### {words.capitalize()}",
+                    "",
+                    _table(shown.rename(columns={"trained_on": "trained on"})),
+                ]
+    whole = rows[rows["group"] == "all"]
+    return _text([*lines, *_stages(whole, ["setting", "part", "dataset", *keys])], grid)
 
 
 def _numbers(rows: pd.DataFrame, name: str) -> list[str]:
@@ -229,11 +234,13 @@ def _columns(rows: pd.DataFrame) -> pd.Series:
     return rows["dataset"].where(rows["part"] == "all", rows["dataset"] + " " + rows["part"])
 
 
-def _matrix(rows: pd.DataFrame, keys: list[str], name: str) -> pd.DataFrame:
-    """Rows by `keys`, a column for each value of `column`; an accuracy is bold where it is the best of its method."""
+def _matrix(
+    rows: pd.DataFrame, keys: list[str], name: str, among: Sequence[str] = ("method", "column")
+) -> pd.DataFrame:
+    """Rows by `keys`, a column for each value of `column`; an accuracy is bold where it is the best of `among`."""
     rows = rows.reset_index(drop=True)
-    best = rows.groupby(["method", "column"])[name].transform("max").map(two_decimals)
-    several = rows.groupby(["method", "column"])[name].transform("count") > 1
+    alike = rows.groupby(list(among))[name]
+    best, several = alike.transform("max").map(two_decimals), alike.transform("count") > 1
     bold = (rows[name].map(two_decimals) == best) & several & (name in RULES)
     rows = rows.assign(cell=_cells(rows, name, bold))
     wide = rows.pivot(index=keys, columns="column", values="cell")

@@ -192,30 +192,29 @@ def thinking(evaluations: pd.DataFrame, prompted: pd.DataFrame, grid: Reported) 
 
 
 def groups(evaluations: pd.DataFrame, prompted: pd.DataFrame, grid: Reported) -> pd.DataFrame:
-    """What each group of a test set gave by itself, for every evaluation of a dataset that has groups.
+    """What each group of a test set that has some gave, and all of it (P1 Tables 1 and 3), for every evaluation.
 
     Returns:
-        setting, part, trained_on (`-` for the base model), dataset, method, prompt, group, seed, stage, samples,
-        substring_correct, exact_correct, substring, substring_low, substring_high, the same three of exact, valid_rate,
-        mean_completion_tokens, think (the share that thinks, in percent); with several seeds also `_sd` of the rates.
+        setting, part, dataset, trained_on (`-` of zero-shot), method, prompt, group (`all` first), seed, stage,
+        samples, substring_correct, exact_correct, substring, substring_low, substring_high, the same three of exact,
+        valid_rate, mean_completion_tokens, think (the share that thinks, in percent); with several seeds also `_sd` of
+        the rates.
     """
-    keys = ["setting", "part", "trained_on", "dataset", "method", "prompt"]
-    cells = _every_prompt(evaluations, prompted).rename(columns={"evaluated_on": "dataset"})
-    cells["trained_on"] = cells["trained_on"].fillna(NOTHING)
-    rows = [
-        {
-            **{name: cell[name] for name in (*keys, "seed", "stage")},
-            "group": name,
-            "samples": group.samples,
-            **{f"{rule}_correct": getattr(group, f"{rule}_correct") for rule in RULES},
-            **{rule: 100 * getattr(group, f"{rule}_correct") / group.samples for rule in RULES},
-            "valid_rate": group.valid_rate,
-            "mean_completion_tokens": group.completion_tokens / group.samples,
-            "think": float("nan") if group.thinking is None else 100 * group.thinking / group.samples,
-        }
-        for cell in cells.to_dict("records")
-        for name, group in cell["groups"].items()
-    ]
+    keys = ["setting", "part", "dataset", "trained_on", "method", "prompt"]
+    rows = []
+    for cell in _every_prompt(evaluations, prompted).rename(columns={"evaluated_on": "dataset"}).to_dict("records"):
+        if not cell["groups"]:
+            continue
+        own = {name: cell[name] for name in (*keys, "seed", "stage")}
+        own |= {"trained_on": NOTHING} if cell["method"] == ZERO_SHOT else {}
+        whole = {name: cell[name] for name in (*_COUNTS, *RULES, "valid_rate", "mean_completion_tokens")}
+        rows.append(own | {"group": "all", **whole, "think": _share(cell["thinking"], cell["samples"])})
+        for name, part in cell["groups"].items():
+            numbers = {count: getattr(part, count) for count in _COUNTS}
+            numbers |= {rule: 100 * numbers[f"{rule}_correct"] / part.samples for rule in RULES}
+            numbers |= {"valid_rate": part.valid_rate}
+            numbers |= {"mean_completion_tokens": part.completion_tokens / part.samples}
+            rows.append(own | {"group": name, **numbers, "think": _share(part.thinking, part.samples)})
     values = [*RULES, "valid_rate", "mean_completion_tokens", "think"]
     shown = [*_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]
     return _as_counts(_cells(_with_intervals(pd.DataFrame(rows)), [*keys, "group"], shown, values, grid), _COUNTS)
@@ -250,6 +249,11 @@ def targets(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
     more = {"target": grid.targets, "source": [NOTHING, *grid.datasets], "seed": ["-", *map(str, grid.seeds), MEAN]}
     table = _as_counts(_sorted(table, grid, ["target", "source", "method", "seed"], more=more), _COUNTS)
     return table[[*order, "think", "mean_completion_tokens", *(name for name in table if name.endswith("_sd"))]]
+
+
+def _share(count: float | None, samples: int) -> float:
+    """In percent; nan where it was not counted."""
+    return float("nan") if count is None or pd.isna(count) else 100 * count / samples
 
 
 def training_cost(costs: pd.DataFrame, grid: Grid) -> pd.DataFrame:
@@ -350,7 +354,7 @@ def _cells(table: pd.DataFrame, keys: list[str], shown: list[str], values: list[
         # One test set and one base model: those for testing alone have no seed.
         "seed": ["0", *map(str, grid.seeds), MEAN],
         "part": ["all", *HALVES],
-        **({"group": sorted(set(table["group"]))} if "group" in keys else {}),
+        "group": ["all", *sorted(set(table.get("group", ())) - {"all"})],
     }
     table = _sorted(table, grid, [*keys, "seed"], more=orders)
     return table[columns + [name for name in table if name.endswith("_sd")]]
