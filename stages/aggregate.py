@@ -20,7 +20,7 @@ METRICS = Path("metrics")
 def report(records: Records, grid: Reported) -> dict[str, bytes]:
     """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table.
 
-    The tables of sub-scores, prompts, thinking and groups are there only where there are such.
+    The tables of sub-scores, prompts, thinking, groups and weight change are there only where there are such.
     """
     base_to_new = tables.base_to_new(records.evaluations, grid)
     few_shot = tables.few_shot(records.evaluations, grid)
@@ -59,6 +59,10 @@ def report(records: Records, grid: Reported) -> dict[str, bytes]:
         groups = tables.groups(evaluations, prompted, grid)
         files["tables/groups.csv"] = _csv(groups, "%.2f")
         files["tables/groups.md"] = markdown.groups(groups, grid).encode()
+    if len(records.changes):
+        change = tables.weight_change(records.changes, grid)
+        files["tables/weight_change.csv"] = _csv(change, "%.6g")
+        files["tables/weight_change.md"] = markdown.weight_change(change, grid).encode()
     return files
 
 

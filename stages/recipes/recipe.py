@@ -27,6 +27,7 @@ STAGES = (
     "cross_eval",
     "prompt_eval",
     "prompt_zero_shot",
+    "weight_change",
     "validate",
     "best",
     "aggregate",
