@@ -51,8 +51,8 @@ def _analyses(records: Records, grid: Reported) -> dict[str, bytes]:
     evaluations, prompted, files = records.evaluations, records.prompted, {}
     tested = pd.concat([evaluations, records.targets], ignore_index=True)
 
-    def add(name: str, table: pd.DataFrame, page: str) -> None:
-        files[f"tables/{name}.csv"], files[f"tables/{name}.md"] = _csv(table, "%.2f"), page.encode()
+    def add(name: str, table: pd.DataFrame, page: str, form: str = "%.2f") -> None:
+        files[f"tables/{name}.csv"], files[f"tables/{name}.md"] = _csv(table, form), page.encode()
 
     if OPEN_SET in grid.settings:
         add("open_set", table := tables.few_shot(evaluations, grid, OPEN_SET), markdown.few_shot(table, grid, OPEN_SET))
@@ -66,6 +66,9 @@ def _analyses(records: Records, grid: Reported) -> dict[str, bytes]:
         add("thinking", table := tables.thinking(evaluations, prompted, grid), markdown.thinking(table, grid))
     if any(tested["groups"]):
         add("groups", table := tables.groups(tested, prompted, grid), markdown.groups(table, grid))
+    if len(records.changes):
+        table = tables.weight_change(records.changes, grid)
+        add("weight_change", table, markdown.weight_change(table, grid), "%.6g")
     if answers := depth.curves(records, grid):
         by_steps, crossings = depth.table(answers), depth.crossings(answers)
         add("depth", by_steps, markdown.depth(by_steps, crossings, grid))

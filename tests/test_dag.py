@@ -20,7 +20,18 @@ from stages.recipes.recipe import recipe as recipe_of
 from stages.runtime.provenance import EXEMPT, closure
 from tests.conftest import ROOT, Project, settle
 
-AXES = ("datasets", "methods", "settings", "seeds", "transfer", "best", "prompts", "targets", "zero_shot_prompts")
+AXES = (
+    "datasets",
+    "methods",
+    "settings",
+    "seeds",
+    "transfer",
+    "best",
+    "prompts",
+    "targets",
+    "zero_shot_prompts",
+    "weight_change",
+)
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
@@ -31,7 +42,7 @@ def expected_names(params: dict) -> set[str]:
     def names(stage: str, *axes: list) -> set[str]:
         return {f"{stage}@{'-'.join(map(str, values))}" for values in product(*axes)}
 
-    datasets, methods, settings, seeds, transfer, best, prompts, targets, zero_shot_prompts = map(params.get, AXES)
+    datasets, methods, settings, seeds, transfer, best, prompts, targets, bare, changes = map(params.get, AXES)
     return {
         "configure",
         "base_model",
@@ -44,7 +55,8 @@ def expected_names(params: dict) -> set[str]:
         *names("evaluate", settings, methods, datasets, seeds),
         *names("cross_eval", transfer, methods, datasets, datasets, seeds),
         *names("prompt_eval", settings, methods, datasets, prompts, seeds),
-        *names("prompt_zero_shot", settings, datasets, zero_shot_prompts, seeds),
+        *names("prompt_zero_shot", settings, datasets, bare, seeds),
+        *names("weight_change", changes, methods, datasets, seeds),
         *names("target", targets),
         *names("target_zero_shot", targets),
         *names("target_eval", methods, datasets, targets, seeds),
@@ -337,6 +349,7 @@ def test_nothing_is_stale_in_the_settled_clone(settled, in_directory):
         ("seeds", [1, 2], ["*-2", "best@*"]),
         ("prompts", ["no_thinking", "empty_thinking"], ["prompt_eval@*"]),
         ("zero_shot_prompts", ["no_thinking", "cls_rl"], ["prompt_zero_shot@*"]),
+        ("weight_change", ["few_shot"], ["weight_change@*"]),
         ("best", ["digits", "shapes"], ["validate@*-shapes-*", "best@shapes"]),
     ],
 )

@@ -26,6 +26,7 @@ GRID = {
     "targets": ["shapes"],
     "download__shapes__test_per_class": 1,
     "zero_shot_prompts": ["cls_rl"],
+    "weight_change": ["few_shot"],
     "train__no_thinking__max_completion_length": 8,
     "split__train_count": 8,
     "split__validation_count": 2,

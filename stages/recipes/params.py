@@ -89,6 +89,7 @@ def check(params: dict[str, Any]) -> Params:
                 f"download.{dataset}.validation_per_class: None is invalid where best names {dataset}, whose source "
                 "has no validation images; valid: a number, or a share of the training images"
             )
+    _check_names("weight_change", checked.weight_change, checked.settings)
     _check_names("prompts", checked.prompts, prompts.names())
     _check_names("zero_shot_prompts", checked.zero_shot_prompts, methods.names())
     _check_unique("seeds", checked.seeds)

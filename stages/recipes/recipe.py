@@ -31,6 +31,7 @@ STAGES = (
     "target_eval",
     "prompt_eval",
     "prompt_zero_shot",
+    "weight_change",
     "validate",
     "best",
     "aggregate",

@@ -223,6 +223,20 @@ def groups(table: pd.DataFrame, grid: Reported) -> str:
     return _text([*lines, *_stages(whole, ["setting", "part", "dataset", *keys])], grid)
 
 
+def weight_change(table: pd.DataFrame, grid: Reported) -> str:
+    """For each norm, rows methods by datasets, columns the parts of the network (P1 Table 4)."""
+    lines = ["# Weight change (P1 Table 4)", "", "Trained minus base model, by part of the network. The paper says L1"]
+    lines[-1] += " norm and not how it is normalised; adapters are added to what they adapt."
+    lines += [*_explanation(grid), _REBUILD, "", _grid(grid)]
+    rows = headline(table, grid)
+    titles = {"l1": "sum of absolute differences (L1)", "millionths": "mean absolute difference in millionths"}
+    for name, words in {**titles, "l2": "root of the sum of squares (L2)"}.items():
+        shown = rows.assign(column=rows["part"])
+        shown = _matrix(shown, ["setting", "dataset", "method"], name)
+        lines += ["", f"## {words[0].upper()}{words[1:]}", "", _table(shown)]
+    return _text([*lines, *_stages(rows.drop_duplicates("stage"), ["setting", "dataset", "method"])], grid)
+
+
 def _numbers(rows: pd.DataFrame, name: str) -> list[str]:
     """As `_cells`, nothing bold, and a dash where there is no number."""
     texts = _cells(rows, name, pd.Series(False, index=rows.index))

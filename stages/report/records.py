@@ -107,6 +107,26 @@ class Cost(BaseModel):
     completion_tokens: NonNegativeInt
 
 
+class PartChange(BaseModel):
+    """How far the weights of a part of the network have moved; see `stages.modelling.change`."""
+
+    weights: NonNegativeInt
+    l1: float = Field(ge=0)
+    mean_l1: float = Field(ge=0)
+    l2: float = Field(ge=0)
+
+
+class Change(BaseModel):
+    """The record of `weight_change`."""
+
+    stage: str
+    setting: str
+    method: str
+    dataset: str
+    seed: int
+    change: dict[str, PartChange]
+
+
 @dataclass(frozen=True)
 class Records:
     """All that the grid measured.
@@ -125,6 +145,8 @@ class Records:
         prompted: as evaluations, of the models that were evaluated with several prompts, with a column prompt: the
             name of one, or `own`; empty where the grid has no such prompts.
         targets: as evaluations, of the datasets for testing alone; empty where the grid has none.
+        changes: one row per part of the network of the trained models that were compared with the base model: setting,
+            method, dataset, seed, stage, part, weights, l1, mean_l1, l2; empty where the grid has none.
     """
 
     evaluations: pd.DataFrame
@@ -132,6 +154,7 @@ class Records:
     curves: pd.DataFrame
     prompted: pd.DataFrame = field(default_factory=pd.DataFrame)
     targets: pd.DataFrame = field(default_factory=pd.DataFrame)
+    changes: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def read_records(grid: Reported, folder: Path) -> Records:
@@ -159,8 +182,14 @@ def read_records(grid: Reported, folder: Path) -> Records:
         path = folder / "cross_eval" / f"{key}.json"
         evaluations += _evaluation(path, f"cross_eval@{key}", FEW_SHOT, method, source, target, seed)
     frame = pd.DataFrame(evaluations)
-    curve = pd.concat(curves, ignore_index=True)
-    return Records(frame, pd.DataFrame(costs), curve, _prompted(frame, grid, folder), _targets(grid, folder))
+    return Records(
+        frame,
+        pd.DataFrame(costs),
+        pd.concat(curves, ignore_index=True),
+        _prompted(frame, grid, folder),
+        _targets(grid, folder),
+        _changes(grid, folder),
+    )
 
 
 def _targets(grid: Reported, folder: Path) -> pd.DataFrame:
@@ -173,6 +202,17 @@ def _targets(grid: Reported, folder: Path) -> pd.DataFrame:
         key = f"{method}-{dataset}-{target}-{seed}"
         path = folder / "target_eval" / f"{key}.json"
         rows += _evaluation(path, f"target_eval@{key}", FEW_SHOT, method, dataset, target, seed)
+    return pd.DataFrame(rows)
+
+
+def _changes(grid: Reported, folder: Path) -> pd.DataFrame:
+    rows: list[dict] = []
+    for setting, method, dataset, seed in product(grid.weight_change, grid.methods, grid.datasets, grid.seeds):
+        key = f"{setting}-{method}-{dataset}-{seed}"
+        cell = {"setting": setting, "method": method, "dataset": dataset, "seed": seed}
+        expected = {"stage": f"weight_change@{key}", **cell}
+        record = _read(folder / "weight_change" / f"{key}.json", expected["stage"], Change, expected)
+        rows += [{**expected, "part": part, **change.model_dump()} for part, change in record.change.items()]
     return pd.DataFrame(rows)
 
 

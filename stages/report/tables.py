@@ -256,6 +256,19 @@ def _share(count: float | None, samples: int) -> float:
     return float("nan") if count is None or pd.isna(count) else 100 * count / samples
 
 
+def weight_change(changes: pd.DataFrame, grid: Reported) -> pd.DataFrame:
+    """How far training has moved the weights of each part of the network (P1 Table 4).
+
+    Returns:
+        setting, dataset, method, part, seed, stage, weights (how many), l1 (the sum of absolute differences),
+        millionths (their mean over the weights), l2; with several seeds also `_sd` of the last three.
+    """
+    values = ["l1", "millionths", "l2"]
+    changes = changes.assign(millionths=1e6 * changes["mean_l1"])
+    keys = ["setting", "dataset", "method", "part"]
+    return _as_counts(_cells(changes, keys, ["weights", *values], values, grid), ["weights"])
+
+
 def training_cost(costs: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     """What training took: optimiser steps, samples seen, and tokens read and written; means over all cells of a method.
 
@@ -353,7 +366,7 @@ def _cells(table: pd.DataFrame, keys: list[str], shown: list[str], values: list[
         "dataset": [*grid.datasets, *grid.targets],
         # One test set and one base model: those for testing alone have no seed.
         "seed": ["0", *map(str, grid.seeds), MEAN],
-        "part": ["all", *HALVES],
+        "part": list(dict.fromkeys(table["part"])),
         "group": ["all", *sorted(set(table.get("group", ())) - {"all"})],
     }
     table = _sorted(table, grid, [*keys, "seed"], more=orders)

@@ -49,11 +49,13 @@ class Analyses(Section):
         prompts: what trained models are evaluated with beside their own prompt; see `stages.evaluation.prompts`.
         targets: datasets for testing alone, on which every few-shot model is tested.
         zero_shot_prompts: methods whose prompts the base model is evaluated with.
+        weight_change: settings whose models are compared with the base model.
     """
 
     prompts: list[str] = []
     targets: list[str] = []
     zero_shot_prompts: list[str] = []
+    weight_change: list[str] = []
 
 
 def read_params(path: Path = PARAMS) -> dict[str, Any]:
