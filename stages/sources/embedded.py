@@ -1,7 +1,7 @@
 """Source `embedded`: a dataset that comes with the project; see `stages.embedded.datasets`."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,13 +12,15 @@ from stages.sources.common import Chosen, DatasetParams, Example
 class Params(DatasetParams):
     """An embedded dataset, whose name in `params.yaml` says which; a task without classes counts as one class.
 
-    `question` is null where each sample has its own.
+    `question` is null where each sample has its own. Of chains, `steps` has the numbers of digits of an image: each of
+    them counts as a class, and is a group that is also scored by itself.
     """
 
     source: Literal["embedded"]
     train_per_class: int = Field(gt=0)
     validation_per_class: int = Field(gt=0)
     test_per_class: int = Field(gt=0)
+    steps: list[Annotated[int, Field(ge=1, le=16)]] | None = Field(default=None, min_length=1)
 
     def task_of(self, key: str) -> str:
         """See the base class."""
@@ -43,6 +45,11 @@ class Params(DatasetParams):
         if (self.question is None) != (name in datasets.ASKED):
             valid = "null, since each sample has its own" if name in datasets.ASKED else "text"
             raise UserError(f"{key}.question: {self.question!r} is invalid for {name!r}; valid: {valid}")
+        if (self.steps is None) == (name in datasets.STEPPED):
+            valid = "numbers of digits, as [1, 2, 3]" if name in datasets.STEPPED else "null"
+            raise UserError(f"{key}.steps: {self.steps} is invalid for {name!r}; valid: {valid}")
+        if self.steps is not None and len(set(self.steps)) < len(self.steps):
+            raise UserError(f"{key}.steps: {self.steps} is invalid; valid: each number once")
 
 
 def load(key: str, params: Params) -> Chosen:
@@ -60,6 +67,7 @@ def load(key: str, params: Params) -> Chosen:
             params.train_per_class,
             params.validation_per_class,
             params.test_per_class,
+            params.steps or (),
         )
     except ValueError as error:
         raise UserError(f"{key}: {error}; next: lower train_, validation_ or test_per_class") from None
