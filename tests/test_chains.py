@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from stages import sources
 from stages.embedded import chains, pen, pretraining
 from stages.embedded import datasets as embedded
+from stages.embedded.arithmetic import SUM, TURNS
 from stages.embedded.worlds import chains as world
 from stages.embedded.worlds import world as worlds
 from stages.methods import method as methods
@@ -60,7 +61,21 @@ def drawn(**changes) -> worlds.Pictures:
     ],
 )
 def test_sums_by_hand(digits, answer, thought):
-    assert (world.last_digit(digits), world.thought(digits)) == (answer, thought)
+    assert (SUM.answer(digits), SUM.thought(digits)) == (answer, thought)
+
+
+@pytest.mark.parametrize(
+    ("digits", "answer", "thought"),
+    [
+        ([7], 7, "7."),
+        ([7, 9], 8, "7 minus 9 is 8."),
+        ([8, 9], 7, "8 plus 9 is 7."),
+        ([6, 4, 1, 3], 8, "6 plus 4 is 0, plus 1 is 1, minus 3 is 8."),
+        ([4, 1, 6, 3], 6, "4 plus 1 is 5, minus 6 is 9, minus 3 is 6."),  # the same digits in another order
+    ],
+)
+def test_turns_by_hand(digits, answer, thought):
+    assert (TURNS.answer(digits), TURNS.thought(digits)) == (answer, thought)
 
 
 def test_golden_conversations(golden):
@@ -85,9 +100,7 @@ def test_prompts_are_those_of_the_papers_methods_and_all_of_them():
     _, conversations = drawn().conversations(600, generator(2))
     asked = {shown(messages) for messages, _ in conversations}
     wanted = {
-        shown(methods.load(name).conversation(world.QUESTION, part))
-        for name in PAPERS
-        for part in (None, "all", "base")
+        shown(methods.load(name).conversation(SUM.question, part)) for name in PAPERS for part in (None, "all", "base")
     }
     assert asked == wanted
 
@@ -106,7 +119,7 @@ def test_what_is_thought_is_what_is_seen_and_leads_to_what_is_answered():
             continue
         digits = [int(digit) for digit in re.findall(r"(?:^|plus )([0-9])", thought.group(2))]
         assert len(digits) == length
-        assert thought.group(2) == world.thought(digits)
+        assert thought.group(2) == SUM.thought(digits)
         assert f"<answer>{sum(digits) % 10}</answer>" in completion
     assert set(lengths) == {1, 2, 3, 4, 5, 6}
 
@@ -189,7 +202,7 @@ def test_a_base_model_is_trained_end_to_end_and_again_with_the_same_bytes(tmp_pa
     assert steps == ["loss/vision", "loss/vision", "loss/language", "loss/language"] * 2
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert model.config.text_config.num_hidden_layers == 2
-    assert len(processor.tokenizer.tokenize(world.QUESTION)) == 1
+    assert len(processor.tokenizer.tokenize(SUM.question)) == 1
 
 
 # The dataset ------------------------------------------------------------------------------------------------------
@@ -279,7 +292,7 @@ def test_steps_of_another_dataset_are_refused():
 
 def test_more_images_of_one_digit_than_there_are_digits():
     section = sources.parse("download.chains", SECTION | {"test_per_class": 1000})
-    with pytest.raises(UserError, match=r"^download\.chains: chains has \d+ digits for test, 1000 images of one are"):
+    with pytest.raises(UserError, match=r"^download\.chains: there are \d+ real digits for test, 1000 images of"):
         sources.load("download.chains", section)
 
 
@@ -297,7 +310,7 @@ FLAWLESS = {
 
 def paid(method: str, text: str) -> dict[str, float]:
     """What each reward of a method pays for a completion, without its weight; the answer is 7."""
-    loaded, task, sample = methods.load(method), tasks.load("number"), Sample(world.QUESTION, "7", group="3")
+    loaded, task, sample = methods.load(method), tasks.load("number"), Sample(SUM.question, "7", group="3")
     completion = Completion(text, loaded.parse(text), 20)
     own = PROFILE["rewards"]
     found = {name: rewards.params_of(name)(**own.get(name, {})).model_dump() for name in loaded.rewards}
@@ -308,7 +321,7 @@ def paid(method: str, text: str) -> dict[str, float]:
 @pytest.mark.parametrize("method", PAPERS)
 def test_a_flawless_completion_is_right_valid_and_paid_and_a_wrong_answer_is_not(method):
     """The number 7 stands in each thought: it is no answer."""
-    task, sample, parse = tasks.load("number"), Sample(world.QUESTION, "7"), methods.load(method).parse
+    task, sample, parse = tasks.load("number"), Sample(SUM.question, "7"), methods.load(method).parse
     right, wrong = (FLAWLESS[method].format(answer) for answer in ("7", "17"))
     assert task.exact_match(parse(right), sample) and task.valid(parse(right), sample)
     assert task.substring_match(right, sample)
@@ -321,7 +334,7 @@ def test_a_flawless_completion_is_right_valid_and_paid_and_a_wrong_answer_is_not
 
 @pytest.mark.parametrize("text", ["It is 7.", "7.", "77", "-7", "seven", "", " ", "7 7", "<answer>7</answer> 8"])
 def test_direct_answers_that_are_not_the_bare_digit_are_not_right_by_the_strict_rule(text):
-    task, sample = tasks.load("number"), Sample(world.QUESTION, "7")
+    task, sample = tasks.load("number"), Sample(SUM.question, "7")
     assert not task.exact_match(methods.load("no_thinking").parse(text), sample) or text == "7."
     assert paid("no_thinking", text) == {"equality": 0.0}
 
@@ -331,7 +344,7 @@ def test_direct_answers_that_are_not_the_bare_digit_are_not_right_by_the_strict_
 
 def test_the_profile_is_valid_and_asks_what_its_base_model_was_trained_to_answer():
     found = files(check(PROFILE))
-    assert SECTION["question"] == world.QUESTION
+    assert SECTION["question"] == SUM.question
     assert {f"train/{method}-chains.json" for method in PAPERS} <= set(found)
     assert found["base_model.json"]["key"] == "models.embedded_chains"
     own = world.Params.model_validate(MODEL["world_params"])

@@ -259,7 +259,7 @@ def test_labels_name_each_cell():
     things = (Thing(1, 2, "cross", "red", "middle"), Thing(3, 0, "gap", "gap"), Thing(3, 3, "bar", "white", "small"))
     labels = world.labels_of(things)
     names = [[world.NAMES[kind][label] if label >= 0 else None for kind, label in enumerate(cell)] for cell in labels]
-    assert names[0] == ["nothing", None, None, None]
+    assert names[0] == ["nothing"] * 4
     assert names[12] == ["gap", None, None, "a4"]
     assert names[6] == ["red", "cross", "middle", "c2"]
     assert names[15] == ["white", None, "small", "d4"]

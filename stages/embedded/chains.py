@@ -1,10 +1,11 @@
-"""The embedded dataset `chains`: the last digit of the sum of k real handwritten digits, each in a cell of its own.
+"""The embedded datasets `chains` and `turns`: k real handwritten digits, each in a cell of its own, and a result.
 
 The digits are the UCI set's in scikit-learn, in their native 8x8 pixels. They are dealt to training, validation and
 test before any image is composed: no digit that is tested stands in a training image. Within a split a digit stands in
 many images, so the images of a test set share what is hard to read.
 
-Its base model is of the world `chains` (`stages/embedded/worlds/chains.py`), which never sees a real digit.
+`stages/embedded/arithmetic.py` says what is reckoned. Their base models are of the worlds of their names, which never
+see a real digit.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
+from stages.embedded.arithmetic import Rule
 
 LONGEST = 16
 """Cells of an image: as many digits as an image may have."""
@@ -42,10 +45,13 @@ def glyphs(seed: int) -> dict[str, list[np.ndarray]]:
     return found
 
 
-def build(seed: int, steps: Sequence[int], counts: dict[str, int], generator: np.random.Generator) -> dict[str, list]:
+def build(
+    rule: Rule, seed: int, steps: Sequence[int], counts: dict[str, int], generator: np.random.Generator
+) -> dict[str, list[Chain]]:
     """Compose the images of each split.
 
     Args:
+        rule: which says the answers.
         seed: of the deal of the digits.
         steps: numbers of digits of a chain.
         counts: images of each number of digits, by split.
@@ -61,9 +67,9 @@ def build(seed: int, steps: Sequence[int], counts: dict[str, int], generator: np
     for split, count in counts.items():
         pool = [(digit, glyph) for digit, each in enumerate(dealt[split]) for glyph in each]
         if 1 in steps and count > len(pool):
-            raise ValueError(f"chains has {len(pool)} digits for {split}, {count} images of one are wanted")
+            raise ValueError(f"there are {len(pool)} real digits for {split}, {count} images of one are wanted")
         found[split] = [
-            _chain([pool[place] for place in places])
+            _chain(rule, [pool[place] for place in places])
             for length in steps
             for places in _places(length, count, len(pool), generator)
         ]
@@ -78,10 +84,10 @@ def _places(length: int, count: int, size: int, generator: np.random.Generator) 
     return list(drawn)
 
 
-def _chain(digits: Sequence[tuple[int, np.ndarray]]) -> Chain:
+def _chain(rule: Rule, digits: Sequence[tuple[int, np.ndarray]]) -> Chain:
     """Put digits into the first cells of an image, row by row, white on black."""
     image = np.zeros((4, 8, 4, 8))
     for place, (_, glyph) in enumerate(digits):
         image[place // 4, :, place % 4] = glyph
     grey = (image.reshape(32, 32) * 255 + 0.5).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2), len(digits), str(sum(digit for digit, _ in digits) % 10)
+    return np.repeat(grey[..., None], 3, axis=2), len(digits), str(rule.answer([digit for digit, _ in digits]))

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from stages.embedded import chains, drawing, objects, scene_sets
+from stages.embedded.arithmetic import RULES
 from stages.tasks.draws import SPLITS
 
 CLASSES = {
@@ -29,13 +30,13 @@ TASKS = dict.fromkeys(CLASSES, "classification") | {
     "choices": "multiple_choice",
     "sums": "number",
     "boxes": "region",
-    "chains": "number",
+    **dict.fromkeys(RULES, "number"),
     **{name: dataset.task for name, dataset in scene_sets.DATASETS.items()},
     "objects": "detection",
 }
 """The task of each embedded dataset."""
 
-STEPPED = ("chains",)
+STEPPED = tuple(RULES)
 """Those whose key `steps` says how many digits an image has; each number of them counts as a class."""
 
 ASKED = tuple(scene_sets.DATASETS)
@@ -159,8 +160,8 @@ def build(
 
     Raises:
         KeyError: no such dataset.
-        ValueError: `digits` has fewer images of a class than are wanted (174 in the rarest class), or `chains` fewer of
-            one digit.
+        ValueError: `digits` has fewer images of a class than are wanted (174 in the rarest class), or one of `STEPPED`
+            fewer images of one digit.
     """
     counts = dict(zip(SPLITS, (train_per_class, validation_per_class, test_per_class), strict=True))
     total = sum(counts.values())
@@ -169,7 +170,7 @@ def build(
     if name in STEPPED:
         return [
             Drawn([encode(Image.fromarray(image))], split, values={"answer": answer, "group": str(length)})
-            for split, made in chains.build(seed, steps, counts, generator).items()
+            for split, made in chains.build(RULES[name], seed, steps, counts, generator).items()
             for image, length, answer in made
         ], []
     if name not in CLASSES:

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from stages.embedded import drawing, pen
+from stages.embedded.arithmetic import SUM, Rule
 from stages.embedded.worlds import pictures
 from stages.embedded.worlds.world import (
     ADAPTIVE,
@@ -37,9 +38,6 @@ from stages.embedded.worlds.world import (
 )
 from stages.modelling.catalogue import EmbeddedModelParams
 from stages.runtime.params import Section
-
-QUESTION = "What is the last digit of the sum?"
-"""The question of the dataset too; one token."""
 
 STEPS = 6
 """Digits of the longest chain."""
@@ -93,27 +91,6 @@ class Params(Section):
         return self
 
 
-def last_digit(digits: Sequence[int]) -> int:
-    """The right answer.
-
-    >>> last_digit([6, 4, 1])
-    1
-    """
-    return sum(digits) % 10
-
-
-def thought(digits: Sequence[int]) -> str:
-    """The sum, digit by digit.
-
-    >>> thought([6, 4, 1]), thought([7])
-    ('6 plus 4 is 0, plus 1 is 1.', '7.')
-    """
-    text = str(digits[0])
-    for place, digit in enumerate(digits[1:], 2):
-        text += f"{',' if place > 2 else ''} plus {digit} is {last_digit(digits[:place])}"
-    return f"{text}."
-
-
 def compose(glyphs: Sequence[np.ndarray], places: Sequence[int] | None = None) -> np.ndarray:
     """Put glyphs, float (8, 8) in [0, 1], into the first cells of an image, or into those of `places`: (32, 32)."""
     image = np.zeros((CELLS, pen.CELL, CELLS, pen.CELL), np.float32)
@@ -123,11 +100,17 @@ def compose(glyphs: Sequence[np.ndarray], places: Sequence[int] | None = None) -
 
 
 def conversation(
-    digits: Sequence[int], form: Format, think_flaws: float, direct_flaws: float, generator
+    rule: Rule,
+    digits: Sequence[int],
+    form: Format,
+    think_flaws: float,
+    direct_flaws: float,
+    generator: np.random.Generator,
 ) -> Conversation:
     """Draw a conversation about a chain.
 
     Args:
+        rule: by which it is reckoned.
         digits: of the chain.
         form: of the prompt.
         think_flaws: share of answers with tags that break the format.
@@ -137,8 +120,8 @@ def conversation(
     tagged, direct = (
         int(generator.integers(3)) if generator.random() < share else None for share in (think_flaws, direct_flaws)
     )
-    suffix, completion = form.draw(Answer(str(last_digit(digits)), thought(digits), tagged, direct), generator)
-    return messages(QUESTION + suffix, form.system), completion
+    suffix, completion = form.draw(Answer(str(rule.answer(digits)), rule.thought(digits), tagged, direct), generator)
+    return messages(rule.question + suffix, form.system), completion
 
 
 def _direct(answer: Answer, generator: np.random.Generator) -> tuple[str, str]:
@@ -193,7 +176,7 @@ def _printed(digit: int, generator: np.random.Generator) -> np.ndarray:
 class _Drawn(Pictures):
     """Glyphs of every digit, float32 (10, images_per_class, 8, 8), and how chains of them are drawn."""
 
-    def __init__(self, params: EmbeddedModelParams, own: Params, generator: np.random.Generator):
+    def __init__(self, rule: Rule, params: EmbeddedModelParams, own: Params, generator: np.random.Generator):
         self.glyphs = np.stack(
             [
                 np.stack(
@@ -205,6 +188,7 @@ class _Drawn(Pictures):
                 for digit in range(10)
             ]
         )
+        self._rule = rule
         self._formats = formats(own.shares)
         self._flaws = params.think_flaws, params.direct_flaws
         self._direct, self._think = (
@@ -232,7 +216,7 @@ class _Drawn(Pictures):
             form = draw_format(self._formats, generator)
             weights = self._direct if form is self._formats[0] else self._think
             digits = generator.integers(10, size=generator.choice(STEPS, p=weights) + 1)
-            said.append(conversation(digits.tolist(), form, *self._flaws, generator))
+            said.append(conversation(self._rule, digits.tolist(), form, *self._flaws, generator))
             images.append(self._image(digits, None, generator))
         return _paint(np.stack(images), generator), said
 
@@ -244,20 +228,23 @@ def _paint(masks: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.repeat((np.clip(grey, 0, 1) * 255 + 0.5).astype(np.uint8)[..., None], 3, axis=3)
 
 
-class _ChainsWorld(World):
-    """One name a cell."""
+class Chains(World):
+    """One name a cell; chains are reckoned by a rule, whose words are `words`."""
 
-    phrases = (*PROMPTS, QUESTION)
     names = (*DIGITS, NOTHING)
     params = Params
 
+    def __init__(self, rule: Rule, *words: str):
+        self._rule, self._words = rule, words
+        self.phrases = (*PROMPTS, rule.question)
+
     def vocabulary(self) -> list[str]:
         """See the base class."""
-        return [*self.phrases, *self.names, "It is 1. 2 plus 3 is 5, plus", "]. ].. [ ,"]
+        return [*self.phrases, *self.names, *self._words, "It is 1. 2,", "]. ].. [ ,"]
 
     def draw(self, params: EmbeddedModelParams, own: Params, generator: np.random.Generator) -> Pictures:
         """See the base class."""
-        return _Drawn(params, own, generator)
+        return _Drawn(self._rule, params, own, generator)
 
 
-WORLD = _ChainsWorld()
+WORLD = Chains(SUM, "plus")
