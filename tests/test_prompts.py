@@ -14,8 +14,10 @@ from stages.methods.method import load
 from stages.methods.method import names as methods
 from stages.recipes.params import check
 from stages.runtime.params import read_params
-from stages.tasks import classification
+from stages.tasks import classification, draws
+from stages.tasks import task as tasks
 from stages.tasks.settings import SETTINGS
+from stages.tasks.task import OptionRule
 from tests.conftest import ROOT
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -54,6 +56,54 @@ def test_rendered_prompts(processor, golden):
         if method.target:
             prompts[name]["target"] = method.target("two")
     compare("prompts.json", prompts, golden)
+
+
+SETS: dict[str, tuple[str, str | None, dict]] = {
+    "classification": ("classification", None, {"question": "What digit is in the photo?", "answer": "two"}),
+    "cv_bench": (
+        "multiple_choice",
+        "cv_bench",
+        {
+            "prompt": "How many? Select from the following choices.\n(A) 3\n(B) 2",
+            "options": ["3", "2"],
+            "answer": "(B)",
+        },
+    ),
+    "puzzle_vqa": ("multiple_choice", "training", {"question": "Which?", "options": ["7", "9"], "answer": "9"}),
+    "sat": ("text_choice", "training", {"question": "Where?", "options": ["left", "right"], "answer": "left"}),
+    "mathvision": (
+        "mathematics",
+        "training",
+        {"question": "Which?\n<image1>", "options": ["$4$", "$5$"], "answer": "A"},
+    ),
+    "mathvista": ("mathematics", "training", {"prompt": "Hint: Do.\nQuestion: How many?", "answer": "7"}),
+    "number": ("number", None, {"question": "How many?", "answer": "7"}),
+    "region": ("region", None, {"question": "Where is the cat?", "box": [0.1, 0.2, 0.3, 0.4]}),
+}
+"""By set: its task, the prompts that it names, and an example of it."""
+
+
+def test_what_each_method_writes_of_each_task(golden):
+    """What is said in training, and in evaluation where it differs, `<image>` for the image; and the target."""
+    rule = OptionRule(fraction=1.0, minimum=1, maximum=100, all_below_minimum=True)
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for title, (name, prompts, example) in SETS.items():
+        sample = tasks.load(name).sample(example, ["two", "one"], rule, draws.generator(0))
+        for method_name in methods():
+            method = load(method_name)
+            said = {
+                use: "\n---\n".join(
+                    f"{turn['role']}: " + "".join(block.get("text", "<image>") for block in turn["content"])
+                    for turn in method.conversation(sample.question, part)
+                )
+                for use, part in {"training": None, "evaluation": prompts or "all"}.items()
+            }
+            if said["evaluation"] == said["training"]:
+                del said["evaluation"]
+            if method.target:
+                said["target"] = method.target(sample.answer)
+            found.setdefault(title, {})[method_name] = said
+    compare("prompts_of_tasks.json", found, golden)
 
 
 def test_the_papers_words():

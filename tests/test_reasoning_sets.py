@@ -73,7 +73,7 @@ def cv_bench(folder: Path, changes: dict[int, dict[str, Any]] | None = None) -> 
 VISTA: list[dict[str, Any]] = [
     {"question_type": "free_form", "answer_type": "integer", "answer": "7", "unit": None, "precision": 1.0},
     {"question_type": "free_form", "answer_type": "float", "answer": "1.2", "unit": "cm", "precision": 1.0},
-    {"question_type": "free_form", "answer_type": "list", "answer": "[1, 2]", "unit": None, "precision": None},
+    {"question_type": "free_form", "answer_type": "list", "answer": "[1, 2]", "unit": None, "precision": 2.0},
     {"question_type": "multi_choice", "answer_type": "text", "answer": "B", "choices": ["C", "B", "A"]},
     {"question_type": "multi_choice", "answer_type": "text", "answer": "145°", "choices": ["35°", "145°"]},
 ]
@@ -101,6 +101,7 @@ def mathvision(folder: Path, changes: dict[int, dict[str, Any]] | None = None) -
         {"id": "2", "question": "Which?\n<image1>", "options": ["A", "B", "C", "D", "E"], "answer": "D"},
         {"id": "3", "question": "How long?\n<image1>", "options": ["$4$", "$5$"], "answer": "A"},
         {"id": "4", "question": "What part?\n<image1>", "options": [], "answer": "\\frac{1}{2}"},
+        {"id": "5", "question": "Which unit?\n<image1>", "options": ["$M$", "$m$", "B"], "answer": "B"},
     ]
     rest = {"solution": None, "level": 1, "subject": "counting"}
     rows = [
@@ -156,7 +157,19 @@ def write_hub(folder: Path, name: str, rows: list[dict[str, Any]], image: str) -
     table.to_parquet(folder / f"data/{name}-00000-of-00001.parquet")
 
 
-WRITERS = {each.__name__: each for each in (sat, cv_bench, math, mathvista, mathvision, puzzles, puzzle_vqa)}
+def algo_puzzle_vqa(folder: Path, changes: dict[int, dict[str, Any]] | None = None) -> None:
+    """Options of any number, some of which look like letters; the answer is one's text."""
+    rows = [
+        {"image": shown(i), "question": f"Which is {i}?", "options": options, "answer": answer}
+        | (changes or {}).get(i, {})
+        for i, (options, answer) in enumerate([(["Yes", "No"], "No"), (["C", "B", "A"], "C"), (["1", "2", "3"], "3")])
+    ]
+    write_hub(folder, "data", rows, "image")
+
+
+WRITERS = {
+    each.__name__: each for each in (sat, cv_bench, math, mathvista, mathvision, puzzles, puzzle_vqa, algo_puzzle_vqa)
+}
 
 
 @pytest.fixture
@@ -169,7 +182,8 @@ def run(tmp_path, monkeypatch) -> Callable[..., dict[str, pd.DataFrame]]:
     def run(
         name: str, changes: dict[int, dict[str, Any]] | None = None, after: Callable[[Path], Any] = bool, **keys: Any
     ) -> dict[str, pd.DataFrame]:
-        (folder := tmp_path / name).mkdir()
+        folder = tmp_path / f"{name}{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
         WRITERS[name](folder, changes)
         after(folder)
         section = dict(PROFILE["download"][name]) | {"path": str(folder)} | keys
@@ -291,6 +305,8 @@ def test_mathvision_has_options_or_none_and_no_place_of_an_image_in_its_text(run
         "Which?\nChoices:\n(A) A\n(B) B\n(C) C\n(D) D\n(E) E": ("D", ("A", "B", "C", "D", "E")),
         "How long?\nChoices:\n(A) $4$\n(B) $5$": ("A", ("$4$", "$5$")),
         "What part?": ("\\frac{1}{2}", ()),
+        # One but for case: the letters alone count. An answer is a letter here, whatever an option says.
+        "Which unit?\nChoices:\n(A) $M$\n(B) $m$\n(C) B": ("B", ("A", "B", "C")),
     }
 
 
@@ -301,6 +317,17 @@ def test_puzzles_are_choices_by_category_and_the_authors_answers_stand_in_tags(r
     found = run("puzzles")
     answers = {sample.question: sample.answer for table in found.values() for sample in samples(table).values()}
     assert answers == {f"What is {i}?": str(i) for i in range(6)}
+
+
+def test_answers_of_algo_puzzle_vqa_are_texts_whatever_they_look_like(run):
+    known = samples(run("algo_puzzle_vqa")["test"])
+    assert {question.split("?")[0][-1]: sample.answer for question, sample in known.items()} == {
+        "0": "B",
+        "1": "A",
+        "2": "C",
+    }
+    with pytest.raises(UserError, match=r"row 1: answer: 'C' is one option's text and another's letter of"):
+        run("algo_puzzle_vqa", answers=None)
 
 
 def test_mathv360k_is_a_list_of_conversations_beside_a_folder_of_images(run):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -27,6 +28,8 @@ class TableParams(SourceParams):
     name, or a number whose name stands in the table or in `names`. `columns` says which column of the table is which of
     the task's (`{question: problem, answer: solution}`), of tasks that have none; without a column of questions, all
     samples have the dataset's `question`. `group` there is the column of what is also scored by itself, of any task.
+    `answers` says what answers of task `multiple_choice` are, where an option may be a letter too: letters, or texts.
+
     A column may be a field of a struct (`metadata.task`). `splits` says what in the source is which of our splits; a
     task without classes needs none to train on.
 
@@ -41,6 +44,7 @@ class TableParams(SourceParams):
     splits: dict[SplitName, str] | None = None
     first_rows: dict[SplitName, Annotated[int, Field(gt=0)]] | None = None
     single_image: bool = False
+    answers: Literal["letter", "text"] | None = None
 
     @property
     def own_columns(self) -> dict[str, str]:
@@ -86,6 +90,8 @@ class TableParams(SourceParams):
             raise UserError(
                 f"{key}.label_column: {self.label_column!r} is invalid for task {self.task}; valid: {valid}"
             )
+        if self.answers is not None and self.task != "multiple_choice":
+            raise UserError(f"{key}.answers: {self.answers!r} is invalid for task {self.task}; valid: null")
         given = self.question or "prompt" in self.columns
         needed = {name for name in task.columns if not (name == "question" and given)}
         known = (*task.columns, *task.optional, GROUP)
@@ -144,12 +150,17 @@ def cell(cells: Mapping[str, Any], column: str, where: str) -> Any:
 
 
 def row(
-    cells: Mapping[str, Any], split: str, where: str, read: Callable[[str], bytes], optional: Collection[str] = ()
+    cells: Mapping[str, Any],
+    split: str,
+    where: str,
+    read: Callable[[str], bytes],
+    optional: Collection[str] = (),
+    answers: str | None = None,
 ) -> Row:
     """A row of the cells that `TableParams.own_columns` names; see `image_bytes` for `read`.
 
     Of the columns `optional`, what is empty is None. An answer in answer tags (the authors' `solution`) is taken out of
-    them.
+    them, and written as a letter in brackets where `answers` says what it is.
 
     Raises:
         UserError: a cell is empty, or is of a kind that no task takes.
@@ -164,6 +175,8 @@ def row(
             raise UserError(f"{where}: {name} is {value!r}; valid: text, a number, or a list of them")
     if isinstance(answer := values.get("answer"), str) and (found := _TAGGED.fullmatch(answer.strip())):
         values["answer"] = found[1].strip()
+    if answers is not None:
+        values["answer"] = _bracketed(values["answer"], values["options"], answers)
     if GROUP in values:
         if isinstance(values[GROUP], list) or not (group := str(values[GROUP]).strip()):
             raise UserError(f"{where}: group is {values[GROUP]!r}; valid: text or a number, in every row")
@@ -171,6 +184,18 @@ def row(
     shown = cells["image"] if isinstance(cells["image"], list) else [cells["image"]]
     images = [image_bytes(image, where, read) for image in shown or [None]]
     return Row(split, images, cells.get("label"), values, where)
+
+
+def _bracketed(answer: Any, options: Any, kind: str) -> Any:
+    """An answer as a letter in brackets, which is no option's text; as it is where it is none.
+
+    >>> _bracketed("B", ["C", "B"], "text"), _bracketed("A", ["C", "B"], "letter"), _bracketed("D", ["C", "B"], "text")
+    ('(B)', '(A)', 'D')
+    """
+    letters = ascii_uppercase[: len(options)]
+    places = [letter for letter, option in zip(letters, options, strict=False) if option == answer]
+    found = [str(answer)] if kind == "letter" and str(answer) in letters else places if kind == "text" else []
+    return f"({found[0]})" if len(found) == 1 else answer
 
 
 def list_rows(

@@ -82,7 +82,7 @@ def load(key: str, params: Params) -> Chosen:
                 for number, found in enumerate(islice(table, (params.first_rows or {}).get(split))):
                     where = f"{key}: {params.splits[split]} row {number}"
                     cells = {ours: cell(found, theirs, where) for ours, theirs in params.own_columns.items()}
-                    yield row(cells, split, where, partial(_read, where, folder), params.optional)
+                    yield row(cells, split, where, partial(_read, where, folder), params.optional, params.answers)
 
     return keep(key, list_rows(key, rows, None if _is_text(label) else names, params), params)
 

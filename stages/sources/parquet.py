@@ -37,7 +37,7 @@ def load_files(key: str, root: Path, params: TableParams) -> Chosen:
     """List the rows of the files below `root` that `params.splits` names; see `load`."""
     files = _files(key, root, params)
     folder = root if root.is_dir() else root.parent
-    found = [_names(path, params) for _, path in files]
+    found = [_names(key, path, params) for _, path in files]
     if any(names != found[0] for names in found):
         raise UserError(f"{key}: the files under {root} name their classes differently; next: set names")
 
@@ -67,7 +67,7 @@ def _files(key: str, root: Path, params: TableParams) -> list[tuple[str, Path]]:
 
 
 def _rows(key: str, path: Path, split: str, folder: Path, params: TableParams) -> Iterator[Row]:
-    file = _open(path, params)
+    file = _open(key, path, params)
     columns = params.read_columns(file.schema_arrow.names)
     number = 0
 
@@ -79,15 +79,15 @@ def _rows(key: str, path: Path, split: str, folder: Path, params: TableParams) -
         for found in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
             where, cells = f"{key}: {path}: row {number}", dict(zip(columns, found, strict=True))
             own = {ours: cell(cells, theirs, where) for ours, theirs in params.own_columns.items()}
-            yield row(own, split, where, read, params.optional)
+            yield row(own, split, where, read, params.optional, params.answers)
             number += 1
 
 
-def _names(path: Path, params: TableParams) -> list[str] | None:
+def _names(key: str, path: Path, params: TableParams) -> list[str] | None:
     """Class names: of `params.yaml`, or of the schema; None where labels are names themselves."""
     import pyarrow as pa
 
-    schema = _open(path, params).schema_arrow
+    schema = _open(key, path, params).schema_arrow
     if params.label_column is None:
         return None
     kind = schema.field(params.label_column).type
@@ -111,7 +111,7 @@ def _names_in(schema: dict[bytes, bytes], field: dict[bytes, bytes], params: Tab
     return [str(name) for name in found] if isinstance(found, list) else None
 
 
-def _open(path: Path, params: TableParams) -> Any:
+def _open(key: str, path: Path, params: TableParams) -> Any:
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -119,6 +119,6 @@ def _open(path: Path, params: TableParams) -> Any:
         file = pyarrow.parquet.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: is no parquet file ({reason}); next: write or download it again") from None
-    params.check_table(str(path), file.schema_arrow.names)
+        raise UserError(f"{key}: {path}: is no parquet file ({reason}); next: write or download it again") from None
+    params.check_table(f"{key}: {path}", file.schema_arrow.names)
     return file

@@ -11,6 +11,7 @@ option where it names none.
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -45,19 +46,17 @@ class Task(BaseTask):
             raise UserError("answer: '' is invalid; valid: a letter, a number, an expression or text")
         question = _PLACE.sub("", asked(example)).strip()
         if given["options"] is not None and len(given["options"]):
-            options = multiple_choice.listed(given["options"])
-            # MathVista, which names the type of an answer, has an option's text there, "B" of ["C", "B"] too.
-            right = multiple_choice.letter_of(given["answer"], options, as_text=given["answer_type"] is not None)
-            if given["prompt"] is None:
-                letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                lines = [f"({letter}) {option}" for letter, option in zip(letters, options, strict=False)]
+            options, right = choice(given["options"], given["answer"], given["answer_type"])
+            if is_missing(example.get("prompt")):
+                lines = [f"({letter}) {option}" for letter, option in zip(ascii_uppercase, options, strict=False)]
                 question = "\n".join([question, "Choices:", *lines])
-            return Sample(question, right, tuple(options))
+            return Sample(question, right, told_apart(options))
         # Of options in the question's text the letter alone is an answer: it has numbers in brackets for other reasons.
         if _LETTER.fullmatch(answer) and (options := rules.lettered(question)):
-            options = multiple_choice.listed(options)
-            return Sample(question, multiple_choice.letter_of(answer, options), tuple(options))
-        precision = 0 if given["answer_type"] == "integer" else given["precision"]
+            options, right = choice(options, answer, None)
+            return Sample(question, right, told_apart(options))
+        # MathVista has decimals for integers too, which are compared as integers.
+        precision = {"integer": 0, "float": given["precision"], None: given["precision"]}.get(given["answer_type"])
         if precision is not None and (number.value(answer) is None or precision != int(precision) or precision < 0):
             raise UserError(
                 f"answer: {answer!r} is invalid with {precision} decimals; valid: a number, and decimals from 0 on"
@@ -116,6 +115,39 @@ class Task(BaseTask):
         if rule == "published":
             return rules.math_verify(completion, sample.answer)
         return exact(rules.rewarded_text(completion), sample)
+
+
+def choice(given: Any, answer: Any, answer_type: str | None) -> tuple[list[str], str]:
+    """The options of an example, and the letter of the right one.
+
+    MathVista, which names the type of an answer, has an option's text there, `B` of `["C", "B"]` too; the others have a
+    letter.
+
+    >>> choice(["C", "B"], "B", "text"), choice(["$m$", "$M$"], "B", None)
+    ((['C', 'B'], 'B'), (['$m$', '$M$'], 'B'))
+
+    Raises:
+        UserError: there are not enough options, or the answer is none of them.
+    """
+    found = _LETTER.fullmatch(str(answer).strip())
+    if answer_type is not None or found is None:
+        options = multiple_choice.listed(given)
+        return options, multiple_choice.letter_of(answer, options, as_text=answer_type is not None)
+    listed = (rules.lettered(given) or [given]) if isinstance(given, str) else given
+    options = [str(option).strip() for option in listed]
+    if not 2 <= len(options) <= len(ascii_uppercase) or found[1] not in ascii_uppercase[: len(options)]:
+        raise UserError(f"answer: {found[1]!r} is none of {options}; valid: an option, or its letter")
+    return options, found[1]
+
+
+def told_apart(options: Sequence[str]) -> tuple[str, ...]:
+    """The options; or, where two are one but for case or one is blank, their letters, which alone count then.
+
+    >>> told_apart(["3", "4"]), told_apart(["$m$", "$M$"])
+    (('3', '4'), ('A', 'B'))
+    """
+    distinct = len({option.lower() for option in options} - {""}) == len(options)
+    return tuple(options) if distinct else tuple(ascii_uppercase[: len(options)])
 
 
 def exact(answer: str, sample: Sample) -> bool:
