@@ -14,7 +14,7 @@ from stages.runtime.scratch import scratch
 from stages.tasks import samples
 from stages.tasks import task as tasks
 from stages.tasks.images import ImageParams
-from stages.training.common import Example, Rewards, Training, load_base, tidy
+from stages.training.common import Example, Rewards, Training, check_thoughts, load_base, tidy
 
 BASE_MODEL = "models/base_model"
 
@@ -25,7 +25,7 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
     Where key `launch` sets several processes, each runs this, and the first writes.
 
     Raises:
-        UserError: the dataset has nothing to train on.
+        UserError: the dataset has nothing to train on, or lacks thoughts that the method learns.
     """
     key = f"{setting}-{method}-{dataset}-{seed}"
     cell = {"setting": setting, "method": method, "dataset": dataset, "seed": seed}
@@ -51,7 +51,9 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
         trainer = import_module(f"stages.training.{recipe['trainer']}")
         params = validate(f"{path}: settings", recipe["settings"], trainer.Params)
         loaded, task = load_method(method), tasks.load(recipe["task"])
-        examples = [Example.of(sample, loaded, task) for sample in samples.read(inputs["data"], dataset, image_size)]
+        given = samples.read(inputs["data"], dataset, image_size)
+        check_thoughts(method, loaded, dataset, given.rows)
+        examples = [Example.of(sample, loaded, task) for sample in given]
         model, record = trainer.train(
             Training(
                 load_base(BASE_MODEL, params),

@@ -17,7 +17,7 @@ from stages.methods.method import names as methods
 from stages.rewards import reward as rewards
 from stages.rewards.reward import Completion
 from stages.runtime.params import read_params
-from stages.tasks import classification, region, rules
+from stages.tasks import classification, detection, region, rules
 from stages.tasks import task as tasks
 from stages.tasks.task import Sample
 from tests.conftest import ROOT
@@ -211,8 +211,11 @@ def test_every_file_of_the_room_is_a_reward_that_pays_a_number_from_0_to_1():
     for name in rewards.names():
         reward, weight = rewards.load(name, parameters.get(name, {}))
         sample = Sample("Where?", "[0, 0, 500, 1000]", box=(0, 0, 0.5, 1))
+        fitting = [task for task in (region.Task(), detection.Task()) if rewards.fits(name, task)]
         assert weight == 1
-        assert 0 <= reward(Completion("<answer>river</answer>", "river", 5), sample, region.Task()) <= 1
+        assert fitting
+        for task in fitting:
+            assert 0 <= reward(Completion("<answer>river</answer>", "river", 5), sample, task) <= 1
 
 
 @pytest.mark.parametrize("name", methods())
@@ -270,7 +273,8 @@ def test_a_reward_fits_a_task_that_has_what_it_needs():
     fitting = {
         name: [task for task in tasks.names() if rewards.fits(name, tasks.load(task))] for name in rewards.names()
     }
-    assert fitting.pop("overlap") == ["region"]
+    assert fitting.pop("overlap") == ["detection", "region"]
+    assert fitting.pop("confidence") == ["detection"]
     assert all(found == tasks.names() for found in fitting.values())
 
 

@@ -192,7 +192,7 @@ def test_each_right_answer_of_an_embedded_dataset_without_classes_is_right_by_ev
         assert task.substring_match(f"<answer>{sample.answer}</answer>", sample)
         assert all(task.rewarded(sample.answer, sample, rule) for rule in ("exact", "published"))
         assert Sample.of(sample.columns()) == sample
-        assert list(sample.columns()) == task.fields()
+        assert list(sample.columns()) == task.fields(task.groups)
 
 
 def test_rooms_are_listed_by_their_files():

@@ -12,6 +12,15 @@ def in_tags(answer: str) -> str:
     return f"<answer>{answer.strip()}</answer>"
 
 
+def thought_of(thought: str) -> str:
+    """A thought as a target has it before the answer, a space behind it; blanks at its ends are none of it.
+
+    >>> thought_of(" It is wet. ") + in_tags("river")
+    '<think>It is wet.</think> <answer>river</answer>'
+    """
+    return f"<think>{thought.strip()}</think> "
+
+
 def bare(answer: str) -> str:
     """The answer and nothing else, without blanks at its ends: `read_whole` reads it.
 

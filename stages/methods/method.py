@@ -20,6 +20,8 @@ class Method:
         prompt: the user's text in training; `{question}` stands for the question with its option list.
         parse: the answer in a completion, or None where the completion has none.
         target: the completion to be learned for an answer (supervised methods and those of preference).
+        thoughts: whether the target is a reference thought in think tags, and then that of the answer; of datasets
+            whose samples have a `thought` (supervised methods).
         preference: whether the right answer is preferred to wrong ones in pairs, or in a list (methods of preference).
         rewards: names of files of `stages.rewards`, summed (reinforcement methods).
         evaluation_prompts: the user's text in evaluation by part of the test set (`all`, `base`, `new`, `open`), or by
@@ -35,6 +37,7 @@ class Method:
     prompt: str
     parse: Callable[[str], str | None]
     target: Callable[[str], str] | None = None
+    thoughts: bool = False
     preference: Literal["pairs", "list"] | None = None
     rewards: tuple[str, ...] = ()
     evaluation_prompts: dict[str, str] = field(default_factory=dict)

@@ -20,6 +20,9 @@ _TAGGED = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
 GROUP = "group"
 """The column that any task may have: what is also scored by itself; see `stages.tasks.task.Sample`."""
 
+THOUGHT = "thought"
+"""Another that any task may have, and that may be empty in a row: a reference thought."""
+
 
 class TableParams(SourceParams):
     """What every source of tables has.
@@ -27,7 +30,8 @@ class TableParams(SourceParams):
     `image_column` holds an image, or a list of them. `label_column` holds the class, of tasks that have classes: a
     name, or a number whose name stands in the table or in `names`. `columns` says which column of the table is which of
     the task's (`{question: problem, answer: solution}`), of tasks that have none; without a column of questions, all
-    samples have the dataset's `question`. `group` there is the column of what is also scored by itself, of any task.
+    samples have the dataset's `question`. `group` there is the column of what is also scored by itself, of any task,
+    and `thought` that of a reference thought, which the method `sft_thoughts` learns.
     `answers` says what answers of task `multiple_choice` are, where an option may be a letter too: letters, or texts.
 
     A column may be a field of a struct (`metadata.task`). `splits` says what in the source is which of our splits; a
@@ -94,7 +98,7 @@ class TableParams(SourceParams):
             raise UserError(f"{key}.answers: {self.answers!r} is invalid for task {self.task}; valid: null")
         given = self.question or "prompt" in self.columns
         needed = {name for name in task.columns if not (name == "question" and given)}
-        known = (*task.columns, *task.optional, GROUP)
+        known = (*task.columns, *task.optional, GROUP, THOUGHT)
         if not needed <= set(self.columns) <= set(known):
             raise UserError(
                 f"{key}.columns: {self.columns} is invalid for task {self.task}; valid: columns for {', '.join(known)}"
@@ -167,7 +171,7 @@ def row(
     """
     values = {name: value for name, value in cells.items() if name not in ("image", "label")}
     for name, value in values.items():
-        if name in optional and (value is None or value == [] or value == ""):
+        if name in (*optional, THOUGHT) and (value is None or value == [] or value == ""):
             values[name] = None
             continue
         parts = value if isinstance(value, list) else [value]

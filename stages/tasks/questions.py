@@ -59,9 +59,11 @@ class Downloaded:
             except UserError as error:
                 raise UserError(f"{self.folder}: sample {row}: {error}") from None
             sample, count = replace(sample, group=example.get("group")), example["image_count"]
+            if not tasks.is_missing(thought := example.get("thought")):
+                sample = replace(sample, thought=thought)
             samples.append({"row": row, **label, "image_count": count, **sample.columns()})
         # Named, for there may be none.
-        fields = self.task.fields("group" in self.table or self.task.groups)
+        fields = self.task.fields("group" in self.table or self.task.groups, "thought" in self.table)
         return pd.DataFrame(
             samples, columns=["row", *(["label"] if self.task.by_class else []), "image_count", *fields]
         )

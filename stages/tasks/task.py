@@ -45,6 +45,7 @@ class Sample:
         group: the part of the test set that is also scored by itself, as CV-Bench's `Count`; None where there are none.
         precision: of a number, the decimals at which it is compared; None: as it is.
         unit: of a number, what may stand behind it.
+        thought: a reference of what may be thought before the answer, where the dataset has some.
         spellings: of the answer, that are as right; none where it has one.
     """
 
@@ -55,6 +56,7 @@ class Sample:
     group: str | None = None
     precision: int | None = None
     unit: str | None = None
+    thought: str | None = None
     spellings: tuple[str, ...] = ()
 
     @property
@@ -65,7 +67,8 @@ class Sample:
     def columns(self) -> dict[str, Any]:
         """What stands in a table of samples: the fields that this task and this dataset have."""
         own = {"group": self.group, "box": None if self.box is None else list(self.box)}
-        own |= {"precision": self.precision, "unit": self.unit, "spellings": list(self.spellings) or None}
+        own |= {"precision": self.precision, "unit": self.unit, "thought": self.thought}
+        own |= {"spellings": list(self.spellings) or None}
         given = {name: value for name, value in own.items() if value is not None}
         return {"answer": self.answer, "options": list(self.options), "question": self.question, **given}
 
@@ -154,10 +157,17 @@ class BaseTask(ABC):
     def rewarded(self, completion: str, sample: Sample, rule: Rule) -> bool:
         """Whether the accuracy reward pays for a completion."""
 
-    def fields(self, grouped: bool = False) -> list[str]:
-        """The columns of a table of samples, which may have groups; see `Sample.columns`."""
+    def fields(self, grouped: bool = False, thoughtful: bool = False) -> list[str]:
+        """The columns of a table of samples, which may have groups and thoughts; see `Sample.columns`."""
         own = [name for name in ("box", "precision", "unit") if name in {*self.columns, *self.optional}]
-        return ["answer", "options", "question", *(["group"] if grouped else []), *own]
+        return [
+            "answer",
+            "options",
+            "question",
+            *(["group"] if grouped else []),
+            *own,
+            *(["thought"] if thoughtful else []),
+        ]
 
     def sub_scores(self, answer: str | None, sample: Sample) -> dict[str, float]:
         """Numbers from 0 to 1 beside right and wrong, by the names in `scores`."""

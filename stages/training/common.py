@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from stages.methods.answers import thought_of
 from stages.methods.method import Method
 from stages.modelling.catalogue import RegularExpression
 from stages.rewards.reward import Completion, Reward
 from stages.rewards.reward import load as load_reward
 from stages.runtime.errors import UserError
 from stages.runtime.params import Section
-from stages.tasks.task import BaseTask, Sample
+from stages.tasks.task import BaseTask, Sample, is_missing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,9 +94,14 @@ class Example:
 
     @classmethod
     def of(cls, row: Mapping[str, Any], method: Method, task: BaseTask) -> Example:
-        """The example that a method makes of a row of `stages.tasks.samples.Samples`, a sample of the task."""
+        """The example that a method makes of a row of `stages.tasks.samples.Samples`, a sample of the task.
+
+        Where the method learns thoughts, the sample has one; see `check_thoughts`.
+        """
         sample = Sample.of(row)
         target = method.target(sample.answer) if method.target else None
+        if method.thoughts:
+            target = thought_of(str(sample.thought)) + str(target)
         wrong = task.wrong_answers(sample) if method.target and method.preference else []
         rejected = tuple(map(method.target, wrong)) if method.target else ()
         return cls(
@@ -184,6 +190,25 @@ class Record:
     curves: list[dict[str, float]]
     cost: dict[str, int]
     weights: Mapping[str, Tensor] | None = None
+
+
+def check_thoughts(method: str, loaded: Method, dataset: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse samples without a thought where a method learns it.
+
+    Raises:
+        UserError: how many have none.
+    """
+    if not loaded.thoughts:
+        return
+    without = [
+        number for number, row in enumerate(rows) if is_missing(row.get("thought")) or not row["thought"].strip()
+    ]
+    if without:
+        raise UserError(
+            f"methods: {method!r} is invalid with dataset {dataset!r}, of which {len(without)} of {len(rows)} training "
+            f"samples have no thought (the first: {without[0]}); valid: datasets with a column of thoughts "
+            f"(download.{dataset}.columns.thought), or another method"
+        )
 
 
 def arguments(params: TrainingParams, seed: int, folder: str | Path, rows_per_prompt: int) -> dict[str, Any]:
