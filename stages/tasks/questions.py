@@ -58,7 +58,7 @@ class Downloaded:
                 sample = self.task.sample({**self.card, **example, **answer}, classes, rule, random)
             except UserError as error:
                 raise UserError(f"{self.folder}: sample {row}: {error}") from None
-            sample, count = replace(sample, group=example.get("group")), example["image_count"]
+            sample, count = replace(sample, group=example.get("group", sample.group)), example["image_count"]
             if not tasks.is_missing(thought := example.get("thought")):
                 sample = replace(sample, thought=thought)
             samples.append({"row": row, **label, "image_count": count, **sample.columns()})
