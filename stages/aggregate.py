@@ -10,7 +10,7 @@ import pandas as pd
 
 from stages.report import curves, depth, markdown, plots, summary, tables
 from stages.report.footnotes import Reported, read_reported
-from stages.report.records import Records, read_records
+from stages.report.records import OWN, Records, read_records
 from stages.runtime import environment
 from stages.runtime.files import write_file
 from stages.tasks.settings import OPEN_SET
@@ -49,7 +49,8 @@ def report(records: Records, grid: Reported) -> dict[str, bytes]:
 def _analyses(records: Records, grid: Reported) -> dict[str, bytes]:
     """The files of what not every grid has."""
     evaluations, prompted, files = records.evaluations, records.prompted, {}
-    tested = pd.concat([evaluations, records.targets], ignore_index=True)
+    targets = records.targets[records.targets["prompt"] == OWN] if len(records.targets) else records.targets
+    tested = pd.concat([evaluations, targets], ignore_index=True)
 
     def add(name: str, table: pd.DataFrame, page: str, form: str = "%.2f") -> None:
         files[f"tables/{name}.csv"], files[f"tables/{name}.md"] = _csv(table, form), page.encode()

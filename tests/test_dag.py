@@ -59,6 +59,7 @@ def expected_names(params: dict) -> set[str]:
         *names("weight_change", changes, methods, datasets, seeds),
         *names("target", targets),
         *names("target_zero_shot", targets),
+        *names("target_prompt", methods, datasets, targets, prompts, seeds),
         *names("target_eval", methods, datasets, targets, seeds),
         *names("validate", methods, best, seeds),
         *names("best", best),

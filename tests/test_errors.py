@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 COMMANDS = (
     "aggregate, base_model, best, configure, cross_eval, download, evaluate, partition, predict, prompt_eval, "
-    "prompt_zero_shot, split, target, target_eval, target_zero_shot, train, validate, weight_change, "
+    "prompt_zero_shot, split, target, target_eval, target_prompt, target_zero_shot, train, validate, weight_change, "
     "zero_shot"
 )
 

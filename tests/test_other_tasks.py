@@ -4,6 +4,7 @@ Weights are all but random here.
 """
 
 import json
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -83,10 +84,16 @@ def test_models_are_evaluated_with_other_prompts_too(ran):
 
 def test_every_model_is_tested_on_what_is_for_testing_alone(ran):
     table = pd.read_csv(ran.root / "metrics/tables/targets.csv", dtype={"source": str})
-    found = set(zip(table["method"], table["source"], table["stage"], strict=True))
+    found = set(zip(table["method"], table["source"], table["prompt"], table["stage"], strict=True))
+    trained = list(product(METHODS, DATASETS))
     assert found == {
-        ("zero_shot", "-", "target_zero_shot@shapes"),
-        *((method, name, f"target_eval@{method}-{name}-shapes-1") for method in METHODS for name in DATASETS),
+        ("zero_shot", "-", "own", "target_zero_shot@shapes"),
+        *((method, name, "own", f"target_eval@{method}-{name}-shapes-1") for method, name in trained),
+        *(
+            (method, name, prompt, f"target_prompt@{method}-{name}-shapes-{prompt}-1")
+            for (method, name), prompt in product(trained, GRID["prompts"])
+            if prompt != method
+        ),
     }
     assert set(table["samples"]) == {11} and set(table["target"]) == {"shapes"}
     base = table[table["method"] == "zero_shot"].iloc[0]
@@ -96,7 +103,8 @@ def test_every_model_is_tested_on_what_is_for_testing_alone(ran):
     assert len(predictions) == 11 and set(predictions["answer"]) == set(drawing.SHAPES)
     assert not (ran.root / "metrics/tables/groups.csv").exists()
     page = (ran.root / "metrics/tables/targets.md").read_text()
-    assert "| sums         | no_thinking | shapes   | `target_eval@no_thinking-sums-shapes-1`" in page
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    assert ["sums", "no_thinking", "own", "shapes", "`target_eval@no_thinking-sums-shapes-1`"] in cells
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

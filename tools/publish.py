@@ -31,7 +31,16 @@ CELL = ("setting", "method", "dataset", "seed", "stage", "trained_on", "evaluate
 
 def stages() -> list[str]:
     """The stages whose records lie under `metrics/records`."""
-    groups = ("train", "zero_shot", "cross_eval", "prompt_eval", "prompt_zero_shot", "target_zero_shot", "target_eval")
+    groups = (
+        "train",
+        "zero_shot",
+        "cross_eval",
+        "prompt_eval",
+        "prompt_zero_shot",
+        "target_zero_shot",
+        "target_eval",
+        "target_prompt",
+    )
     found = [path for group in groups for path in RECORDS.glob(f"{group}/*")]
     names = [f"{path.parent.name}@{path.stem}" for path in found if not path.name.startswith(".")]
     for path in RECORDS.glob("validate/*/[!.]*.json"):
@@ -46,8 +55,8 @@ def stages() -> list[str]:
 def _is_diagonal(stage: str) -> bool:
     """Whether a cell only names what is evaluated, and makes no run: its second dataset or its prompt is its own."""
     group, _, key = stage.partition("@")
-    _, method, source, other, *_ = *key.split("-"), "", "", "", ""
-    return other == {"cross_eval": source, "prompt_eval": method}.get(group)
+    first, second, third, fourth, *_ = *key.split("-"), "", "", "", ""
+    return fourth == {"cross_eval": third, "prompt_eval": second, "target_prompt": first}.get(group)
 
 
 def read(stage: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:

@@ -29,6 +29,7 @@ STAGES = (
     "target",
     "target_zero_shot",
     "target_eval",
+    "target_prompt",
     "prompt_eval",
     "prompt_zero_shot",
     "weight_change",

@@ -138,11 +138,11 @@ def _step(k: float) -> str:
 
 def targets(table: pd.DataFrame, grid: Reported) -> str:
     """For each rule, rows what was trained on and the method, columns targets; then the stage of every cell."""
-    lines = ["# Datasets for testing alone (P1 Tables 1 to 3)", "", f"Accuracy in percent by {_BOTH}"]
+    lines = ["# Datasets for testing alone (P1 Tables 1 to 3, 10, 17)", "", f"Accuracy in percent by {_BOTH}"]
     lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid)]
     rows = table[(table["seed"] == MEAN) | (table["method"] == ZERO_SHOT)] if len(grid.seeds) > 1 else table
     rows = rows.rename(columns={"source": "trained on"}).reset_index(drop=True)
-    keys = ["trained on", "method"]
+    keys = ["trained on", "method", *(["prompt"] if grid.prompts else [])]
     for name, title in {
         **RULES,
         "think": "completions that think",

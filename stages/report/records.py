@@ -144,7 +144,7 @@ class Records:
             completion_length (tokens).
         prompted: as evaluations, of the models that were evaluated with several prompts, with a column prompt: the
             name of one, or `own`; empty where the grid has no such prompts.
-        targets: as evaluations, of the datasets for testing alone; empty where the grid has none.
+        targets: as prompted, of the datasets for testing alone; empty where the grid has none.
         changes: one row per part of the network of the trained models that were compared with the base model: setting,
             method, dataset, seed, stage, part, weights, l1, mean_l1, l2; empty where the grid has none.
     """
@@ -193,7 +193,7 @@ def read_records(grid: Reported, folder: Path) -> Records:
 
 
 def _targets(grid: Reported, folder: Path) -> pd.DataFrame:
-    """The evaluations on datasets for testing alone, the base model's first."""
+    """The evaluations on datasets for testing alone, the base model's first; those with other prompts too."""
     rows: list[dict] = []
     for target in grid.targets:
         path = folder / "target_zero_shot" / f"{target}.json"
@@ -202,7 +202,11 @@ def _targets(grid: Reported, folder: Path) -> pd.DataFrame:
         key = f"{method}-{dataset}-{target}-{seed}"
         path = folder / "target_eval" / f"{key}.json"
         rows += _evaluation(path, f"target_eval@{key}", FEW_SHOT, method, dataset, target, seed)
-    return pd.DataFrame(rows)
+        for prompt in [prompt for prompt in grid.prompts if prompt != method]:
+            key = f"{method}-{dataset}-{target}-{prompt}-{seed}"
+            path = folder / "target_prompt" / f"{key}.json"
+            rows += _evaluation(path, f"target_prompt@{key}", FEW_SHOT, method, dataset, target, seed, prompt)
+    return pd.DataFrame([{"prompt": OWN, **row} for row in rows])
 
 
 def _changes(grid: Reported, folder: Path) -> pd.DataFrame:

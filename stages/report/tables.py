@@ -224,7 +224,7 @@ def targets(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
     """Every few-shot model on the datasets for testing alone (P1 Tables 1 to 3), the base model first.
 
     Returns:
-        target, source (the dataset that was trained on, `-` of the base model), method, seed, stage, samples,
+        target, source (the dataset that was trained on, `-` of the base model), method, prompt, seed, stage, samples,
         substring_correct, exact_correct, then for both rules as for substring: substring, substring_low,
         substring_high, substring_gain (points over the base model); think (the share of completions that think, in
         percent), mean_completion_tokens; with several seeds also `_sd` of the rates and gains.
@@ -235,19 +235,23 @@ def targets(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
     for rule in RULES:
         table[f"{rule}_gain"] = table[rule] - table["target"].map(base[rule])
     rates = [*RULES, *(f"{rule}_gain" for rule in RULES), "think", "mean_completion_tokens"]
-    order = ["target", "source", "method", "seed", "stage", *_COUNTS]
+    keys = ["target", "source", "method", "prompt"]
+    order = [*keys, "seed", "stage", *_COUNTS]
     for rule in RULES:
         order += [*_bounded(rule), f"{rule}_gain"]
     trained = table[table["method"] != ZERO_SHOT]
     if len(trained):
-        trained = _with_seeds(trained, ["target", "source", "method"], rates, grid)
+        trained = _with_seeds(trained, keys, rates, grid)
     base = base.reset_index().assign(seed="-", **({f"{rate}_sd": 0.0 for rate in rates} if len(grid.seeds) > 1 else {}))
     table = pd.concat([base.assign(**{f"{rule}_gain": 0.0 for rule in RULES}), trained], ignore_index=True)
-    table["stage"] = table["stage"].fillna(
-        pd.Series([f"target_eval@{row.method}-{row.source}-{row.target}-*" for row in table.itertuples()])
-    )
+    first = trained[trained["seed"] != MEAN].groupby(keys, sort=False)["stage"].first() if len(trained) else {}
+    means = table["seed"] == MEAN
+    table.loc[means, "stage"] = [
+        re.sub(r"-\d+$", "-*", first[tuple(row)]) for row in table.loc[means, keys].itertuples(index=False)
+    ]
     more = {"target": grid.targets, "source": [NOTHING, *grid.datasets], "seed": ["-", *map(str, grid.seeds), MEAN]}
-    table = _as_counts(_sorted(table, grid, ["target", "source", "method", "seed"], more=more), _COUNTS)
+    more |= {"prompt": [OWN, *grid.prompts]}
+    table = _as_counts(_sorted(table, grid, [*keys, "seed"], more=more), _COUNTS)
     return table[[*order, "think", "mean_completion_tokens", *(name for name in table if name.endswith("_sd"))]]
 
 
