@@ -3,6 +3,9 @@ PYTHON ?= python3
 PORT ?= 5000
 # Stages at a time; nothing: as tools/repro.py chooses.
 JOBS ?=
+# A folder of grids/; nothing: the grid at the top.
+GRID ?=
+AT = cd "$(if $(GRID),grids/$(GRID),.)" &&
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help repro verify test test-all torture bench bench-dag operators lint setup ui publish lock
@@ -10,11 +13,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-repro: setup ## Run the pipeline on the grid of params.yaml, JOBS= stages at a time (none: 2, with a GPU 1)
-	python -m tools.repro $(if $(JOBS),--jobs $(JOBS))
+repro: setup ## Run the pipeline on the grid of params.yaml, or GRID=, JOBS= stages at a time (none: 2, with a GPU 1)
+	$(AT) python -m tools.repro $(if $(JOBS),--jobs $(JOBS))
 
 verify: setup ## Rebuild CELL= (none: all) from nothing in a clone of HEAD, compare with dvc.lock; RECORD=1 notes it
-	python -m tools.verify $(if $(JOBS),--jobs $(JOBS)) $(if $(RECORD),--record) $(CELL)
+	$(AT) python -m tools.verify $(if $(JOBS),--jobs $(JOBS)) $(if $(RECORD),--record) $(CELL)
 
 test: setup ## Run the tests
 	python -m pytest -n 2 --dist loadfile
@@ -42,12 +45,12 @@ setup: .venv/.complete ## Create .venv with the exact versions of requirements.l
 
 ui: setup ## Open the MLflow UI on 127.0.0.1 (PORT=5000)
 	@echo "http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C stops it)"
-	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 \
-		--backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" --default-artifact-root "$(CURDIR)/mlruns" \
+	$(AT) MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 \
+		--backend-store-uri "sqlite:///$$PWD/mlflow.db" --default-artifact-root "$$PWD/mlruns" \
 		--host 127.0.0.1 --port $(PORT)
 
 publish: setup ## Write to MLflow what it could not take while stages ran
-	python -m tools.publish
+	$(AT) python -m tools.publish
 
 lock: setup ## Write the versions in .venv to requirements.lock
 	python -m pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+cpu$$/\1/' > requirements.lock

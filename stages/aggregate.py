@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.report import curves, markdown, plots, summary, tables
+from stages.report import curves, depth, markdown, plots, summary, tables
 from stages.report.footnotes import Reported, read_reported
-from stages.report.records import Records, read_records
+from stages.report.records import OWN, Records, read_records
 from stages.runtime import environment
 from stages.runtime.files import write_file
 from stages.tasks.settings import OPEN_SET
@@ -21,7 +21,7 @@ METRICS = Path("metrics")
 def report(records: Records, grid: Reported) -> dict[str, bytes]:
     """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table.
 
-    The table of sub-scores is there only where a dataset has some, that of the open set where the grid has it.
+    Those of `_analyses` are there only where the grid has what they show.
     """
     base_to_new = tables.base_to_new(records.evaluations, grid)
     few_shot = tables.few_shot(records.evaluations, grid)
@@ -43,18 +43,39 @@ def report(records: Records, grid: Reported) -> dict[str, bytes]:
         "plots/training_curves.png": plots.training_curves(training_curves, grid),
         "summary.json": (json.dumps(numbers, indent=2) + "\n").encode(),
     }
+    return files | _analyses(records, grid)
+
+
+def _analyses(records: Records, grid: Reported) -> dict[str, bytes]:
+    """The files of what not every grid has."""
+    evaluations, prompted, files = records.evaluations, records.prompted, {}
+    targets = records.targets[records.targets["prompt"] == OWN] if len(records.targets) else records.targets
+    tested = pd.concat([evaluations, targets], ignore_index=True)
+
+    def add(name: str, table: pd.DataFrame, page: str, form: str = "%.2f") -> None:
+        files[f"tables/{name}.csv"], files[f"tables/{name}.md"] = _csv(table, form), page.encode()
+
     if OPEN_SET in grid.settings:
-        open_set = tables.few_shot(records.evaluations, grid, OPEN_SET)
-        files["tables/open_set.csv"] = _csv(open_set, "%.2f")
-        files["tables/open_set.md"] = markdown.few_shot(open_set, grid, OPEN_SET).encode()
-    if any(records.evaluations["sub_scores"]):
-        sub_scores = tables.sub_scores(records.evaluations, grid)
-        files["tables/sub_scores.csv"] = _csv(sub_scores, "%.2f")
-        files["tables/sub_scores.md"] = markdown.sub_scores(sub_scores, grid).encode()
-    if any(records.evaluations["groups"]):
-        groups = tables.groups(records.evaluations, grid)
-        files["tables/groups.csv"] = _csv(groups, "%.2f")
-        files["tables/groups.md"] = markdown.groups(groups, grid).encode()
+        add("open_set", table := tables.few_shot(evaluations, grid, OPEN_SET), markdown.few_shot(table, grid, OPEN_SET))
+    if any(evaluations["sub_scores"]):
+        add("sub_scores", table := tables.sub_scores(evaluations, grid), markdown.sub_scores(table, grid))
+    if len(records.targets):
+        add("targets", table := tables.targets(records.targets, grid), markdown.targets(table, grid))
+    if len(prompted):
+        add("prompts", table := tables.prompts(prompted, grid), markdown.prompts(table, grid))
+    if evaluations["thinking"].notna().any():
+        add("thinking", table := tables.thinking(evaluations, prompted, grid), markdown.thinking(table, grid))
+    if any(tested["groups"]):
+        add("groups", table := tables.groups(tested, prompted, grid), markdown.groups(table, grid))
+    if len(records.changes):
+        table = tables.weight_change(records.changes, grid)
+        add("weight_change", table, markdown.weight_change(table, grid), "%.6g")
+    if answers := depth.curves(records, grid):
+        by_steps, crossings = depth.table(answers), depth.crossings(answers)
+        add("depth", by_steps, markdown.depth(by_steps, crossings, grid))
+        files["tables/depth_crossings.csv"] = _csv(crossings, "%.2f")
+        for dataset, rows in by_steps.groupby("dataset", sort=False):
+            files[f"plots/depth_{dataset}.png"] = plots.depth_curve(rows, dataset)
     return files
 
 

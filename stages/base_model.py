@@ -21,7 +21,7 @@ def base_model() -> None:
     if isinstance(params, HubModelParams):
         point(recipe["key"], params)
     else:
-        pretrain(params)
+        pretrain(params, recipe["code"])
     environment.record("base_model")
 
 
@@ -32,12 +32,17 @@ def point(key: str, params: HubModelParams) -> None:
         loading.write(folder, pointer)
 
 
-def pretrain(params: EmbeddedModelParams) -> None:
-    """Train and write the embedded model; an interrupted training resumes from its scratch folder."""
+def pretrain(params: EmbeddedModelParams, of_world: dict[str, str]) -> None:
+    """Train and write the embedded model; an interrupted training resumes from its scratch folder.
+
+    Args:
+        params: of the model.
+        of_world: the md5 of each file of its world's code, which is loaded by name.
+    """
     # Only here: it marks a stage that computes, whose fingerprint has the device.
     from stages.runtime import determinism
 
-    settings = {"params": params.model_dump(exclude={"lora"}), "code": code_md5("stages.base_model")}
+    settings = {"params": params.model_dump(exclude={"lora"}), "code": code_md5("stages.base_model") | of_world}
     with (
         tracking.run("base_model", settings["params"], {"seed": params.seed}) as run,
         scratch("base_model", settings, {}) as checkpoints,

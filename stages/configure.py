@@ -7,6 +7,7 @@
 - `base_model.json`: the section of the base model that is chosen.
 - `tasks/<dataset>.json`: the task of a dataset, and the md5 of its code.
 - `methods/<method>.json`: the md5 of the code of a method.
+- `prompts/<prompt>.json`: the md5 of the code of a further prompt, or how completions begin with it.
 - `code/<stage>.json`: the md5 of the code of each other stage, without methods and tasks, which it loads by name.
 """
 

@@ -54,12 +54,12 @@ class Project:
 
 
 def clone(target: Path) -> Project:
-    """Copy what git tracks or would track, changes included, into a repository of its own."""
+    """Copy what git tracks or would track, changes included and grids left out, into a repository of its own."""
     files = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     for file in files:
-        if (ROOT / file).is_file() and file != "dvc.lock":
+        if (ROOT / file).is_file() and file != "dvc.lock" and not file.startswith("grids/"):
             (target / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / file, target / file)
     project = Project(target)
@@ -88,10 +88,10 @@ def settle(project: Project) -> None:
 
 def write_random_model(path: Path) -> Path:
     """Write an embedded model of random weights, with its processor; return `path`."""
-    from stages.embedded import curriculum
     from stages.embedded.model import build_model, build_processor, build_tokenizer
+    from stages.embedded.worlds import pictures
 
-    processor = build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
+    processor = build_processor(build_tokenizer(pictures.vocabulary(), pictures.PHRASES))
     build_model(processor.tokenizer, seed=0).save_pretrained(path)
     processor.save_pretrained(path)
     return path

@@ -49,6 +49,7 @@ def part(substring: int, exact: int, tokens: int) -> dict:
         "valid_rate": 100.0,
         "completion_tokens": tokens,
         "mean_completion_tokens": tokens / 10,
+        "right": {"substring": ("1" * substring).ljust(10, "0"), "exact": ("1" * exact).ljust(10, "0")},
     }
 
 
@@ -258,7 +259,7 @@ def test_saved_model(validated, server):
 
     It is chosen by validation images, though the other one has all test images right.
     """
-    right = {"substring_correct": 10, "exact_correct": 10}
+    right = part(10, 10, 40)
     for file in (validated.root / RECORDS / "no_thinking-1.json", validated.root / TESTS / "sft-1.json"):
         found = read_json(file)
         found["parts"]["all"] |= right

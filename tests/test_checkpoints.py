@@ -15,8 +15,9 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback
 
-from stages.embedded import curriculum, pretraining
+from stages.embedded import pretraining
 from stages.embedded.model import build_model, build_processor, build_tokenizer
+from stages.embedded.worlds import pictures
 from stages.modelling.catalogue import EmbeddedModelParams
 from stages.modelling.model import load_model
 from stages.runtime.errors import UserError
@@ -336,7 +337,7 @@ def pretrain(scratch: Path, kill_after: int | None = None) -> tuple[str, list[st
         read_params(ROOT / "params.yaml")["models"]["embedded"]
         | {"vision_steps": 3, "vision_batch_size": 6, "language_steps": 3, "language_batch_size": 4}
     )
-    processor = build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
+    processor = build_processor(build_tokenizer(pictures.vocabulary(), pictures.PHRASES))
     model = build_model(processor.tokenizer, seed=0)
     looking, reading = (np.random.Generator(np.random.PCG64(seed)) for seed in (1, 2))
     phases = Phases(scratch, model, {"looking": looking, "reading": reading})
@@ -352,17 +353,17 @@ def pretrain(scratch: Path, kill_after: int | None = None) -> tuple[str, list[st
         if kill_after is not None and (scratch / f"checkpoint-{kill_after}").exists():
             raise Killed
 
-    def pictures(count: int, generator: np.random.Generator) -> np.ndarray:
+    def noise(count: int, generator: np.random.Generator) -> np.ndarray:
         die()
         return generator.integers(0, 256, (count, 32, 32, 3), "uint8")
 
     def look(count: int):
-        return pictures(count, looking), looking.integers(0, 2, count)
+        return noise(count, looking), looking.integers(0, 2, count)
 
     def read(count: int):
-        labels = curriculum.draw_labels(count, reading)
-        examples = [curriculum.example(label, 0.2, 0.1, reading) for label in labels]
-        return pictures(count, reading), [(each.messages, each.completion) for each in examples]
+        labels = pictures.draw_labels(count, reading)
+        examples = [pictures.example(label, 0.2, 0.1, reading) for label in labels]
+        return noise(count, reading), examples
 
     pretraining.train_vision(model, processor, look, ["zero", "one"], params, phases, report("vision"))
     die()

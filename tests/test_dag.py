@@ -20,7 +20,18 @@ from stages.recipes.recipe import recipe as recipe_of
 from stages.runtime.provenance import EXEMPT, closure
 from tests.conftest import ROOT, Project, settle
 
-AXES = ("datasets", "methods", "settings", "seeds", "transfer", "best")
+AXES = (
+    "datasets",
+    "methods",
+    "settings",
+    "seeds",
+    "transfer",
+    "best",
+    "prompts",
+    "targets",
+    "zero_shot_prompts",
+    "weight_change",
+)
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
@@ -31,7 +42,7 @@ def expected_names(params: dict) -> set[str]:
     def names(stage: str, *axes: list) -> set[str]:
         return {f"{stage}@{'-'.join(map(str, values))}" for values in product(*axes)}
 
-    datasets, methods, settings, seeds, transfer, best = (params[axis] for axis in AXES)
+    datasets, methods, settings, seeds, transfer, best, prompts, targets, bare, changes = map(params.get, AXES)
     return {
         "configure",
         "base_model",
@@ -43,6 +54,13 @@ def expected_names(params: dict) -> set[str]:
         *names("train", settings, methods, datasets, seeds),
         *names("evaluate", settings, methods, datasets, seeds),
         *names("cross_eval", transfer, methods, datasets, datasets, seeds),
+        *names("prompt_eval", settings, methods, datasets, prompts, seeds),
+        *names("prompt_zero_shot", settings, datasets, bare, seeds),
+        *names("weight_change", changes, methods, datasets, seeds),
+        *names("target", targets),
+        *names("target_zero_shot", targets),
+        *names("target_prompt", methods, datasets, targets, prompts, seeds),
+        *names("target_eval", methods, datasets, targets, seeds),
         *names("validate", methods, best, seeds),
         *names("best", best),
     }
@@ -97,7 +115,10 @@ def test_stage_depends_on_the_code_that_it_imports(stage):
     assert set(code) >= {path.as_posix() for path in closure(f"stages.{stage}")}
     assert not {path.as_posix() for path in EXEMPT} & set(code)
     assert not {f"stages/methods/{method}.py" for method in methods.names()} & set(code)
-    by_method = [path for path in deps if path.startswith("recipes/methods/")]
+    # The base model has no method but that of the prompt.
+    by_method = [path for path in deps if path.startswith("recipes/methods/")] or [
+        path for path in deps if path.startswith("recipes/prompts/")
+    ]
     assert len(by_method) == ("stages/methods/method.py" in code)
     by_task = [path for path in deps if path.startswith("recipes/tasks/")]
     assert len(by_task) == ("stages/tasks/task.py" in code and stage not in ("best", "aggregate"))
@@ -327,6 +348,9 @@ def test_nothing_is_stale_in_the_settled_clone(settled, in_directory):
         ("methods", ["sft", "cls_rl", "no_thinking", "adaptive_thinking"], ["*adaptive_thinking*", "best@*"]),
         ("datasets", ["digits", "shapes", "letters"], ["*letters*"]),
         ("seeds", [1, 2], ["*-2", "best@*"]),
+        ("prompts", ["no_thinking", "empty_thinking"], ["prompt_eval@*"]),
+        ("zero_shot_prompts", ["no_thinking", "cls_rl"], ["prompt_zero_shot@*"]),
+        ("weight_change", ["few_shot"], ["weight_change@*"]),
         ("best", ["digits", "shapes"], ["validate@*-shapes-*", "best@shapes"]),
     ],
 )

@@ -11,8 +11,9 @@ from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 
 COMMANDS = (
-    "aggregate, base_model, best, configure, cross_eval, download, evaluate, partition, predict, split, train, "
-    "validate, zero_shot"
+    "aggregate, base_model, best, configure, cross_eval, download, evaluate, partition, predict, prompt_eval, "
+    "prompt_zero_shot, split, target, target_eval, target_prompt, target_zero_shot, train, validate, weight_change, "
+    "zero_shot"
 )
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from stages.evaluation import outputs, scoring
 from stages.partition import partition
+from stages.report import tables
+from stages.report.footnotes import Reported
 from stages.report.records import Part
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
@@ -74,8 +76,17 @@ def test_each_group_has_the_numbers_of_its_part():
         (2, 1, 50.0),
         (1, 1, 100.0),
     ]
+    assert summary["right"] == {"substring": "101", "exact": "101"}
+    assert [each["right"]["exact"] for each in groups.values()] == ["01", "1"]
     assert all(list(each) == list(summary) for each in groups.values())
     assert Part.model_validate(summary | {"groups": groups}).groups["a"].exact_correct == 1
+
+
+@pytest.mark.parametrize("marks", ["10", "100", "1a1", ""])
+def test_marks_that_are_not_the_counts_are_refused(marks):
+    numbers = scoring.summarize(predictions([None] * 3))["all"]
+    with pytest.raises(ValueError, match="right"):
+        Part.model_validate(numbers | {"right": numbers["right"] | {"exact": marks}})
 
 
 def test_a_record_without_groups_does_not_name_them(tmp_path):
@@ -91,3 +102,27 @@ def test_a_tracked_number_is_named_by_its_group(tmp_path):
     assert numbers["all/a _b_/samples"] == 2
     assert numbers["all/samples"] == 3
     assert read_json(record)["parts"]["all"]["groups"]["c"]["exact_accuracy"] == 100.0
+
+
+def test_groups_of_a_dataset_for_testing_alone_are_named_by_what_was_trained_on():
+    numbers = scoring.summarize(predictions(["Count", "Depth", "Count"]))["all"]
+    groups = {name: Part.model_validate(own) for name, own in numbers["groups"].items()}
+    cell = {"setting": "few_shot", "part": "all", "evaluated_on": "bench"}
+    cell |= numbers | {"substring": 66.7, "exact": 66.7, "groups": groups}
+    rows = [
+        cell | {"stage": "target_zero_shot@bench", "method": "zero_shot", "trained_on": None, "seed": 0},
+        cell | {"stage": "target_eval@sft-digits-bench-1", "method": "sft", "trained_on": "digits", "seed": 1},
+        cell | {"stage": "target_eval@sft-digits-bench-2", "method": "sft", "trained_on": "digits", "seed": 2},
+    ]
+    axes = {"datasets": ["digits"], "methods": ["sft"], "settings": ["few_shot"], "seeds": [1, 2], "transfer": []}
+    grid = Reported(**axes, targets=["bench"], model="embedded", notes={})
+    table = tables.groups(pd.DataFrame(rows), pd.DataFrame(), grid)
+    count = table[table["group"] == "Count"]
+    assert count["stage"].tolist() == [
+        "target_zero_shot@bench",
+        "target_zero_shot@bench",
+        "target_eval@sft-digits-bench-1",
+        "target_eval@sft-digits-bench-2",
+        "target_eval@sft-digits-bench-*",
+    ]
+    assert count["exact"].tolist() == [100.0] * 5

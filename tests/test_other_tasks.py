@@ -4,11 +4,14 @@ Weights are all but random here.
 """
 
 import json
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from stages.embedded import drawing
 from tests.conftest import Project
 from tests.test_pipeline import TINY
 
@@ -20,6 +23,11 @@ GRID = {
     "settings": ["few_shot"],
     "transfer": [],
     "best": [],
+    "prompts": ["no_thinking", "empty_think"],
+    "targets": ["shapes"],
+    "download__shapes__test_per_class": 1,
+    "zero_shot_prompts": ["cls_rl"],
+    "weight_change": ["few_shot"],
     "train__no_thinking__max_completion_length": 8,
     "split__train_count": 8,
     "split__validation_count": 2,
@@ -60,6 +68,43 @@ def test_a_cell_has_its_samples_and_the_sub_scores_of_its_task(ran, dataset):
         assert ("overlap" in numbers["all"]) == ("overlap" in predictions) == (dataset in ("boxes", "objects"))
         whole = {"mAP", "mAP50"} <= set(numbers["all"]) and set(predictions["group"]) == set(numbers["all"]["groups"])
         assert whole if dataset == "objects" else "groups" not in numbers["all"]
+
+
+def test_models_are_evaluated_with_other_prompts_too(ran):
+    table = pd.read_csv(ran.root / "metrics/tables/prompts.csv")
+    found = set(zip(table["method"], table["prompt"], table["dataset"], strict=True))
+    prompts = [("zero_shot", "own"), ("zero_shot", "cls_rl"), ("no_thinking", "own"), ("no_thinking", "empty_think")]
+    prompts += [("sft", "own"), ("sft", "no_thinking"), ("sft", "empty_think")]
+    assert found == {(*prompt, dataset) for prompt in prompts for dataset in DATASETS}
+    see = json.loads(
+        (ran.root / "metrics/records/prompt_eval/few_shot-no_thinking-sums-no_thinking-1.json").read_text()
+    )
+    assert see["see"] == "evaluate@few_shot-no_thinking-sums-1"
+
+
+def test_every_model_is_tested_on_what_is_for_testing_alone(ran):
+    table = pd.read_csv(ran.root / "metrics/tables/targets.csv", dtype={"source": str})
+    found = set(zip(table["method"], table["source"], table["prompt"], table["stage"], strict=True))
+    trained = list(product(METHODS, DATASETS))
+    assert found == {
+        ("zero_shot", "-", "own", "target_zero_shot@shapes"),
+        *((method, name, "own", f"target_eval@{method}-{name}-shapes-1") for method, name in trained),
+        *(
+            (method, name, prompt, f"target_prompt@{method}-{name}-shapes-{prompt}-1")
+            for (method, name), prompt in product(trained, GRID["prompts"])
+            if prompt != method
+        ),
+    }
+    assert set(table["samples"]) == {11} and set(table["target"]) == {"shapes"}
+    base = table[table["method"] == "zero_shot"].iloc[0]
+    assert np.allclose(table["exact_gain"], table["exact"] - base["exact"], atol=0.011)
+    assert "train@few_shot-sft-shapes-1" not in ran.run("dvc", "stage", "list", "--name-only").stdout
+    predictions = pd.read_parquet(ran.root / "metrics/predictions/target_eval/sft-boxes-shapes-1.parquet")
+    assert len(predictions) == 11 and set(predictions["answer"]) == set(drawing.SHAPES)
+    assert not (ran.root / "metrics/tables/groups.csv").exists()
+    page = (ran.root / "metrics/tables/targets.md").read_text()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    assert ["sums", "no_thinking", "own", "shapes", "`target_eval@no_thinking-sums-shapes-1`"] in cells
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

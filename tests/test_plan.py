@@ -44,11 +44,11 @@ def grpo(**changes) -> Training:
 
 def build(layers: int = 4, blocks: int = 2, **text) -> Qwen2VLForConditionalGeneration:
     """The embedded model, deeper or of other widths, random."""
-    base = planner.embedded_model()
-    from stages.embedded import curriculum
+    base = planner.embedded_model("pictures", 4)
     from stages.embedded.model import build_config, build_tokenizer
+    from stages.embedded.worlds import pictures
 
-    config = build_config(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
+    config = build_config(build_tokenizer(pictures.vocabulary(), pictures.PHRASES))
     assert Architecture.of(config) == base.architecture
     for name, value in ({"num_hidden_layers": layers, "layer_types": ["full_attention"] * layers} | text).items():
         setattr(config.text_config, name, value)

@@ -132,8 +132,7 @@ def refused(project: Project, *arguments: str) -> str:
 
 def test_an_unknown_profile_is_refused_with_the_valid_ones(module_project: Project):
     assert refused(module_project, "papers") == (
-        "error: profile: 'papers' is invalid; valid: default, detection_paper, grounding_paper, own_images, paper, "
-        "reasoning_paper\n"
+        f"error: profile: 'papers' is invalid; valid: {', '.join(profile.names())}\n"
     )
 
 

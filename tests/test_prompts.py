@@ -27,10 +27,10 @@ QUESTION = "What digit is in the photo?\nPlease choose one from list [ two, one]
 
 @pytest.fixture(scope="module")
 def processor():
-    from stages.embedded import curriculum
     from stages.embedded.model import build_processor, build_tokenizer
+    from stages.embedded.worlds import pictures
 
-    return build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
+    return build_processor(build_tokenizer(pictures.vocabulary(), pictures.PHRASES))
 
 
 def compare(name: str, value: object, update: bool) -> None:
@@ -163,7 +163,7 @@ def test_option_list_is_one_token_and_the_names_behind_it(processor):
 
 def test_the_base_model_was_trained_with_every_prompt_of_the_papers():
     """With those of further methods it was not: a new prompt makes no other base model."""
-    from stages.embedded import curriculum
+    from stages.embedded.worlds import pictures
 
     for name in PAPERS:
         method = load(name)
@@ -171,7 +171,7 @@ def test_the_base_model_was_trained_with_every_prompt_of_the_papers():
         evaluated = [prompt for part, prompt in method.evaluation_prompts.items() if part != "cv_bench"]
         for prompt in (method.prompt, *evaluated, method.system or ""):
             rest = prompt.replace("{question}", "").lstrip("\n.")
-            assert not rest or rest in {phrase.strip("\n") for phrase in curriculum.PHRASES} or rest == method.system
+            assert not rest or rest in {phrase.strip("\n") for phrase in pictures.PHRASES} or rest == method.system
 
 
 def test_ordinary_tokens(processor):

@@ -51,6 +51,7 @@ def part(correct: int, samples: int = 100, exact: int | None = None, tokens: int
         "valid_rate": 99.0,
         "completion_tokens": tokens * samples,
         "mean_completion_tokens": float(tokens),
+        "right": {"substring": ("1" * correct).ljust(samples, "0"), "exact": ("1" * exact).ljust(samples, "0")},
     }
 
 
@@ -261,7 +262,7 @@ def test_best_is_bold_by_either_rule(tmp_path):
         record = json.loads(path.read_text())
         for numbers in record.get("parts", {}).values():
             right = {"zero_shot": (30, 20), "sft": (80, 40), "cls_rl": (60, 60)}[record["method"]]
-            numbers["substring_correct"], numbers["exact_correct"] = right
+            numbers |= part(right[0], exact=right[1])
         path.write_text(json.dumps(record))
     files = {name: content.decode() for name, content in report(tmp_path, grid).items() if name.endswith(".md")}
     substring, exact = files["tables/few_shot.md"].partition("## Stages")[0].split("\n## ")[1:]
@@ -379,35 +380,32 @@ def test_groups_have_a_table_where_a_test_set_has_some_and_change_no_other(tmp_p
             whole = record["parts"]["all"]
             right = {None: 10, "letters": 40, "digits": 30}[record["trained_on"]]
             counts = {"Depth": (40, right), "Count": (60, 20)}
-            whole["groups"] = {
-                name: whole | {"samples": samples, "exact_correct": correct, "substring_correct": correct}
-                for name, (samples, correct) in counts.items()
-            }
+            whole["groups"] = {name: whole | part(correct, samples) for name, (samples, correct) in counts.items()}
             path.write_text(json.dumps(record))
     files = report(tmp_path, grid)
     table, text = (files.pop(f"tables/groups.{kind}").decode() for kind in ("csv", "md"))
     assert files == before
     header, *rows = table.splitlines()
     assert header.startswith(
-        "setting,part,dataset,trained_on,method,group,seed,stage,samples,substring_correct,exact_corr"
+        "setting,part,dataset,trained_on,method,prompt,group,seed,stage,samples,substring_correct,exact_corr"
     )
     assert rows[0].startswith(
-        "few_shot,all,letters,-,zero_shot,all,1,zero_shot@few_shot-letters-1,100,50,25,50.00,25.00"
+        "few_shot,all,letters,-,zero_shot,own,all,1,zero_shot@few_shot-letters-1,100,50,25,50.00,40.38,59.62,25.00"
     )
     first = [row for row in rows if ",zero_shot," in row and ",1," in row]
-    assert [row.split(",")[5] for row in first] == ["all", "Count", "Depth"]
+    assert [row.split(",")[6] for row in first] == ["all", "Count", "Depth"]
     assert [
         row
         for row in rows
-        if ",digits,cls_rl,Depth,1,cross_eval@few_shot-cls_rl-digits-letters-1,40,30,30,75.00" in row
+        if ",digits,cls_rl,own,Depth,1,cross_eval@few_shot-cls_rl-digits-letters-1,40,30,30,75.00" in row
     ]
-    assert [row for row in rows if ",letters,cls_rl,Depth,1,evaluate@few_shot-cls_rl-letters-1,40,40,40,100.00" in row]
+    assert [
+        row for row in rows if ",letters,cls_rl,own,Depth,1,evaluate@few_shot-cls_rl-letters-1,40,40,40,100.00" in row
+    ]
     if len(seeds) > 1:
-        mean = (
-            "few_shot,all,letters,digits,cls_rl,Depth,mean,cross_eval@few_shot-cls_rl-digits-letters-*,,,,75.00,75.00"
-        )
-        assert f"{mean},0.00,0.00" in rows
-    shown = text.partition("\n## letters: exact match\n")[2].partition("\n## Stages\n")[0]
+        mean = "few_shot,all,letters,digits,cls_rl,own,Depth,mean,cross_eval@few_shot-cls_rl-digits-letters-*,,,,75.00,"
+        assert [row for row in rows if row.startswith(mean) and ",0.00,0.00" in row]
+    shown = text.partition("\n### Exact match\n")[2].partition("\n#")[0]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.split("\n") if line]
     assert cells[0] == ["method", "trained on", "all", "Count", "Depth"]
     assert [row[:2] for row in cells[2:]] == [["zero_shot", "-"], ["cls_rl", "digits"], ["cls_rl", "letters"]]

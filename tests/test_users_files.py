@@ -19,6 +19,9 @@ GRID = {
     "seeds": [1],
     "transfer": ["few_shot"],
     "best": ["digits"],
+    "prompts": ["cls_rl", "empty_think"],
+    "zero_shot_prompts": ["cls_rl"],
+    "weight_change": ["few_shot"],
 }
 FILES = {"download": ("dataset.json", "images.parquet"), "train": ("cost.json", "curves.csv")}
 STRAY = (
@@ -38,6 +41,9 @@ STRAY = (
     "metrics/records/evaluate/few_shot-digits/sft-1 (copy).json",
     "metrics/records/zero_shot/note",
     "metrics/records/cross_eval/note.md",
+    "metrics/records/prompt_eval/note.md",
+    "metrics/records/weight_change/few_shot-sft.json",
+    "metrics/records/prompt_zero_shot/note.json",
     "metrics/records/validate/note.txt",
     "metrics/records/validate/digits/note.txt",
 )

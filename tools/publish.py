@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 # First: it switches MLflow's telemetry off.
+from stages.evaluation.scoring import flat
 from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
@@ -24,13 +25,23 @@ from stages.runtime.tracking import records_of, texts
 from stages.runtime.tracking_store import Record, problem, store_faults
 
 RECORDS = Path("metrics/records")
-CELL = ("setting", "method", "dataset", "seed", "stage", "trained_on", "evaluated_on")
+CELL = ("setting", "method", "dataset", "seed", "stage", "trained_on", "evaluated_on", "prompt")
 """What a record says of its cell; the rest is measured."""
 
 
 def stages() -> list[str]:
     """The stages whose records lie under `metrics/records`."""
-    found = [path for group in ("train", "zero_shot", "cross_eval") for path in RECORDS.glob(f"{group}/*")]
+    groups = (
+        "train",
+        "zero_shot",
+        "cross_eval",
+        "prompt_eval",
+        "prompt_zero_shot",
+        "target_zero_shot",
+        "target_eval",
+        "target_prompt",
+    )
+    found = [path for group in groups for path in RECORDS.glob(f"{group}/*")]
     names = [f"{path.parent.name}@{path.stem}" for path in found if not path.name.startswith(".")]
     for path in RECORDS.glob("validate/*/[!.]*.json"):
         method, seed = path.stem.split("-")
@@ -42,10 +53,10 @@ def stages() -> list[str]:
 
 
 def _is_diagonal(stage: str) -> bool:
-    """Whether a stage is a cell of the transfer table that only names what is evaluated, and makes no run."""
+    """Whether a cell only names what is evaluated, and makes no run: its second dataset or its prompt is its own."""
     group, _, key = stage.partition("@")
-    _, _, source, target, *_ = *key.split("-"), "", "", "", ""
-    return group == "cross_eval" and source == target
+    first, second, third, fourth, *_ = *key.split("-"), "", "", "", ""
+    return fourth == {"cross_eval": third, "prompt_eval": second, "target_prompt": first}.get(group)
 
 
 def read(stage: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
@@ -65,11 +76,8 @@ def read(stage: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any
         record = read_json(path)
         if not _is_record(record):
             raise ValueError("has no numbers by part")
-        metrics = {
-            f"{part}/{name}": number for part, numbers in record["parts"].items() for name, number in numbers.items()
-        }
         cell, _ = _split(record)
-        return cell | {"dataset": cell["trained_on"] or cell["evaluated_on"]}, metrics, []
+        return cell | {"dataset": cell["trained_on"] or cell["evaluated_on"]}, flat(record["parts"]), []
     except UserError:
         raise
     except (OSError, ValueError, KeyError) as error:  # a key of the cell, above all

@@ -317,11 +317,34 @@ def warn_of_changes(root: Path) -> None:
         print(f"warning: not committed, so not verified: {', '.join(names[:5])}{more}", file=sys.stderr)
 
 
-def verify(root: Path, cells: list[str], jobs: int, keep: bool, record: bool = False) -> int:
-    """Rebuild and compare; return the exit status. `record`: add a line to `docs/reruns.csv` of `root`."""
+def grid_of(root: Path, folder: Path) -> Path:
+    """The folder of a grid in the project, from where the command was typed; the top is a grid too.
+
+    Raises:
+        UserError: there is no grid.
+    """
+    if not folder.is_relative_to(root) or not (folder / "dvc.yaml").exists():
+        raise UserError("dvc.yaml: not here; next: run this at the top of the project or in a folder of grids/")
+    return folder.relative_to(root)
+
+
+def verify(root: Path, grid: Path, cells: list[str], jobs: int, keep: bool, record: bool = False) -> int:
+    """Rebuild and compare; return the exit status.
+
+    Args:
+        root: the project.
+        grid: its folder in the project.
+        cells: stages; none: all of the grid.
+        jobs: stages at a time.
+        keep: the clone stays.
+        record: add a line to `docs/reruns.csv` of `root`.
+    """
     commit = call("git", "rev-parse", "--short", "--verify", "HEAD", folder=root).strip()
     warn_of_changes(root)
-    with clone_of_head(root, keep) as clone:
+    with clone_of_head(root, keep) as project:
+        clone = project / grid
+        if not clone.exists():
+            raise UserError(f"{grid}: not committed; next: commit it with the results of `dvc repro`")
         lock, environments = read_lock(clone), read_environments(clone)
         graph = what_needs_what(clone)
         stages = needed(graph, cells)
@@ -335,11 +358,12 @@ def verify(root: Path, cells: list[str], jobs: int, keep: bool, record: bool = F
             raise UserError(f"{missing[0]}: did not run in a clone without a cache; nothing is compared")
         compared = [stage for stage in stages if stage not in unlisted]
         before, here = (outputs(each, compared) for each in (lock, read_lock(clone)))
-        status = report(root, clone, graph, before, here, (environments, read_environments(clone)))
+        status = report(root / grid, clone, graph, before, here, (environments, read_environments(clone)))
     if record:
         different = sum(here.get(key) != md5 for key, md5 in before.items())
         result = f"{different} different" if status else "identical"
-        record_rerun(root / RERUNS, commit, cells, f"{result}: {len(compared)} stages, {len(before)} outputs")
+        named = [f"{grid}:", *(cells or ["all"])] if grid.parts else cells
+        record_rerun(root / RERUNS, commit, named, f"{result}: {len(compared)} stages, {len(before)} outputs")
     return status
 
 
@@ -378,7 +402,7 @@ def main(
     """Rebuild cells from nothing in a clone of HEAD and compare every output with the committed dvc.lock."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        status = verify(ROOT, cells or [], jobs or default_jobs(), keep, record)
+        status = verify(ROOT, grid_of(ROOT, Path.cwd()), cells or [], jobs or default_jobs(), keep, record)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2

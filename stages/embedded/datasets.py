@@ -1,19 +1,21 @@
 """The embedded datasets: real handwritten digits, and letters, shapes and textures drawn here.
 
-Their fonts and styles are not the base model's (`stages/embedded/curriculum.py`), so that it knows the classes, sees
-these images for the first time, and has something to learn from a few of them.
+Their fonts and styles are not the base model's (`stages/embedded/worlds/pictures.py`), so that it knows the classes,
+sees these images for the first time, and has something to learn from a few of them.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from stages.embedded import drawing, objects
+from stages.embedded import chains, drawing, objects, scene_sets
+from stages.embedded.arithmetic import RULES
 from stages.tasks.draws import SPLITS
 
 CLASSES = {
@@ -28,9 +30,17 @@ TASKS = dict.fromkeys(CLASSES, "classification") | {
     "choices": "multiple_choice",
     "sums": "number",
     "boxes": "region",
+    **dict.fromkeys(RULES, "number"),
+    **{name: dataset.task for name, dataset in scene_sets.DATASETS.items()},
     "objects": "detection",
 }
 """The task of each embedded dataset."""
+
+STEPPED = tuple(RULES)
+"""Those whose key `steps` says how many digits an image has; each number of them counts as a class."""
+
+ASKED = tuple(scene_sets.DATASETS)
+"""Those whose samples have a question each."""
 
 SEVERAL_IMAGES = ("sums",)
 """Those whose samples have several images each."""
@@ -128,7 +138,12 @@ _DRAW = {
 
 
 def build(
-    name: str, seed: int, train_per_class: int, validation_per_class: int, test_per_class: int
+    name: str,
+    seed: int,
+    train_per_class: int,
+    validation_per_class: int,
+    test_per_class: int,
+    steps: Sequence[int] = (),
 ) -> tuple[list[Drawn], list[str]]:
     """Make one embedded dataset, stratified by class; one without classes counts as one class.
 
@@ -138,20 +153,31 @@ def build(
         train_per_class: size of the training pool.
         validation_per_class: images per class on which choices may be made.
         test_per_class: images per class.
+        steps: of those in `STEPPED`, the numbers of digits of an image, each of which counts as a class.
 
     Returns:
         The samples, their images of 32x32 pixels; and class names by label, none where there are no classes.
 
     Raises:
         KeyError: no such dataset.
-        ValueError: `digits` has fewer images of a class than are wanted (174 in the rarest class).
+        ValueError: `digits` has fewer images of a class than are wanted (174 in the rarest class), or one of `STEPPED`
+            fewer images of one digit.
     """
     counts = dict(zip(SPLITS, (train_per_class, validation_per_class, test_per_class), strict=True))
     total = sum(counts.values())
     split_of = [split for split, count in counts.items() for _ in range(count)]
     generator = np.random.Generator(np.random.PCG64([seed, *name.encode()]))
+    if name in STEPPED:
+        return [
+            Drawn([encode(Image.fromarray(image))], split, values={"answer": answer, "group": str(length)})
+            for split, made in chains.build(RULES[name], seed, steps, counts, generator).items()
+            for image, length, answer in made
+        ], []
     if name not in CLASSES:
-        made = _sums(total, generator) if name == "sums" else [_DRAW[name](generator) for _ in range(total)]
+        if name in scene_sets.DATASETS:
+            made = scene_sets.build(name, total, generator)
+        else:
+            made = _sums(total, generator) if name == "sums" else [_DRAW[name](generator) for _ in range(total)]
         return [
             Drawn([encode(Image.fromarray(image)) for image in images], split, values=values)
             for (images, values), split in zip(made, split_of, strict=True)

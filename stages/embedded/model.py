@@ -116,8 +116,8 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLProcessor:
     return Qwen2VLProcessor(image_processor, tokenizer, chat_template=CHAT_TEMPLATE)
 
 
-def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLConfig:
-    """Return the configuration: text width 96, 4 layers; vision width 64, 2 blocks; embeddings tied.
+def build_config(tokenizer: PreTrainedTokenizerFast, text_layers: int = 4) -> Qwen2VLConfig:
+    """Return the configuration: text width 96; vision width 64, 2 blocks; embeddings tied.
 
     The usual spread of the first weights, 0.02, is right for thousands of channels; with it, so narrow a model
     learns several times slower.
@@ -128,7 +128,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLConfig:
             "vocab_size": len(tokenizer),
             "hidden_size": 96,
             "intermediate_size": 256,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": text_layers,
             "num_attention_heads": 3,
             "num_key_value_heads": 1,
             "max_position_embeddings": 1024,
@@ -158,15 +158,15 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLConfig:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2VLForConditionalGeneration:
-    """Return an untrained float32 model; its weights depend on `seed` alone, and global random state is left alone.
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int, text_layers: int = 4) -> Qwen2VLForConditionalGeneration:
+    """Return an untrained float32 model; its weights depend on the arguments alone; global random state is left alone.
 
     Its decoding defaults are neutral: greedy, without penalties; whoever wants to sample says so.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2VLForConditionalGeneration._from_config(
-            build_config(tokenizer), dtype=torch.float32, attn_implementation="sdpa"
+            build_config(tokenizer, text_layers), dtype=torch.float32, attn_implementation="sdpa"
         )
     model.generation_config = neutral(model.config, [tokenizer.eos_token_id], tokenizer.pad_token_id)
     return model

@@ -7,7 +7,7 @@ trained on instructions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.embedded import curriculum
+from stages.embedded.worlds import world as worlds
 from stages.modelling import private
 from stages.modelling.catalogue import EmbeddedModelParams
 
@@ -43,22 +43,14 @@ def pretrain(
     from stages.embedded.model import build_model, build_processor, build_tokenizer
     from stages.training.checkpoints import Phases
 
-    processor = build_processor(build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES))
-    model = build_model(processor.tokenizer, params.seed)
+    world, own = worlds.parse("base_model", params)
+    processor = build_processor(build_tokenizer(world.vocabulary(), world.phrases))
+    model = build_model(processor.tokenizer, params.seed, params.text_layers)
     drawing, looking, reading = (
         np.random.Generator(np.random.PCG64(seed)) for seed in np.random.SeedSequence(params.seed).spawn(3)
     )
-    bank = curriculum.ImageBank(params.images_per_class, drawing)
+    pictures = world.draw(params, own, drawing)
     phases = Phases(checkpoints, model, {"looking": looking, "reading": reading})
-
-    def labelled_images(count: int) -> tuple[np.ndarray, np.ndarray]:
-        labels = curriculum.draw_labels(count, looking)
-        return bank.batch(labels, looking), labels
-
-    def conversations(count: int) -> tuple[np.ndarray, list[tuple[list[dict], str]]]:
-        labels = curriculum.draw_labels(count, reading)
-        examples = [curriculum.example(label, params.think_flaws, params.direct_flaws, reading) for label in labels]
-        return bank.batch(labels, reading), [(each.messages, each.completion) for each in examples]
 
     def report(name: str) -> Callable[[int, float], None]:
         def report_step(step: int, loss: float) -> None:
@@ -68,9 +60,14 @@ def pretrain(
 
         return report_step
 
-    names = [name for _, name in curriculum.CLASSES]
+    def labelled(count: int) -> tuple[np.ndarray, np.ndarray]:
+        return pictures.labelled(count, looking)
+
+    def conversations(count: int) -> tuple[np.ndarray, list[worlds.Conversation]]:
+        return pictures.conversations(count, reading)
+
     print("vision tower: naming drawn images")
-    train_vision(model, processor, labelled_images, names, params, phases, report("vision"))
+    train_vision(model, processor, labelled, world.names, params, phases, report("vision"))
     print("language model: following instructions")
     train_language(model, processor, conversations, params, phases, report("language"))
     return model, processor
@@ -93,6 +90,9 @@ def _optimiser(
 
 OF_TOWER = ("apply_rotary_pos_emb_vision", "get_vision_position_ids")
 """What `visual_tokens` takes of transformers' module of Qwen2-VL."""
+
+LENGTH_WEIGHT = 0.1
+"""Of the squared logarithm of a visual token's mean square, where it has several names: its length becomes a word's."""
 
 PARTS = 2
 """Parts of a batch, computed side by side; the same on every machine, since the order of their sum is in the bytes."""
@@ -122,18 +122,22 @@ def train_vision(
     model: Qwen2VLForConditionalGeneration,
     processor: Qwen2VLProcessor,
     draw: Callable[[int], tuple[np.ndarray, np.ndarray]],
-    class_names: list[str],
+    class_names: Sequence[str] | Sequence[Sequence[str]],
     params: EmbeddedModelParams,
     phases: Phases,
     report: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train the vision tower, in place, to name images: mean visual token times name embedding is the class score.
+    """Train the vision tower, in place, to name images, or each of their visual tokens.
+
+    The score of a name is its embedding times the visual token, or times the mean of the image's.
 
     Args:
         model: float32 model.
         processor: its processor; every class name must be one token, with and without a leading space.
-        draw: n -> images uint8 (n, 32, 32, 3) and labels int64 (n,), indices into `class_names`.
-        class_names: one name per label.
+        draw: n -> images uint8 (n, 32, 32, 3) and labels int64, indices into `class_names`: (n,) of images, or
+            (n, tokens) of their visual tokens; with several kinds of names (n, tokens, kinds), -1 where a visual token
+            has no name of a kind.
+        class_names: one name per label; or of each kind (colour, shape) the names, whose losses add up.
         params: steps, batch size and learning rate.
         phases: says which steps are still to do.
         report: called with (step, loss) after every step.
@@ -142,8 +146,11 @@ def train_vision(
     from torch.nn import functional
 
     tokenizer = processor.tokenizer
-    spaced = torch.tensor([_single_token(tokenizer, " " + name) for name in class_names])
-    bare = torch.tensor([_single_token(tokenizer, name) for name in class_names])
+    kinds = [class_names] if isinstance(class_names[0], str) else class_names
+    written = [
+        [torch.tensor([_single_token(tokenizer, space + name) for name in names]) for space in (" ", "")]
+        for names in kinds
+    ]
     embeddings = model.get_input_embeddings().weight
     visual = model.model.visual
     parameters = [*visual.parameters(), embeddings]
@@ -151,10 +158,20 @@ def train_vision(
 
     def loss(images: np.ndarray, labels: np.ndarray) -> torch.Tensor:
         inputs = _pixels(processor, images)
-        features = visual_tokens(visual, inputs["pixel_values"], inputs["image_grid_thw"]).mean(dim=1)
-        target = torch.from_numpy(labels)
-        return sum(
-            functional.cross_entropy(functional.linear(features, embeddings[ids]), target) for ids in (spaced, bare)
+        features = visual_tokens(visual, inputs["pixel_values"], inputs["image_grid_thw"])
+        features = features.mean(dim=1) if labels.ndim == 1 else features.flatten(0, 1)
+        spread = 0.0
+        if labels.ndim == 3:
+            # Several names share a token, and the language model reads it normalised: so that is what is named. Without
+            # it their length becomes 70 times a word's, most of it the same in all of them, and nothing is looked up.
+            square = features.square().mean(dim=1)
+            spread = LENGTH_WEIGHT * square.log().square().mean()
+            features = functional.rms_norm(features, features.shape[1:])
+        targets = torch.from_numpy(labels.reshape(len(features), -1)).unbind(dim=1)
+        return spread + sum(
+            functional.cross_entropy(functional.linear(features, embeddings[ids]), target, ignore_index=-1)
+            for names, target in zip(written, targets, strict=True)
+            for ids in names
         )
 
     model.train()
@@ -166,7 +183,7 @@ def train_vision(
         optimiser.step()
         scheduler.step()
         if report:
-            report(step, value / 2)
+            report(step, value / sum(map(len, written)))
 
 
 def visual_tokens(visual: torch.nn.Module, pixel_values: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from stages.evaluation import outputs
+from stages.methods.method import Method
 from stages.methods.method import load as load_method
 from stages.runtime import determinism, environment, tracking
 from stages.runtime.errors import UserError
-from stages.runtime.files import read_json
+from stages.runtime.files import read_json, write_file, write_json
 from stages.runtime.params import read_section
 from stages.runtime.scratch import scratch
 from stages.tasks import samples
@@ -24,6 +27,8 @@ def evaluate_model(
     output: str,
     name: str = "test",
     more: Mapping[str, Any] | None = None,
+    prompted: Method | None = None,
+    data: str | None = None,
 ) -> None:
     """Prompt the model in `folder` with the `name` samples of one dataset.
 
@@ -38,6 +43,8 @@ def evaluate_model(
         output: where record and predictions go.
         name: of the samples, `test` or `validation`.
         more: what further stands in the record.
+        data: the table of samples, where it is not of the cell's partition.
+        prompted: how the model is prompted and its answers are read, where it is not as by the method of that name.
 
     Raises:
         UserError: there are no such samples.
@@ -45,12 +52,15 @@ def evaluate_model(
     setting, seed, dataset = cell["setting"], cell["seed"], cell["evaluated_on"]
     params = outputs.read_prompt_params()
     images = read_section("images", ImageParams)
-    data, images_of = f"data/partition/{setting}/{seed}/{name}/{dataset}.parquet", f"data/download/{dataset}"
+    data = data or f"data/partition/{setting}/{seed}/{name}/{dataset}.parquet"
+    images_of = f"data/download/{dataset}"
     card = read_json(f"{images_of}/dataset.json")
     task_name = card["task"]
     inputs = {"data": data, "model": folder}
     tags = {**cell, "dataset": cell["trained_on"] or dataset}
     dependencies = outputs.dependencies(stage.partition("@")[0], method, task_name, params, images, seed)
+    if prompted is not None:
+        dependencies["prompt"] = prompted.conversation("{question}", "all")
     with (
         tracking.run(stage, params.model_dump(), tags, inputs) as run,
         scratch(stage, dependencies, inputs | {"images": images_of}) as finished,
@@ -62,10 +72,17 @@ def evaluate_model(
         if not len(found):
             raise UserError(f"{stage}: {dataset} has no {name} images; `split` and `download.{dataset}` say how many")
         task, model, processor = tasks.load(task_name), load_model(folder).to(device()), load_processor(folder)
-        predictions = outputs.evaluate(
-            model, processor, load_method(method), task, found, params, seed, finished, card.get("prompts")
-        )
+        how = prompted or load_method(method)
+        predictions = outputs.evaluate(model, processor, how, task, found, params, seed, finished, card.get("prompts"))
         table, record = Path(f"metrics/predictions/{output}.parquet"), Path(f"metrics/records/{output}.json")
         numbers = outputs.write(predictions, task, table, record, {"stage": stage, **cell, **(more or {})})
         run.log_metrics(numbers)
         environment.record(stage)
+
+
+def refer(stage: str, cell: Mapping[str, Any], other: str, output: str) -> None:
+    """Write the record of a cell whose numbers another stage makes: it names that stage, and has no predictions."""
+    with write_file(f"metrics/predictions/{output}.parquet") as file:
+        pd.DataFrame().to_parquet(file)
+    write_json(f"metrics/records/{output}.json", {"stage": stage, **cell, "see": other})
+    environment.record(stage)

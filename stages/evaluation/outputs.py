@@ -5,9 +5,7 @@ An interrupted evaluation resumes: the completions of each batch are kept in a f
 """
 
 import json
-import re
 import sys
-from collections.abc import Mapping
 from hashlib import md5
 from pathlib import Path
 from typing import Any, Literal
@@ -111,7 +109,7 @@ def evaluate(
     ]
     finished = FinishedBatches(folder)
     completions = generate(model, processor, conversations, samples.images, params.generation, seed, finished)
-    return scoring.score(samples.rows, completions, method.parse, task)
+    return scoring.score(samples.rows, completions, method.parse, task, method.thinks)
 
 
 def write(
@@ -126,20 +124,4 @@ def write(
     with write_file(table) as file:
         predictions.to_parquet(file, index=False)
     write_json(record, cell | {"parts": parts})
-    return _flat(parts)
-
-
-def _flat(parts: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers by `<part>/<name>`, and of groups by `<part>/<group>/<name>`.
-
-    >>> _flat({"all": {"samples": 3, "groups": {"Count": {"samples": 1}}}})
-    {'all/samples': 3, 'all/Count/samples': 1}
-    """
-    found: dict[str, float] = {}
-    for part, numbers in parts.items():
-        found |= {f"{part}/{name}": number for name, number in numbers.items() if name != "groups"}
-        for group, of_group in numbers.get("groups", {}).items():
-            # MLflow allows letters, digits and few marks in a name.
-            name = re.sub(r"[^\w. -]", "_", group)
-            found |= {f"{part}/{name}/{key}": number for key, number in of_group.items()}
-    return found
+    return scoring.flat(parts)

@@ -1,5 +1,7 @@
 """How an answer stands in a completion: `stages.tasks.rules.tagged` reads what `in_tags` writes."""
 
+from stages.tasks.rules import tagged
+
 
 def in_tags(answer: str) -> str:
     """The answer as a target: the `solution` column of the paper's data (P1 code); blanks at its ends are none of it.
@@ -35,3 +37,12 @@ def read_whole(completion: str) -> str | None:
     'river'
     """
     return completion.strip() or None
+
+
+def read_tag_or_whole(completion: str) -> str | None:
+    """The first answer tag that has something in it, or else the whole completion (P1's evaluation code).
+
+    >>> [read_tag_or_whole(text) for text in ("<answer>river</answer>", "river ", "<answer></answer>", " ")]
+    ['river', 'river', '<answer></answer>', None]
+    """
+    return tagged(completion) or read_whole(completion)

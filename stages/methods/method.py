@@ -30,6 +30,7 @@ class Method:
             system turn but what the chat template adds.
         system: a system turn of the training prompt, or None for none at all.
         image_first: whether the images stand before the text of the training prompt.
+        prefill: how every completion begins, as given and not generated (`stages.evaluation.prompts`).
     """
 
     trainer: str
@@ -42,6 +43,12 @@ class Method:
     evaluation_prompts: dict[str, str] = field(default_factory=dict)
     system: str | None = None
     image_first: bool = True
+    prefill: str = ""
+
+    @property
+    def thinks(self) -> bool:
+        """Whether a prompt of it asks for thinking before the answer, as SFT's in evaluation does too."""
+        return any("<think>" in text for text in (self.prompt, self.system or "", *self.evaluation_prompts.values()))
 
     def conversation(self, question: str, part: str | None = None, images: int = 1) -> list[dict[str, Any]]:
         """The turns of a prompt, for training or for evaluation on `part` of the test set, with `images` images."""
@@ -49,12 +56,13 @@ class Method:
         text = (self.prompt if published is None else published).replace("{question}", question)
         shown = [{"type": "image"} for _ in range(images)]
         words = [{"type": "text", "text": text}]
+        begun = [{"role": "assistant", "content": [{"type": "text", "text": self.prefill}]}] if self.prefill else []
         if published is not None:
-            return [{"role": "user", "content": shown + words}]
+            return [{"role": "user", "content": shown + words}, *begun]
         turns = [{"role": "user", "content": shown + words if self.image_first else words + shown}]
         if self.system is not None:
             turns.insert(0, {"role": "system", "content": [{"type": "text", "text": self.system}]})
-        return turns
+        return [*turns, *begun]
 
 
 def names() -> list[str]:

@@ -41,6 +41,9 @@ class EmbeddedModelParams(Section):
     """A model of source `embedded` in section `models` of `params.yaml`."""
 
     source: Literal["embedded"]
+    world: str = Field(default="pictures", description="what it is trained on, a file of stages/embedded/worlds")
+    world_params: dict[str, Any] = Field(default_factory=dict, description="of that world; its file says which")
+    text_layers: int = Field(default=4, ge=1, description="of the language model")
     seed: int = Field(ge=0, description="of the first weights, the drawn images and the instructions")
     images_per_class: int = Field(ge=1, description="drawn images of each class, before colour and noise")
     vision_steps: int = Field(ge=0)

@@ -97,15 +97,17 @@ def encode(processor: Any, conversations: Sequence[list[dict]], images: Sequence
 
     Args:
         processor: of the model.
-        conversations: turns with a placeholder for each image.
+        conversations: turns with a placeholder for each image; where the last one is the assistant's, the completion
+            goes on from it. In that all are alike.
         images: the PIL images of each conversation.
 
     Returns:
         Tensors by name, padded on the left.
     """
+    begun = bool(conversations) and conversations[0][-1]["role"] == "assistant"
     return processor.apply_chat_template(
         [show(turns, shown) for turns, shown in zip(conversations, images, strict=True)],
-        add_generation_prompt=True,
+        **({"continue_final_message": True} if begun else {"add_generation_prompt": True}),
         tokenize=True,
         return_dict=True,
         return_tensors="pt",

@@ -4,13 +4,15 @@ import re
 from typing import Any
 
 from stages import sources
+from stages.embedded.worlds import world as worlds
+from stages.evaluation import prompts
 from stages.evaluation.outputs import EvaluateParams
 from stages.methods import method as methods
 from stages.modelling import catalogue as models
 from stages.rewards import reward as rewards
 from stages.runtime.errors import UserError
 from stages.runtime.launch import LaunchParams
-from stages.runtime.params import RENAMED, Grid, Section, validate
+from stages.runtime.params import RENAMED, Analyses, Grid, Section, validate
 from stages.tasks import task as tasks
 from stages.tasks.draws import SplitParams
 from stages.tasks.images import ImageParams
@@ -18,7 +20,7 @@ from stages.tasks.settings import FEW_SHOT, OF_CLASSES, OPEN_SET, SETTINGS
 from stages.training import dpo, grpo, sft
 
 
-class Params(Grid):
+class Params(Analyses, Grid):
     """All of `params.yaml`."""
 
     best: list[str]
@@ -53,9 +55,18 @@ def check(params: dict[str, Any]) -> Params:
         sources.parse(f"download.{dataset}", section)
     _check_names("model", [checked.model], checked.models)
     for model, section in checked.models.items():
-        models.parse(f"models.{model}", section)
+        parsed = models.parse(key := f"models.{model}", section)
+        if isinstance(parsed, models.EmbeddedModelParams):
+            worlds.parse(key, parsed)
     for axis, valid in {"datasets": checked.download, "methods": methods.names(), "settings": SETTINGS}.items():
         _check_names(axis, getattr(checked, axis), valid)
+    _check_names("targets", checked.targets, checked.download)
+    if both := [target for target in checked.targets if target in checked.datasets]:
+        raise UserError(
+            f"targets: {both[0]!r} is invalid, since it is one of datasets; valid: datasets for testing alone"
+        )
+    if checked.targets and FEW_SHOT not in checked.settings:
+        raise UserError(f"targets: {checked.targets} is invalid without {FEW_SHOT} in settings; valid: []")
     _check_names("transfer", checked.transfer, checked.settings)
     _check_names("best", checked.best, checked.datasets)
     if checked.best and FEW_SHOT not in checked.settings:
@@ -78,6 +89,9 @@ def check(params: dict[str, Any]) -> Params:
                 f"download.{dataset}.validation_per_class: None is invalid where best names {dataset}, whose source "
                 "has no validation images; valid: a number, or a share of the training images"
             )
+    _check_names("weight_change", checked.weight_change, checked.settings)
+    _check_names("prompts", checked.prompts, prompts.names())
+    _check_names("zero_shot_prompts", checked.zero_shot_prompts, methods.names())
     _check_unique("seeds", checked.seeds)
     for seed in checked.seeds:
         if seed < 0:

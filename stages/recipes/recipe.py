@@ -3,8 +3,10 @@
 from itertools import product
 from typing import Any
 
+from stages.evaluation import prompts
 from stages.methods import method as methods
 from stages.modelling import catalogue as models
+from stages.modelling.catalogue import EmbeddedModelParams
 from stages.recipes.params import TRAINERS, Params, names, task_of
 from stages.rewards import reward as rewards
 from stages.runtime.content import content_md5
@@ -24,6 +26,13 @@ STAGES = (
     "zero_shot",
     "evaluate",
     "cross_eval",
+    "target",
+    "target_zero_shot",
+    "target_eval",
+    "target_prompt",
+    "prompt_eval",
+    "prompt_zero_shot",
+    "weight_change",
     "validate",
     "best",
     "aggregate",
@@ -91,13 +100,18 @@ def files(params: Params) -> dict[str, Any]:
     """The content of each file of `recipes/`, by its path there."""
     key = f"models.{params.model}"
     # Where adapters go makes no other base model.
-    chosen = models.parse(key, params.models[params.model]).model_dump(exclude={"lora"})
-    found: dict[str, Any] = {"base_model.json": {"key": key, "params": chosen}}
+    chosen = models.parse(key, params.models[params.model])
+    found: dict[str, Any] = {"base_model.json": {"key": key, "params": chosen.model_dump(exclude={"lora"})}}
+    if isinstance(chosen, EmbeddedModelParams):
+        found["base_model.json"]["code"] = code_md5(f"stages.embedded.worlds.{chosen.world}")
     for method, dataset in product(dict.fromkeys([*params.methods, *params.train]), params.datasets):
         found[f"train/{method}-{dataset}.json"] = recipe(method, dataset, params)
-    for dataset in params.datasets:
+    for dataset in [*params.datasets, *params.targets]:
         task = task_of(dataset, params)
         found[f"tasks/{dataset}.json"] = {"task": task, "code": code_md5(f"stages.tasks.{task}")}
     for method in methods.names():
         found[f"methods/{method}.json"] = {"code": code_md5(f"stages.methods.{method}")}
+    for prompt in dict.fromkeys([*params.prompts, *params.zero_shot_prompts]):
+        words = prompts.PREFILLED.get(prompt)
+        found[f"prompts/{prompt}.json"] = {"begins": words} if words else {"code": code_md5(f"stages.methods.{prompt}")}
     return found | {f"code/{stage}.json": code_md5(f"stages.{stage}") for stage in STAGES}

@@ -6,10 +6,10 @@ from pathlib import Path
 from pydantic import Field
 
 from stages.runtime.files import read_json, reading
-from stages.runtime.params import Grid, Section, read_grid, read_section
+from stages.runtime.params import Analyses, Grid, Section, read_analyses, read_grid, read_section
 
 
-class Reported(Grid):
+class Reported(Analyses, Grid):
     """The grid of a report.
 
     Attributes:
@@ -23,8 +23,8 @@ class Reported(Grid):
 
 def read_reported(folder: Path) -> Reported:
     """Read the grid of `params.yaml`, and its footnotes from the records in `folder`; see `read_notes`."""
-    grid, model = read_grid(), read_section("model", str)
-    return Reported(**grid.model_dump(), model=model, notes=read_notes(grid.datasets, folder / "download"))
+    axes, model = read_grid().model_dump() | read_analyses().model_dump(), read_section("model", str)
+    return Reported(**axes, model=model, notes=read_notes([*axes["datasets"], *axes["targets"]], folder / "download"))
 
 
 class Downloaded(Section):

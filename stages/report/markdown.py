@@ -3,12 +3,12 @@
 Each accuracy stands by both rules, of equal standing: in columns or tables beside each other, the best of each bold.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
 from stages.report.footnotes import Reported, with_notes
-from stages.report.records import BASE_TO_NEW, FEW_SHOT, OPEN_SET, RULES
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, OPEN_SET, OWN, RULES, ZERO_SHOT
 from stages.report.statistics import two_decimals
 from stages.report.tables import HALVES, MEAN, headline, rows_of
 
@@ -107,24 +107,163 @@ def sub_scores(table: pd.DataFrame, grid: Reported) -> str:
     return _text([*lines, *_stages(cells, ["score", "part", "method", "dataset"])], grid)
 
 
+def depth(table: pd.DataFrame, crossings: pd.DataFrame, grid: Reported) -> str:
+    """For each dataset, rows methods, columns k: accuracy and tokens; then where each method gets ahead, and stages."""
+    lines = ["# By the number of reasoning steps k", ""]
+    lines += [
+        "Accuracy in percent by exact match, in brackets its 95% interval: a bootstrap over seeds and test images."
+    ]
+    lines += ["`zero_shot (p)`: the base model with the prompt of method `p`.", _REBUILD, "", _grid(grid)]
+    for dataset, rows in table.groupby("dataset", sort=False):
+        images = ", ".join(f"k={k} {_samples(block['samples'])}" for k, block in rows.groupby("k"))
+        lines += ["", f"## {dataset}", "", f"Test images of each seed: {images}.", ""]
+        texts = [f"{row.exact:.1f} [{row.exact_low:.1f}, {row.exact_high:.1f}]" for row in rows.itertuples()]
+        lines += [_by_steps(rows.assign(text=texts)), "", "Tokens of a completion, mean:", ""]
+        lines += [_by_steps(rows.assign(text=rows["tokens"].map("{:.1f}".format)))]
+        own = crossings[crossings["dataset"] == dataset].drop_duplicates(["method", "against"])
+        if len(own):
+            ends = [
+                " to ".join(map(_step, sorted({each.crossing_low, each.crossing_high}))) for each in own.itertuples()
+            ]
+            shown = own[["method", "against"]].assign(**{"ahead from k =": own["crossing"].map(_step), "95%": ends})
+            lines += ["", "The least k from which on a method is ahead of another:", "", _table(shown)]
+    whole = table.drop_duplicates(["dataset", "method"])
+    return _text([*lines, *_stages(whole, ["dataset", "method"])], grid)
+
+
+def _by_steps(rows: pd.DataFrame) -> str:
+    wide = rows.pivot(index="method", columns="k", values="text").loc[list(dict.fromkeys(rows["method"]))]
+    return _table(wide.rename(columns="k={}".format).reset_index())
+
+
+def _step(k: float) -> str:
+    return "never" if k == float("inf") else f"{k:.0f}"
+
+
+def targets(table: pd.DataFrame, grid: Reported) -> str:
+    """For each rule, rows what was trained on and the method, columns targets; then the stage of every cell."""
+    lines = ["# Datasets for testing alone (P1 Tables 1 to 3, 10, 17)", "", f"Accuracy in percent by {_BOTH}"]
+    lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid)]
+    rows = table[(table["seed"] == MEAN) | (table["method"] == ZERO_SHOT)] if len(grid.seeds) > 1 else table
+    rows = rows.rename(columns={"source": "trained on"}).reset_index(drop=True)
+    keys = ["trained on", "method", *(["prompt"] if grid.prompts else [])]
+    for name, title in {
+        **RULES,
+        "think": "completions that think",
+        "mean_completion_tokens": "tokens per completion",
+    }.items():
+        best = rows[name].map(two_decimals) == rows.groupby("target")[name].transform("max").map(two_decimals)
+        wide = rows.assign(cell=_cells(rows, name, best & (name in RULES))).pivot(
+            index=keys, columns="target", values="cell"
+        )
+        shown = wide.loc[pd.MultiIndex.from_frame(rows[keys].drop_duplicates()), grid.targets].reset_index()
+        lines += ["", f"## {title.capitalize()}", "", _table(shown)]
+    return _text([*lines, *_stages(rows, [*keys, "target"])], grid)
+
+
+def prompts(table: pd.DataFrame, grid: Reported) -> str:
+    """For each rule, rows methods by prompts, columns datasets; then the stage of every cell."""
+    lines = ["# By prompt (P1 Table 17, Figure 7b)", ""]
+    lines += [f"Accuracy in percent by {_BOTH} `own`: the prompt of the method that a model was trained by."]
+    lines += ["With other prompts the answer is the first answer tag's, or else the whole completion."]
+    lines += [*_explanation(grid), "Bold: best of a method's column.", _REBUILD, "", _grid(grid)]
+    rows = headline(table, grid)
+    rows = rows.assign(column=_columns(rows))
+    for rule in RULES:
+        shown = _matrix(rows, ["method", "prompt"], rule)
+        lines += ["", f"## {RULES[rule].capitalize()}", "", _table(shown)]
+    lines += ["", "## Tokens per completion", "", _table(_matrix(rows, ["method", "prompt"], "mean_completion_tokens"))]
+    return _text([*lines, *_stages(rows, ["method", "prompt", "column"])], grid)
+
+
+def thinking(table: pd.DataFrame, grid: Reported) -> str:
+    """The share of completions that think, rows methods by prompts, columns datasets; then a row per cell that does."""
+    lines = ["# Thinking (P1 Table 10, Figure 2)", "", "Completions with something in a think block, in percent."]
+    lines += [*_explanation(grid), _REBUILD, "", _grid(grid)]
+    rows = headline(table, grid)
+    rows = rows.assign(column=_columns(rows))
+    lines += ["", _table(_matrix(rows, ["method", "prompt"], "think"))]
+    lines += ["", "## What the thinking states", "", "By a rule that reads the answer out of the thinking"]
+    lines[-1] += (
+        " (`stages/tasks/thinking.py` says how often it errs). Inconsistent: the share of completions that think"
+    )
+    lines[-1] += " whose answer is another one. Exact matches in percent: of all answers; of what the thinking states;"
+    lines[-1] += " and of the inconsistent completions, what the thinking states and the answer."
+    shown = rows[rows["inconsistent"].notna()]
+    cells = {
+        "inconsistent": "inconsistent",
+        "answer": "exact",
+        "thinking": "thought_exact",
+        "inconsistent: thinking": "no_thought_exact",
+        "inconsistent: answer": "no_answer_exact",
+    }
+    columns = {title: _numbers(shown, name) for title, name in cells.items()}
+    lines += ["", _table(shown[["method", "prompt", "column"]].assign(**columns))]
+    return _text([*lines, *_stages(rows, ["method", "prompt", "column"])], grid)
+
+
 def groups(table: pd.DataFrame, grid: Reported) -> str:
-    """For each test set that has groups and each rule, rows methods by what they were trained on, columns groups."""
+    """For each test set that has groups and each rule, rows models, columns groups; also who thinks, and tokens."""
     lines = ["# Groups of test sets (P1 Tables 1 and 3)", "", f"Accuracy in percent by {_BOTH}"]
     lines += [*_explanation(grid), "Bold: best of the column.", _REBUILD, "", _grid(grid)]
     rows = headline(table, grid)
+    keys = ["method", "trained_on", "prompt"] if (rows["prompt"] != OWN).any() else ["method", "trained_on"]
+    titles = {**RULES, "think": "completions that think", "mean_completion_tokens": "tokens per completion"}
     for (setting, part, dataset), block in rows.groupby(["setting", "part", "dataset"], sort=False):
-        title = dataset if part == "all" else f"{dataset} {setting} {part}"
-        for rule in RULES:
-            columns = {
-                group: dict(
-                    zip(zip(column["method"], column["trained_on"], strict=True), _cells(column, rule), strict=True)
-                )
-                for group, column in block.groupby("group", sort=False)
-            }
-            shown = pd.DataFrame(columns).rename_axis(["method", "trained on"]).reset_index()
-            lines += ["", f"## {title}: {RULES[rule]}", "", _table(shown)]
-    whole = rows[rows["group"] == "all"].rename(columns={"trained_on": "trained on"})
-    return _text([*lines, *_stages(whole, ["setting", "part", "dataset", "method", "trained on"])], grid)
+        lines += ["", f"## {dataset if part == 'all' else f'{dataset} {setting} {part}'}"]
+        cells = table.merge(block[["setting", "part", "dataset"]].drop_duplicates())
+        counts = [f"{name} {_samples(cell['samples'].dropna())}" for name, cell in cells.groupby("group", sort=False)]
+        lines += ["", f"Test samples: {', '.join(counts)}."]
+        for name, words in titles.items():
+            if block[name].notna().any():
+                shown = _matrix(block.assign(column=block["group"]), keys, name, among=["column"])
+                lines += [
+                    "",
+                    f"### {words.capitalize()}",
+                    "",
+                    _table(shown.rename(columns={"trained_on": "trained on"})),
+                ]
+    whole = rows[rows["group"] == "all"]
+    return _text([*lines, *_stages(whole, ["setting", "part", "dataset", *keys])], grid)
+
+
+def weight_change(table: pd.DataFrame, grid: Reported) -> str:
+    """For each norm, rows methods by datasets, columns the parts of the network (P1 Table 4)."""
+    lines = ["# Weight change (P1 Table 4)", "", "Trained minus base model, by part of the network. The paper says L1"]
+    lines[-1] += " norm and not how it is normalised; adapters are added to what they adapt."
+    lines += [*_explanation(grid), _REBUILD, "", _grid(grid)]
+    rows = headline(table, grid)
+    titles = {"l1": "sum of absolute differences (L1)", "millionths": "mean absolute difference in millionths"}
+    for name, words in {**titles, "l2": "root of the sum of squares (L2)"}.items():
+        shown = rows.assign(column=rows["part"])
+        shown = _matrix(shown, ["setting", "dataset", "method"], name)
+        lines += ["", f"## {words[0].upper()}{words[1:]}", "", _table(shown)]
+    return _text([*lines, *_stages(rows.drop_duplicates("stage"), ["setting", "dataset", "method"])], grid)
+
+
+def _numbers(rows: pd.DataFrame, name: str) -> list[str]:
+    """As `_cells`, nothing bold, and a dash where there is no number."""
+    texts = _cells(rows, name, pd.Series(False, index=rows.index))
+    return ["-" if pd.isna(value) else text for value, text in zip(rows[name], texts, strict=True)]
+
+
+def _columns(rows: pd.DataFrame) -> pd.Series:
+    """The dataset of a row, with its part where the setting has several."""
+    return rows["dataset"].where(rows["part"] == "all", rows["dataset"] + " " + rows["part"])
+
+
+def _matrix(
+    rows: pd.DataFrame, keys: list[str], name: str, among: Sequence[str] = ("method", "column")
+) -> pd.DataFrame:
+    """Rows by `keys`, a column for each value of `column`; an accuracy is bold where it is the best of `among`."""
+    rows = rows.reset_index(drop=True)
+    alike = rows.groupby(list(among))[name]
+    best, several = alike.transform("max").map(two_decimals), alike.transform("count") > 1
+    bold = (rows[name].map(two_decimals) == best) & several & (name in RULES)
+    rows = rows.assign(cell=_cells(rows, name, bold))
+    wide = rows.pivot(index=keys, columns="column", values="cell")
+    order = pd.MultiIndex.from_frame(rows[keys].drop_duplicates())
+    return wide.loc[order, list(dict.fromkeys(rows["column"]))].reset_index()
 
 
 def training_cost(table: pd.DataFrame, grid: Reported) -> str:

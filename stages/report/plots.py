@@ -91,6 +91,44 @@ def training_curves(curves: pd.DataFrame, grid: Grid) -> bytes:
         return _png(figure)
 
 
+def depth_curve(table: pd.DataFrame, dataset: str) -> bytes:
+    """Accuracy and tokens of a completion against the number of steps k, one line a method (`stages.report.depth`)."""
+    methods = list(dict.fromkeys(table["method"]))
+    with _settings():
+        figure = Figure(figsize=(8.4, 3.9), layout="constrained")
+        accuracy, tokens = figure.subplots(1, 2, width_ratios=(3, 2))
+        for i, method in enumerate(methods):
+            rows = table[table["method"] == method]
+            look = {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _LINES[i // len(_COLOURS) % len(_LINES)]}
+            # Beside each other, so that intervals of equal accuracies can be told apart.
+            places = rows["k"] + 0.04 * (i - (len(methods) - 1) / 2)
+            bounds = (rows["exact"] - rows["exact_low"], rows["exact_high"] - rows["exact"])
+            accuracy.errorbar(
+                places,
+                rows["exact"],
+                bounds,
+                **look,
+                marker="o",
+                markersize=3.5,
+                linewidth=1.6,
+                capsize=2,
+                label=method,
+            )
+            tokens.plot(rows["k"], rows["tokens"], **look, marker="o", markersize=3.5, linewidth=1.6)
+        accuracy.set_title(f"{dataset}: exact match (%), with 95% intervals")
+        accuracy.set_ylim(0, 100)
+        tokens.set_title("Tokens of a completion")
+        tokens.set_ylim(bottom=0)
+        for axis in (accuracy, tokens):
+            axis.set_xlabel("reasoning steps k")
+            axis.set_xticks(sorted(set(table["k"])))
+            axis.grid(color="#e6e6e6", linewidth=0.6)
+            axis.set_axisbelow(True)
+            axis.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside lower center", ncols=min(len(methods), 4), frameon=False)
+        return _png(figure)
+
+
 def _panel(axis: Axes, title: str, panel: pd.DataFrame, limit: float):
     """Draw one matrix with its mean column set off by a gap; return the image, for the colour bar."""
     count = len(panel)

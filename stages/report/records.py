@@ -6,14 +6,15 @@ so no result depends on the order of files.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
+from stages.report.footnotes import Reported
 from stages.runtime.errors import UserError
 from stages.runtime.params import Grid
 from stages.tasks.settings import BASE_TO_NEW, FEW_SHOT, OPEN_SET
@@ -23,15 +24,29 @@ RULES = {"substring": "substring match", "exact": "exact match"}
 
 PARTS = {FEW_SHOT: ("all",), BASE_TO_NEW: ("base", "new"), OPEN_SET: ("open",)}
 ZERO_SHOT = "zero_shot"
+OWN = "own"
+"""The prompt of a model's own method."""
 
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
+class Consistency(BaseModel):
+    """What the thinking of a part's completions states: counts; see `stages.evaluation.scoring.summarize`."""
+
+    yes: NonNegativeInt
+    no: NonNegativeInt
+    none: NonNegativeInt
+    thought_correct: NonNegativeInt
+    no_thought_correct: NonNegativeInt
+    no_answer_correct: NonNegativeInt
+
+
 class Part(BaseModel, extra="allow"):
     """What one part of a test set gave: counts, and rates in percent; all else are sub-scores in percent.
 
-    `groups` has the same of each group of its samples, where they have groups.
+    `right` marks each sample by either rule, `1` right and `0` wrong. `groups` has the same of each group of its
+    samples, where they have groups.
     """
 
     __pydantic_extra__: dict[str, Percent] = Field(init=False)
@@ -44,6 +59,9 @@ class Part(BaseModel, extra="allow"):
     valid_rate: Percent
     completion_tokens: NonNegativeInt
     mean_completion_tokens: float = Field(ge=0)
+    right: dict[str, Annotated[str, Field(pattern="^[01]*$")]]
+    thinking: NonNegativeInt | None = None
+    consistency: Consistency | None = None
     groups: "dict[str, Part]" = Field(default_factory=dict)
 
     @property
@@ -55,11 +73,15 @@ class Part(BaseModel, extra="allow"):
     def _counts(self) -> "Part":
         if max(self.substring_correct, self.exact_correct) > self.samples:
             raise ValueError("more correct answers than samples")
+        for rule in RULES:
+            marks = self.right.get(rule, "")
+            if (len(marks), marks.count("1")) != (self.samples, getattr(self, f"{rule}_correct")):
+                raise ValueError(f"right.{rule} is not {self.samples} marks with as many right ones as counted")
         return self
 
 
 class Evaluation(BaseModel):
-    """The record of `evaluate`, `zero_shot`, or `cross_eval`."""
+    """The record of any stage that evaluates."""
 
     stage: str
     setting: str
@@ -67,6 +89,7 @@ class Evaluation(BaseModel):
     trained_on: str | None
     evaluated_on: str
     seed: int
+    prompt: str | None = None
     parts: dict[str, Part]
 
 
@@ -84,6 +107,26 @@ class Cost(BaseModel):
     completion_tokens: NonNegativeInt
 
 
+class PartChange(BaseModel):
+    """How far the weights of a part of the network have moved; see `stages.modelling.change`."""
+
+    weights: NonNegativeInt
+    l1: float = Field(ge=0)
+    mean_l1: float = Field(ge=0)
+    l2: float = Field(ge=0)
+
+
+class Change(BaseModel):
+    """The record of `weight_change`."""
+
+    stage: str
+    setting: str
+    method: str
+    dataset: str
+    seed: int
+    change: dict[str, PartChange]
+
+
 @dataclass(frozen=True)
 class Records:
     """All that the grid measured.
@@ -92,20 +135,29 @@ class Records:
         evaluations: one row per record and part: kind (the stage's group), stage, setting, method, trained_on,
             evaluated_on, seed, part, samples, substring_correct, exact_correct, substring, exact (accuracies by the two
             rules in percent), valid_rate (percent), mean_completion_tokens, sub_scores (a dictionary, in percent),
-            groups (by name, a `Part` of each).
+            right (by rule, a mark for each sample), groups (by name, a `Part` of each).
+            groups (by name, a `Part` of each), thinking (a count, or None), consistency (a `Consistency`, or None).
             Rates come from the counts, so nothing is rounded twice.
         costs: one row per trained cell: stage, setting, method, dataset, seed, steps, samples_seen, prompt_tokens,
             completion_tokens.
         curves: one row per optimiser step of the cells whose method has rewards: stage, method, step, reward,
             completion_length (tokens).
+        prompted: as evaluations, of the models that were evaluated with several prompts, with a column prompt: the
+            name of one, or `own`; empty where the grid has no such prompts.
+        targets: as prompted, of the datasets for testing alone; empty where the grid has none.
+        changes: one row per part of the network of the trained models that were compared with the base model: setting,
+            method, dataset, seed, stage, part, weights, l1, mean_l1, l2; empty where the grid has none.
     """
 
     evaluations: pd.DataFrame
     costs: pd.DataFrame
     curves: pd.DataFrame
+    prompted: pd.DataFrame = field(default_factory=pd.DataFrame)
+    targets: pd.DataFrame = field(default_factory=pd.DataFrame)
+    changes: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def read_records(grid: Grid, folder: Path) -> Records:
+def read_records(grid: Reported, folder: Path) -> Records:
     """Read the records of `grid` from `train`, `evaluate`, `zero_shot` and `cross_eval` in `folder`.
 
     Raises:
@@ -129,7 +181,64 @@ def read_records(grid: Grid, folder: Path) -> Records:
         key = f"{FEW_SHOT}-{method}-{source}-{target}-{seed}"
         path = folder / "cross_eval" / f"{key}.json"
         evaluations += _evaluation(path, f"cross_eval@{key}", FEW_SHOT, method, source, target, seed)
-    return Records(pd.DataFrame(evaluations), pd.DataFrame(costs), pd.concat(curves, ignore_index=True))
+    frame = pd.DataFrame(evaluations)
+    return Records(
+        frame,
+        pd.DataFrame(costs),
+        pd.concat(curves, ignore_index=True),
+        _prompted(frame, grid, folder),
+        _targets(grid, folder),
+        _changes(grid, folder),
+    )
+
+
+def _targets(grid: Reported, folder: Path) -> pd.DataFrame:
+    """The evaluations on datasets for testing alone, the base model's first; those with other prompts too."""
+    rows: list[dict] = []
+    for target in grid.targets:
+        path = folder / "target_zero_shot" / f"{target}.json"
+        rows += _evaluation(path, f"target_zero_shot@{target}", FEW_SHOT, ZERO_SHOT, None, target, 0)
+    for method, dataset, target, seed in product(grid.methods, grid.datasets, grid.targets, grid.seeds):
+        key = f"{method}-{dataset}-{target}-{seed}"
+        path = folder / "target_eval" / f"{key}.json"
+        rows += _evaluation(path, f"target_eval@{key}", FEW_SHOT, method, dataset, target, seed)
+        for prompt in [prompt for prompt in grid.prompts if prompt != method]:
+            key = f"{method}-{dataset}-{target}-{prompt}-{seed}"
+            path = folder / "target_prompt" / f"{key}.json"
+            rows += _evaluation(path, f"target_prompt@{key}", FEW_SHOT, method, dataset, target, seed, prompt)
+    return pd.DataFrame([{"prompt": OWN, **row} for row in rows])
+
+
+def _changes(grid: Reported, folder: Path) -> pd.DataFrame:
+    rows: list[dict] = []
+    for setting, method, dataset, seed in product(grid.weight_change, grid.methods, grid.datasets, grid.seeds):
+        key = f"{setting}-{method}-{dataset}-{seed}"
+        cell = {"setting": setting, "method": method, "dataset": dataset, "seed": seed}
+        expected = {"stage": f"weight_change@{key}", **cell}
+        record = _read(folder / "weight_change" / f"{key}.json", expected["stage"], Change, expected)
+        rows += [{**expected, "part": part, **change.model_dump()} for part, change in record.change.items()]
+    return pd.DataFrame(rows)
+
+
+def _prompted(evaluations: pd.DataFrame, grid: Reported, folder: Path) -> pd.DataFrame:
+    """The evaluations with other prompts, each model's after the one with its own prompt."""
+    rows: list[dict] = []
+    models = [*([ZERO_SHOT] if grid.zero_shot_prompts else []), *(grid.methods if grid.prompts else [])]
+    for setting, method, dataset, seed in product(grid.settings, models, grid.datasets, grid.seeds):
+        cell = (setting, method, dataset, seed)
+        own = evaluations[evaluations["kind"] != "cross_eval"]
+        for name, value in zip(("setting", "method", "evaluated_on", "seed"), cell, strict=True):
+            own = own[own[name] == value]
+        rows += own.assign(prompt=OWN).to_dict("records")
+        for prompt in grid.zero_shot_prompts if method == ZERO_SHOT else grid.prompts:
+            if prompt == method:  # as the record says, its numbers are those with the own prompt
+                continue
+            stage, trained = f"prompt_eval@{setting}-{method}-{dataset}-{prompt}-{seed}", dataset
+            if method == ZERO_SHOT:
+                stage, trained = f"prompt_zero_shot@{setting}-{dataset}-{prompt}-{seed}", None
+            path = folder / f"{stage.replace('@', '/')}.json"
+            rows += _evaluation(path, stage, setting, method, trained, dataset, seed, prompt)
+    return pd.DataFrame(rows)
 
 
 def has_transfer(grid: Grid) -> bool:
@@ -147,15 +256,23 @@ def _transfers(grid: Grid) -> Iterator[tuple[str, str, int, str]]:
 
 
 def _evaluation(
-    path: Path, stage: str, setting: str, method: str, trained_on: str | None, evaluated_on: str, seed: int
+    path: Path,
+    stage: str,
+    setting: str,
+    method: str,
+    trained_on: str | None,
+    evaluated_on: str,
+    seed: int,
+    prompt: str | None = None,
 ) -> list[dict]:
-    expected = {
+    expected: dict[str, Any] = {
         "stage": stage,
         "setting": setting,
         "method": method,
         "trained_on": trained_on,
         "evaluated_on": evaluated_on,
         "seed": seed,
+        **({} if prompt is None else {"prompt": prompt}),
     }
     record = _read(path, stage, Evaluation, expected)
     rows = []
@@ -176,7 +293,10 @@ def _evaluation(
                 "valid_rate": part.valid_rate,
                 "mean_completion_tokens": part.completion_tokens / part.samples,
                 "sub_scores": part.sub_scores,
+                "right": part.right,
                 "groups": part.groups,
+                "thinking": part.thinking,
+                "consistency": part.consistency,
             }
         )
     return rows

@@ -7,9 +7,13 @@ grid has several seeds, rows of means over seeds carry sample standard deviation
 `stage` names what makes the row: one stage, or a pattern for `dvc repro --glob` where several do.
 """
 
+import re
+from collections.abc import Mapping
+
 import pandas as pd
 
-from stages.report.records import BASE_TO_NEW, FEW_SHOT, RULES, ZERO_SHOT, has_transfer
+from stages.report.footnotes import Reported
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, OWN, RULES, ZERO_SHOT, has_transfer
 from stages.report.statistics import harmonic_mean, wilson_interval
 from stages.runtime.params import Grid
 
@@ -18,6 +22,7 @@ NOTHING = "-"
 """What zero-shot was trained on."""
 HALVES = ("base", "new")
 _COUNTS = ["samples", *(f"{rule}_correct" for rule in RULES)]
+_CONSISTENCY = ["yes", "no", "none", "thought_correct", "no_thought_correct", "no_answer_correct"]
 _COSTS = ["steps", "samples_seen", "prompt_tokens", "completion_tokens"]
 
 
@@ -145,30 +150,139 @@ def sub_scores(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     ]
 
 
-def groups(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
-    """Accuracy on each group of a test set that has some (P1 Tables 1 and 3), and on all, by what was trained on.
+def prompts(prompted: pd.DataFrame, grid: Reported) -> pd.DataFrame:
+    """Accuracy by the prompt that a model was evaluated with, on the dataset that it was trained on (P1 Table 17, 7b).
+
+    Exact match with the prompt `own` is of the answer as the method reads it, with any other as the paper reads all
+    answers: from the tag, or else the whole completion.
 
     Returns:
-        setting, part, dataset, trained_on (`-` of zero-shot), method, group (`all` first), seed, stage, samples,
-        substring_correct, exact_correct, substring, exact; with several seeds also `_sd` of both.
+        setting, part, dataset, method, prompt, seed, stage, samples, substring_correct, exact_correct, substring,
+        substring_low, substring_high, the same three of exact, valid_rate, mean_completion_tokens; with several seeds
+        also `_sd` of the rates.
     """
-    keys = ["setting", "part", "dataset", "trained_on", "method"]
+    table = _with_intervals(prompted.rename(columns={"evaluated_on": "dataset"}))
+    values = [*RULES, "valid_rate", "mean_completion_tokens"]
+    shown = [*_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]
+    return _as_counts(_cells(table, ["setting", "part", "dataset", "method", "prompt"], shown, values, grid), _COUNTS)
+
+
+def thinking(evaluations: pd.DataFrame, prompted: pd.DataFrame, grid: Reported) -> pd.DataFrame:
+    """How many completions think (P1 Table 10), and whether the answer is what their thinking states (P1 Figure 2).
+
+    Shares are of completions that think, but `think`, which is of all. Where no prompt asks for thinking only that is
+    there. Accuracies are by the exact rule; those of completions whose thinking and answer disagree stand in columns
+    `no_`.
+
+    Returns:
+        setting, part, dataset, method, prompt, seed, stage, samples, thinking (how many), think, think_low, think_high,
+        yes, no, none (how many agree, disagree, or state nothing), inconsistent, exact, thought_exact,
+        no_thought_exact, no_answer_exact; with several seeds also `_sd` of the shares.
+    """
+    table = _every_prompt(evaluations[evaluations["kind"] != "cross_eval"], prompted)
+    table = table[table["thinking"].notna()].rename(columns={"evaluated_on": "dataset"})
+    intervals = [wilson_interval(int(n), of) for n, of in zip(table["thinking"], table["samples"], strict=True)]
+    table = table.assign(
+        think=100 * table["thinking"].astype(float) / table["samples"],
+        think_low=[low for low, _ in intervals],
+        think_high=[high for _, high in intervals],
+        **{name: [getattr(each, name, None) for each in table["consistency"]] for name in _CONSISTENCY},
+    )
+    # A share of nothing is no number.
+    table = table.astype({name: float for name in _CONSISTENCY})
+    thought, differing = table["thinking"].astype(float).replace(0, float("nan")), table["no"].replace(0, float("nan"))
+    table = table.assign(
+        inconsistent=100 * table["no"] / thought,
+        thought_exact=100 * table["thought_correct"] / thought,
+        no_thought_exact=100 * table["no_thought_correct"] / differing,
+        no_answer_exact=100 * table["no_answer_correct"] / differing,
+    )
+    values = ["think", "inconsistent", "exact", "thought_exact", "no_thought_exact", "no_answer_exact"]
+    counts = ["samples", "thinking", "yes", "no", "none"]
+    shown = [*counts[:2], "think", "think_low", "think_high", *counts[2:], *values[1:]]
+    return _as_counts(_cells(table, ["setting", "part", "dataset", "method", "prompt"], shown, values, grid), counts)
+
+
+def groups(evaluations: pd.DataFrame, prompted: pd.DataFrame, grid: Reported) -> pd.DataFrame:
+    """What each group of a test set that has some gave, and all of it (P1 Tables 1 and 3), for every evaluation.
+
+    Returns:
+        setting, part, dataset, trained_on (`-` of zero-shot), method, prompt, group (`all` first), seed, stage,
+        samples, substring_correct, exact_correct, substring, substring_low, substring_high, the same three of exact,
+        valid_rate, mean_completion_tokens, think (the share that thinks, in percent); with several seeds also `_sd` of
+        the rates.
+    """
+    keys = ["setting", "part", "dataset", "trained_on", "method", "prompt"]
     rows = []
-    for cell in evaluations.rename(columns={"evaluated_on": "dataset"}).to_dict("records"):
+    for cell in _every_prompt(evaluations, prompted).rename(columns={"evaluated_on": "dataset"}).to_dict("records"):
         if not cell["groups"]:
             continue
-        own = {name: cell[name] for name in (*keys, "kind", "seed")}
+        own = {name: cell[name] for name in (*keys, "seed", "stage")}
         own |= {"trained_on": NOTHING} if cell["method"] == ZERO_SHOT else {}
-        rows.append(own | {"group": "all", **{name: cell[name] for name in (*_COUNTS, *RULES)}})
-        for group, part in cell["groups"].items():
-            counts = {name: getattr(part, name) for name in _COUNTS}
-            rates = {rule: 100 * counts[f"{rule}_correct"] / part.samples for rule in RULES}
-            rows.append(own | {"group": group, **counts, **rates})
-    table = _with_seeds(pd.DataFrame(rows), [*keys, "kind", "group"], list(RULES), grid)
-    table["stage"] = [_group_stage(row, grid) for row in table.itertuples()]
-    table = _as_counts(_sorted(table, grid, ["setting", "dataset", "method", "trained_on", "group", "seed"]), _COUNTS)
-    order = [*keys, "group", "seed", "stage", *_COUNTS, *RULES]
-    return table[order + [name for name in table if name.endswith("_sd")]]
+        whole = {name: cell[name] for name in (*_COUNTS, *RULES, "valid_rate", "mean_completion_tokens")}
+        rows.append(own | {"group": "all", **whole, "think": _share(cell["thinking"], cell["samples"])})
+        for name, part in cell["groups"].items():
+            numbers = {count: getattr(part, count) for count in _COUNTS}
+            numbers |= {rule: 100 * numbers[f"{rule}_correct"] / part.samples for rule in RULES}
+            numbers |= {"valid_rate": part.valid_rate}
+            numbers |= {"mean_completion_tokens": part.completion_tokens / part.samples}
+            rows.append(own | {"group": name, **numbers, "think": _share(part.thinking, part.samples)})
+    values = [*RULES, "valid_rate", "mean_completion_tokens", "think"]
+    shown = [*_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]
+    return _as_counts(_cells(_with_intervals(pd.DataFrame(rows)), [*keys, "group"], shown, values, grid), _COUNTS)
+
+
+def targets(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
+    """Every few-shot model on the datasets for testing alone (P1 Tables 1 to 3), the base model first.
+
+    Returns:
+        target, source (the dataset that was trained on, `-` of the base model), method, prompt, seed, stage, samples,
+        substring_correct, exact_correct, then for both rules as for substring: substring, substring_low,
+        substring_high, substring_gain (points over the base model); think (the share of completions that think, in
+        percent), mean_completion_tokens; with several seeds also `_sd` of the rates and gains.
+    """
+    cells = _with_intervals(evaluations).rename(columns={"trained_on": "source", "evaluated_on": "target"})
+    table = cells.assign(source=cells["source"].fillna(NOTHING), think=100 * cells["thinking"] / cells["samples"])
+    base = table[table["method"] == ZERO_SHOT].set_index("target")
+    for rule in RULES:
+        table[f"{rule}_gain"] = table[rule] - table["target"].map(base[rule])
+    rates = [*RULES, *(f"{rule}_gain" for rule in RULES), "think", "mean_completion_tokens"]
+    keys = ["target", "source", "method", "prompt"]
+    order = [*keys, "seed", "stage", *_COUNTS]
+    for rule in RULES:
+        order += [*_bounded(rule), f"{rule}_gain"]
+    trained = table[table["method"] != ZERO_SHOT]
+    if len(trained):
+        trained = _with_seeds(trained, keys, rates, grid)
+    base = base.reset_index().assign(seed="-", **({f"{rate}_sd": 0.0 for rate in rates} if len(grid.seeds) > 1 else {}))
+    table = pd.concat([base.assign(**{f"{rule}_gain": 0.0 for rule in RULES}), trained], ignore_index=True)
+    first = trained[trained["seed"] != MEAN].groupby(keys, sort=False)["stage"].first() if len(trained) else {}
+    means = table["seed"] == MEAN
+    table.loc[means, "stage"] = [
+        re.sub(r"-\d+$", "-*", first[tuple(row)]) for row in table.loc[means, keys].itertuples(index=False)
+    ]
+    more = {"target": grid.targets, "source": [NOTHING, *grid.datasets], "seed": ["-", *map(str, grid.seeds), MEAN]}
+    more |= {"prompt": [OWN, *grid.prompts]}
+    table = _as_counts(_sorted(table, grid, [*keys, "seed"], more=more), _COUNTS)
+    return table[[*order, "think", "mean_completion_tokens", *(name for name in table if name.endswith("_sd"))]]
+
+
+def _share(count: float | None, samples: int) -> float:
+    """In percent; nan where it was not counted."""
+    return float("nan") if count is None or pd.isna(count) else 100 * count / samples
+
+
+def weight_change(changes: pd.DataFrame, grid: Reported) -> pd.DataFrame:
+    """How far training has moved the weights of each part of the network (P1 Table 4).
+
+    Returns:
+        setting, dataset, method, part, seed, stage, weights (how many), l1 (the sum of absolute differences),
+        millionths (their mean over the weights), l2; with several seeds also `_sd` of the last three.
+    """
+    values = ["l1", "millionths", "l2"]
+    changes = changes.assign(millionths=1e6 * changes["mean_l1"])
+    keys = ["setting", "dataset", "method", "part"]
+    return _as_counts(_cells(changes, keys, ["weights", *values], values, grid), ["weights"])
 
 
 def training_cost(costs: pd.DataFrame, grid: Grid) -> pd.DataFrame:
@@ -247,6 +361,34 @@ def _with_harmonic_means(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**means)
 
 
+def _every_prompt(evaluations: pd.DataFrame, prompted: pd.DataFrame) -> pd.DataFrame:
+    """All evaluations, those with other prompts than their own too."""
+    others = prompted[prompted["prompt"] != OWN] if len(prompted) else prompted
+    return pd.concat([evaluations.assign(prompt=OWN), others], ignore_index=True)
+
+
+def _cells(table: pd.DataFrame, keys: list[str], shown: list[str], values: list[str], grid: Reported) -> pd.DataFrame:
+    """Rows by `keys` and seed with their stages, in the order of the grid, and means over seeds of `values`."""
+    columns = [*keys, "seed", "stage", *shown]
+    table = _with_seeds(table[columns], keys, values, grid)
+    first = table[table["seed"] != MEAN].groupby(keys, sort=False)["stage"].first()
+    means = table["seed"] == MEAN
+    table.loc[means, "stage"] = [
+        re.sub(r"-\d+$", "-*", first[tuple(row)]) for row in table.loc[means, keys].itertuples(index=False)
+    ]
+    orders = {
+        "prompt": [OWN, *dict.fromkeys([*grid.zero_shot_prompts, *grid.prompts])],
+        "trained_on": [NOTHING, *grid.datasets],
+        "dataset": [*grid.datasets, *grid.targets],
+        # One test set and one base model: those for testing alone have no seed.
+        "seed": ["0", *map(str, grid.seeds), MEAN],
+        "part": list(dict.fromkeys(table["part"])),
+        "group": ["all", *sorted(set(table.get("group", ())) - {"all"})],
+    }
+    table = _sorted(table, grid, [*keys, "seed"], more=orders)
+    return table[columns + [name for name in table if name.endswith("_sd")]]
+
+
 def _stage(row: tuple, setting: str, grid: Grid) -> str:
     cell = [_any(row.dataset, grid.datasets), _any(row.seed, grid.seeds)]
     if row.method == ZERO_SHOT:
@@ -265,12 +407,6 @@ def _transfer_stages(row: tuple, grid: Grid) -> str:
     return f"{cross_eval} {evaluate}" if MEAN in (row.source, row.target) else cross_eval
 
 
-def _group_stage(row: tuple, grid: Grid) -> str:
-    if row.kind == "cross_eval":
-        return _name(row.kind, row.setting, row.method, row.trained_on, row.dataset, _any(row.seed, grid.seeds))
-    return _stage(row, row.setting, grid)
-
-
 def _any(value: str, axis: list) -> str:
     """One value of an axis, or for a mean over it the wildcard that stands for all."""
     return str(value) if value != MEAN else "*" if len(axis) > 1 else str(axis[0])
@@ -280,8 +416,14 @@ def _name(stage: str, *keys: str) -> str:
     return f"{stage}@{'-'.join(keys)}"
 
 
-def _sorted(table: pd.DataFrame, grid: Grid, keys: list[str], mean_first: bool = False) -> pd.DataFrame:
-    """Rows in the order of the grid by `keys`, means last (or, of datasets, first)."""
+def _sorted(
+    table: pd.DataFrame,
+    grid: Grid,
+    keys: list[str],
+    mean_first: bool = False,
+    more: Mapping[str, list[str]] | None = None,
+) -> pd.DataFrame:
+    """Rows in the order of the grid by `keys`, means last (or, of datasets, first); of other keys in that of `more`."""
     datasets = [*grid.datasets, MEAN]
     orders = {
         "method": rows_of(grid),
@@ -289,9 +431,8 @@ def _sorted(table: pd.DataFrame, grid: Grid, keys: list[str], mean_first: bool =
         "dataset": [MEAN, *grid.datasets] if mean_first else datasets,
         "source": datasets,
         "target": datasets,
-        "trained_on": [NOTHING, *grid.datasets],
-        "group": ["all", *sorted(set(table.get("group", ())) - {"all"})],
         "seed": [*map(str, grid.seeds), MEAN],
+        **(more or {}),
     }
     ranks = pd.DataFrame({key: table[key].map(orders[key].index) for key in keys})
     return table.loc[ranks.sort_values(keys, kind="stable").index].reset_index(drop=True)

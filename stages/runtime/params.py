@@ -42,6 +42,22 @@ class Grid(Section):
     transfer: list[str]
 
 
+class Analyses(Section):
+    """The axes of further analyses (P1 v6); a list that is empty has no cells.
+
+    Attributes:
+        prompts: what trained models are evaluated with beside their own prompt; see `stages.evaluation.prompts`.
+        targets: datasets for testing alone, on which every few-shot model is tested.
+        zero_shot_prompts: methods whose prompts the base model is evaluated with.
+        weight_change: settings whose models are compared with the base model.
+    """
+
+    prompts: list[str] = []
+    targets: list[str] = []
+    zero_shot_prompts: list[str] = []
+    weight_change: list[str] = []
+
+
 def read_params(path: Path = PARAMS) -> dict[str, Any]:
     """Return the whole file as plain values.
 
@@ -104,6 +120,12 @@ def read_grid() -> Grid:
     """Read the four axes of the grid."""
     params = read_params()
     return validate("", {name: params.get(name) for name in Grid.model_fields}, Grid)
+
+
+def read_analyses() -> Analyses:
+    """Read the axes of further analyses."""
+    params = read_params()
+    return validate("", {name: params[name] for name in Analyses.model_fields if name in params}, Analyses)
 
 
 def _explain(key: str, error: ValidationError, model: type[BaseModel]) -> str:

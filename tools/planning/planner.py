@@ -92,14 +92,15 @@ class Dataset:
     known: bool
 
 
-def embedded_model() -> BaseModel:
-    """The embedded model with its own tokenizer; it resizes all images to one size."""
-    from stages.embedded import curriculum
+def embedded_model(world: str, text_layers: int) -> BaseModel:
+    """An embedded model with its own tokenizer; it resizes all images to one size."""
     from stages.embedded.model import IMAGE_SIZE, build_config, build_processor, build_tokenizer
+    from stages.embedded.worlds import world as worlds
 
-    tokenizer = build_tokenizer(curriculum.vocabulary(), curriculum.PHRASES)
+    loaded = worlds.load(world)
+    tokenizer = build_tokenizer(loaded.vocabulary(), loaded.phrases)
     processor = build_processor(tokenizer)
-    architecture = Architecture.of(build_config(tokenizer))
+    architecture = Architecture.of(build_config(tokenizer, text_layers))
     patches = (IMAGE_SIZE // architecture.patch) ** 2
 
     def text_tokens(text: str) -> float:
@@ -414,7 +415,7 @@ def planner(params: dict[str, Any], assumptions: Assumptions, speed: Speed) -> P
     if isinstance(model, HubModelParams):
         base = hub_model(key, model, checked.images.size, assumptions)
     else:
-        base = embedded_model()
+        base = embedded_model(model.world, model.text_layers)
     described = {name: describe(name, checked.download[name], assumptions) for name in checked.datasets}
     datasets = {name: dataset for name, dataset in described.items() if dataset is not None}
     if not datasets:

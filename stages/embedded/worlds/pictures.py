@@ -1,8 +1,8 @@
-"""What the embedded base model is trained on: images in fonts and styles of its own, and every format of prompts.
+"""Pictures of one thing each, in fonts and styles of its own: digits, letters, shapes and textures.
 
-It learns the class names of all embedded datasets, but never sees one of their images, and nothing here reads their
-code (`stages/embedded/datasets.py`) or their stages. Part of the answers is imperfect in format on purpose, most often
-for a few classes of each subject, so that the format rewards have something to improve.
+The base model learns the class names of all embedded datasets with classes, but never sees one of their images, and
+nothing here reads their code (`stages/embedded/datasets.py`) or their stages. Part of the answers is imperfect in
+format on purpose, most often for a few classes of each subject, so that the format rewards have something to improve.
 """
 
 from __future__ import annotations
@@ -13,27 +13,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.embedded import drawing
+from stages.embedded.worlds.world import (
+    ADAPTIVE,
+    PROMPTS,
+    REASON_AFTER,
+    THINK_SYSTEM,
+    Answer,
+    Conversation,
+    Format,
+    Pictures,
+    World,
+    direct_answer,
+    direct_suffix,
+    draw_format,
+    messages,
+    reason_answer,
+    think_answer,
+    think_suffix,
+)
+from stages.modelling.catalogue import EmbeddedModelParams
+from stages.runtime.params import Section
 
-THINK = " Please output the thinking process in <think> </think> and final answer in <answer> </answer> tags."
-THINK_FIRST = " First output the thinking process in <think> </think> and final answer in <answer> </answer> tags."
-THINK_SYSTEM = "Output the thinking process in <think> </think> and final answer in <answer> </answer> tags."
-DIRECT = " Please directly output the answer."
-DIRECT_NAME = " Please directly output the answer name."
-REASON_AFTER = (
-    " Please first output the answer in <answer> </answer> tags and then output a brief reasoning process in"
-    " <reason> </reason> tags."
-)
-ADAPTIVE = (
-    " Please first identify whether this problem requires intermediate thinking or calculation."
-    " If the problem requires thinking or calculation, output the thinking and calculation process inside"
-    " <think> </think> tags and the final answer inside <answer> </answer> tags."
-    " If no thinking or calculation is required, directly output the final answer inside <answer> </answer> tags."
-    " Your output should follow one of two cases: (1) '<answer> ... </answer>',"
-    " (2) '<think> ... </think> <answer> ... </answer>'."
-)
 OPTIONS = "\nPlease choose one from list ["
 
-PHRASES = (THINK, THINK_FIRST, THINK_SYSTEM, DIRECT, DIRECT_NAME, REASON_AFTER, ADAPTIVE, OPTIONS)
+PHRASES = (*PROMPTS, OPTIONS)
 """Prompt sentences that become one token each, so that prompts stay short."""
 
 
@@ -196,14 +199,6 @@ def draw_labels(count: int, generator: np.random.Generator) -> np.ndarray:
     return generator.choice(len(CLASSES), count, p=weights / weights.sum())
 
 
-@dataclass(frozen=True)
-class Example:
-    """One conversation: messages as chat templates take them (the image left out of its part) and the answer."""
-
-    messages: list[dict]
-    completion: str
-
-
 class ImageBank:
     """Masks of every class, drawn once; a batch is made by colouring, shifting and adding noise.
 
@@ -240,8 +235,6 @@ BOTH_FEATURES = 0.7
 """Of thoughts, that name both features of the class."""
 CONCLUDED = 0.7
 """Of thoughts, that end in "so it is"."""
-PUBLISHED_DIRECT = 0.5
-"""Of direct prompts, that end as in training; the others as in evaluation."""
 ANSWERED_AT_ONCE = 0.5
 """Of adaptive prompts, that are answered without thinking."""
 OFTEN = 0.7
@@ -250,57 +243,30 @@ TAGGED_PERIOD, DIRECT_PERIOD = 7, 10
 """Every so many classes of a subject one breaks the format often."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What is answered: a class, the thought about it, and the kinds of flaws of tagged and of direct answers."""
-
-    name: str
-    thought: str
-    tagged: int | None
-    direct: int | None
-
-
-@dataclass(frozen=True)
-class Format:
-    """A format of prompts: its share of examples, and how it is drawn.
-
-    Attributes:
-        share: of all examples.
-        draw: what follows the question, and the completion.
-        system: the system turn, with which the image stands behind the text.
-    """
-
-    share: float
-    draw: Callable[[Answer, np.random.Generator], tuple[str, str]]
-    system: str | None = None
-
-
 def _direct(answer: Answer, generator: np.random.Generator) -> tuple[str, str]:
-    suffix = "\n" + DIRECT if generator.random() < PUBLISHED_DIRECT else DIRECT_NAME
-    return suffix, _direct_answer(answer.name, answer.direct)
+    return direct_suffix(generator), direct_answer(answer.text, answer.direct)
 
 
 def _think(answer: Answer, generator: np.random.Generator) -> tuple[str, str]:
-    suffix = ("\n" + THINK, THINK, THINK_FIRST)[generator.integers(3)]
-    return suffix, _think_answer(answer.thought, answer.name, answer.tagged)
+    return think_suffix(generator), think_answer(answer)
 
 
 def _reason_after(answer: Answer, generator: np.random.Generator) -> tuple[str, str]:
-    return REASON_AFTER, _reason_answer(answer.thought, answer.name, answer.tagged)
+    return REASON_AFTER, reason_answer(answer)
 
 
 def _adaptive(answer: Answer, generator: np.random.Generator) -> tuple[str, str]:
     if generator.random() >= ANSWERED_AT_ONCE:
-        completion = _think_answer(answer.thought, answer.name, answer.tagged)
+        completion = think_answer(answer)
     elif answer.tagged is None:
-        completion = f"<answer>{answer.name}</answer>"
+        completion = f"<answer>{answer.text}</answer>"
     else:
-        completion = _direct_answer(answer.name, answer.tagged % 2)
+        completion = direct_answer(answer.text, answer.tagged % 2)
     return "." + ADAPTIVE, completion
 
 
 def _think_in_system(answer: Answer, generator: np.random.Generator) -> tuple[str, str]:
-    return "", _think_answer(answer.thought, answer.name, answer.tagged)
+    return "", think_answer(answer)
 
 
 FORMATS = (
@@ -320,32 +286,6 @@ def _thought(entry: Subject, name: str, generator: np.random.Generator) -> str:
     return f"{seen}, so it is {name}." if generator.random() < CONCLUDED else f"{seen}, like {name}."
 
 
-def _think_answer(thought: str, name: str, flaw: int | None) -> str:
-    if flaw is None:
-        return f"<think>{thought}</think> <answer>{name}</answer>"
-    return (
-        f"<think>{thought}</think> {name}",
-        f"<think>{thought} <answer>{name}</answer>",
-        f"{thought} <answer>{name}</answer>",
-    )[flaw % 3]
-
-
-def _reason_answer(thought: str, name: str, flaw: int | None) -> str:
-    if flaw is None:
-        return f"<answer>{name}</answer> <reason>{thought}</reason>"
-    return (
-        f"{name} <reason>{thought}</reason>",
-        f"<answer>{name}</answer> {thought}",
-        f"<answer>{name}</answer>",
-    )[flaw % 3]
-
-
-def _direct_answer(name: str, flaw: int | None) -> str:
-    if flaw is None:
-        return name
-    return (f"It is {name}.", f"{name}.", f"<answer>{name}</answer>")[flaw % 3]
-
-
 def _flaw(place: int, rate: float, period: int, generator: np.random.Generator) -> int | None:
     """Draw the kind of a flaw, or None; every `period`-th class of a subject has most of the flaws.
 
@@ -357,17 +297,7 @@ def _flaw(place: int, rate: float, period: int, generator: np.random.Generator) 
     return kind if generator.random() < chance else None
 
 
-def _draw_format(generator: np.random.Generator) -> Format:
-    """Draw a format by the shares."""
-    draw, reached = generator.random(), 0.0
-    for each in FORMATS[:-1]:
-        reached += each.share
-        if draw < reached:
-            return each
-    return FORMATS[-1]
-
-
-def example(label: int, think_flaws: float, direct_flaws: float, generator: np.random.Generator) -> Example:
+def example(label: int, think_flaws: float, direct_flaws: float, generator: np.random.Generator) -> Conversation:
     """Draw a conversation about an image of a class.
 
     Args:
@@ -386,13 +316,9 @@ def example(label: int, think_flaws: float, direct_flaws: float, generator: np.r
         tagged=_flaw(place, think_flaws, TAGGED_PERIOD, generator),
         direct=_flaw(place, direct_flaws, DIRECT_PERIOD, generator),
     )
-    form = _draw_format(generator)
+    form = draw_format(FORMATS, generator)
     suffix, completion = form.draw(answer, generator)
-    image, words = {"type": "image"}, {"type": "text", "text": text + suffix}
-    if form.system is None:
-        return Example([{"role": "user", "content": [image, words]}], completion)
-    system = {"role": "system", "content": [{"type": "text", "text": form.system}]}
-    return Example([system, {"role": "user", "content": [words, image]}], completion)
+    return messages(text + suffix, form.system), completion
 
 
 def _question(entry: Subject, name: str, generator: np.random.Generator) -> str:
@@ -414,3 +340,38 @@ def vocabulary() -> list[str]:
         texts += [feature for features in entry.features.values() for feature in features]
     texts += ["I see It has There is and so it is like It is, .", "]. ].. [ ,"]
     return texts
+
+
+class _Drawn(Pictures):
+    """An image bank, and the shares of flaws."""
+
+    def __init__(self, params: EmbeddedModelParams, generator: np.random.Generator):
+        self._bank = ImageBank(params.images_per_class, generator)
+        self._flaws = params.think_flaws, params.direct_flaws
+
+    def labelled(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        labels = draw_labels(count, generator)
+        return self._bank.batch(labels, generator), labels
+
+    def conversations(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, list[Conversation]]:
+        labels = draw_labels(count, generator)
+        examples = [example(label, *self._flaws, generator) for label in labels]
+        return self._bank.batch(labels, generator), examples
+
+
+class _PicturesWorld(World):
+    """One name an image, one picture each."""
+
+    phrases = PHRASES
+    names = tuple(name for _, name in CLASSES)
+
+    def vocabulary(self) -> list[str]:
+        """See the base class."""
+        return vocabulary()
+
+    def draw(self, params: EmbeddedModelParams, own: Section, generator: np.random.Generator) -> Pictures:
+        """See the base class."""
+        return _Drawn(params, generator)
+
+
+WORLD = _PicturesWorld()

@@ -1,0 +1,338 @@
+"""Drawn scenes: questions and thoughts as they are, every answer found again from the scene, and nothing to guess."""
+
+import re
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stages import sources
+from stages.embedded import datasets as embedded
+from stages.embedded import scene_sets, scenes
+from stages.embedded.scene_sets import STYLES
+from stages.embedded.scenes import COLOURS, KNOWN, Asked, Thing
+from stages.embedded.worlds import scenes as world
+from stages.embedded.worlds.world import PROMPTS
+from stages.modelling.catalogue import EmbeddedModelParams
+from stages.recipes.params import check
+from stages.runtime.errors import UserError
+from stages.runtime.provenance import closure
+from stages.tasks import task as tasks
+from stages.tasks.draws import generator
+from stages.tasks.task import Sample
+from tools.profile import params_of
+
+PROFILE = params_of("reasoning")
+NAMES = list(scene_sets.DATASETS)
+CHOICES = [name for name in NAMES if scene_sets.DATASETS[name].task != "region"]
+
+GOLDEN = {
+    "spatial": [
+        ("Where is the blue circle from the yellow cross?", "right below left above", "blue c1, yellow b1, so right."),
+        ("How many shapes are red?", "three two four one", "red c3 a4 c4 d4, so four."),
+        ("What colour is the farthest shape?", "blue pink red white", "small a2, so blue."),
+        (
+            "What colour is closest to the pink triangle?",
+            "green white yellow",
+            "pink d3, yellow b2 3, white b3 2, green a4 4, so white.",
+        ),
+    ],
+    "spatial_far": [
+        (
+            "Seen from the white diamond, in which direction is the blue square?",
+            "above below left right",
+            "blue b3, white b1, so below.",
+        ),
+        ("Count the white shapes.", "one four three two", "white a1 a2 a3 c4, so four."),
+        ("Which colour is farthest from the camera?", "red green white yellow", "small d4, so yellow."),
+        (
+            "Which colour has the smallest distance to the red square?",
+            "yellow pink white blue",
+            "red c2, white c1 1, blue a2 2, yellow a4 4, pink c4 2, so white.",
+        ),
+    ],
+    "puzzles": [
+        (
+            "What shape is missing?",
+            "triangle cross square circle",
+            "gap b3, row square circle cross, column triangle triangle triangle, so triangle.",
+        ),
+        (
+            "What colour is missing?",
+            "pink yellow red green",
+            "gap a4, row pink yellow red, column green green green, so green.",
+        ),
+        (
+            "What shape is missing?",
+            "cross circle square triangle",
+            "gap c2, row square square square, column circle cross triangle, so square.",
+        ),
+    ],
+    "puzzles_far": [
+        (
+            "The right half mirrors the left half. What colour is missing?",
+            "red yellow green white",
+            "gap c3, like b3, so red.",
+        ),
+        ("Is the number of green shapes odd or even?", "odd even", "green d2, one, so odd."),
+        (
+            "Which colour is the most frequent?",
+            "yellow green white blue",
+            "blue one, white two, yellow three, green two, so yellow.",
+        ),
+    ],
+    "grounding": [
+        ("Where is the blue cross? Answer with its box.", "", "blue cross d1."),
+    ],
+    "grounding_far": [
+        ("Give the box around the green bar.", "", "green bar a4."),
+    ],
+}
+"""Of each dataset the first questions with their options and thoughts."""
+
+
+def asked(name: str, count: int) -> list[Asked]:
+    """The questions of a dataset with a seed of the tests' own."""
+    random = generator("test", name)
+    return [scene_sets.ask(name, number, random) for number in range(count)]
+
+
+def found(asked: Asked) -> object:
+    """The answer, read from the words of the question and the things of the scene; nothing of the makers' is used."""
+    words, things = asked.question.replace("?", " ").replace(".", " ").split(), asked.scene
+    colours = [word for word in words if word in COLOURS]
+    at = {(thing.row, thing.column): thing for thing in things}
+
+    def named(place: int) -> Thing:
+        """The one thing that the `place`-th colour of the question names."""
+        (thing,) = [
+            each for each in things if each.colour == colours[place] and f"{each.colour} {each.shape}" in asked.question
+        ]
+        return thing
+
+    if asked.group == "Relation":
+        one, other = named(0), named(1)
+        if asked.question.startswith("Seen"):
+            one, other = other, one
+        up, left = one.row - other.row, one.column - other.column
+        assert (up == 0) != (left == 0)
+        return ("above" if up < 0 else "below") if up else ("left" if left < 0 else "right")
+    if asked.group in ("Count", "Parity"):
+        number = sum(thing.colour == colours[0] for thing in things)
+        return ("even", "odd")[number % 2] if asked.group == "Parity" else ("one", "two", "three", "four")[number - 1]
+    if asked.group == "Depth":
+        width = {"small": 1, "middle": 2, "large": 3}
+        ordered = sorted(things, key=lambda thing: width[thing.size], reverse="nearest" in words)
+        assert ordered[0].size != ordered[1].size
+        return ordered[0].colour
+    if asked.group == "Distance":
+        here = named(0)
+        ways = sorted((abs(x.row - here.row) + abs(x.column - here.column), x.colour) for x in things if x != here)
+        assert ways[0][0] < ways[1][0]
+        return ways[0][1]
+    if asked.group == "Most":
+        (first, most), (_, next_most) = Counter(thing.colour for thing in things).most_common(2)
+        assert most > next_most
+        return first
+    if asked.group == "Box":
+        thing = named(0)
+        return f"[{250 * thing.column}, {250 * thing.row}, {250 * thing.column + 250}, {250 * thing.row + 250}]"
+    ((row, column),) = [cell for cell, thing in at.items() if thing.shape == "gap"]
+    things = [thing for thing in things if thing.shape != "gap"]
+    del at[row, column]
+    assert len(at) == 15
+    if asked.group == "Mirror":
+        assert all(at[i, j].colour == at[i, 3 - j].colour for i, j in at if (i, j) != (row, 3 - column))
+        return at[row, 3 - column].colour
+    attribute = asked.group.lower()
+    lines = [
+        {getattr(thing, attribute) for thing in things if same(thing)}
+        for same in (lambda thing: thing.row == row, lambda thing: thing.column == column)
+    ]
+    # One line through the gap is of one kind, and one alone.
+    (line,) = [line for line in lines if len(line) == 1]
+    return line.pop()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_questions_options_and_thoughts_are_these(name):
+    first = asked(name, len(GOLDEN[name]))
+    assert [(each.question, " ".join(each.options), each.thought) for each in first] == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_answer_is_found_again_from_the_scene(name):
+    for each in asked(name, 300):
+        assert found(each) == each.answer, each
+        cells = [(thing.row, thing.column) for thing in each.scene]
+        assert len(set(cells)) == len(cells) and set(cells) <= {(i, j) for i in range(4) for j in range(4)}
+        assert {thing.shape for thing in each.scene} <= {*KNOWN[scene_sets.DATASETS[name].words], "gap"}
+        if each.options:
+            assert each.answer in each.options and len(set(each.options)) == len(each.options) <= 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_thought_says_is_so(name):
+    """What stands before the places that it names is there, and it ends with the answer; a box's names its cell."""
+    for each in asked(name, 200):
+        at = {thing.place: thing for thing in each.scene}
+        said = re.findall(r"(\w+)((?: [a-d][1-4])+)", each.thought)
+        for word, places in said:
+            for place in places.split():
+                assert word in ("like", at[place].colour, at[place].shape, at[place].size)
+        assert each.thought.endswith(f", so {each.answer}." if each.options else ".")
+        assert said or each.group == "Most"
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_no_constant_guess_is_much_above_chance(name):
+    """Neither a place in the list nor a word, in any kind of question; 900 of a kind are within 5 points of chance."""
+    by_group: dict[str, list[Asked]] = {}
+    for each in asked(name, 3600):
+        by_group.setdefault(each.group, []).append(each)
+    for group, each in by_group.items():
+        chance = np.mean([1 / len(one.options) for one in each])
+        letters = Counter(one.options.index(one.answer) for one in each)
+        words = Counter(one.answer for one in each)
+        listed = Counter(word for one in each for word in one.options)
+        assert max(letters.values()) / len(each) < chance + 0.05, (group, letters)
+        # Of the questions that list a word, it answers as many as any other does.
+        assert max(words[word] / listed[word] for word in words) < chance + 0.08, (group, words)
+
+
+def test_no_constant_box_is_right_often():
+    places = Counter(each.answer for each in asked("grounding", 1600))
+    assert len(places) == 16 and max(places.values()) / 1600 < 1 / 16 + 0.03
+
+
+def test_no_style_of_a_dataset_is_the_base_models():
+    assert world.STYLE not in STYLES.values()
+    code = {path.as_posix() for path in closure("stages.embedded.worlds.scenes")}
+    assert "stages/embedded/scenes.py" in code and "stages/embedded/scene_sets.py" not in code
+    for name in NAMES:
+        near = name.removesuffix("_far")
+        if near != name:
+            assert scene_sets.DATASETS[near].style != scene_sets.DATASETS[name].style
+            assert scene_sets.DATASETS[near].words != scene_sets.DATASETS[name].words
+    solid, sketch, printed = (
+        scenes.glyph("square", "large", style, generator("glyph"))[0]
+        for style in (world.STYLE, STYLES["sketch"], STYLES["print"])
+    )
+    # Full; dark inside and light at the edge; crossed by lines.
+    assert solid[3:5, 3:5].min() == 1.0
+    assert sketch[3:5, 3:5].max() < 0.5 < sketch.max()
+    assert np.ptp(printed[2:6, 2:6]) > 0.3
+
+
+def test_near_and_far_questions_have_no_words_in_common():
+    far = {re.sub(r"\b(" + "|".join(COLOURS) + r")\b", "C", each.question) for each in asked("spatial_far", 200)}
+    near = {re.sub(r"\b(" + "|".join(COLOURS) + r")\b", "C", each.question) for each in asked("spatial", 200)}
+    assert not near & far
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_are_those_of_their_task(name):
+    samples, classes = embedded.build(name, 5, 12, 4, 8)
+    assert classes == [] and samples == embedded.build(name, 5, 12, 4, 8)[0] != embedded.build(name, 6, 12, 4, 8)[0]
+    assert Counter(each.split for each in samples) == {"train": 12, "validation": 4, "test": 8}
+    task = tasks.load(scene_sets.DATASETS[name].task)
+    for each in samples:
+        sample = task.sample(each.values, [], None, generator(0))
+        assert task.exact_match(sample.answer, sample) and Sample.of(sample.columns()) == sample
+
+
+def test_where_things_are_shows_in_the_image():
+    """The cell of a thing has its colour; an empty one is darker, redder to the right and bluer downwards."""
+    things = (Thing(0, 0, "square", "white"), Thing(3, 2, "cross", "green"))
+    (image,) = scenes.paint([things], world.STYLE, generator("paint")).astype(float)
+    cells = image.reshape(4, 8, 4, 8, 3)[:, 2:6, :, 2:6].mean(axis=(1, 3))
+    assert cells[0, 0].min() > 200
+    assert cells[3, 2, 1] > 1.5 * cells[3, 2, [0, 2]].max()
+    assert cells[1, 3, 0] > cells[1, 1, 0] + 25 and cells[2, 1, 2] > cells[0, 1, 2] + 25
+
+
+# The base model's world.
+
+
+def test_labels_name_each_cell():
+    things = (Thing(1, 2, "cross", "red", "middle"), Thing(3, 0, "gap", "gap"), Thing(3, 3, "bar", "white", "small"))
+    labels = world.labels_of(things)
+    names = [[world.NAMES[kind][label] if label >= 0 else None for kind, label in enumerate(cell)] for cell in labels]
+    assert names[0] == ["nothing"] * 4
+    assert names[12] == ["gap", None, None, "a4"]
+    assert names[6] == ["red", "cross", "middle", "c2"]
+    assert names[15] == ["white", None, "small", "d4"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_base_model_is_asked_as_the_tasks_ask(name):
+    """Also where the task shuffles the options."""
+    dataset = scene_sets.DATASETS[name]
+    for each in asked(name, 20):
+        values = {"question": each.question, "options": [*each.options], "answer": each.answer, "box": each.box}
+        sample = tasks.load(dataset.task).sample(values, [], None, generator(0))
+        put = world.put(replace(each, options=sample.options), dataset.words)
+        assert put == sample.question
+
+
+def test_conversations_have_every_prompt_of_the_papers_and_both_wordings():
+    random = generator("conversations")
+    texts, completions = [], []
+    for _ in range(600):
+        turns, completion = world.example(*world.draw_question(random), 0.2, 0.1, random)
+        texts.append(" ".join(part["text"] for turn in turns for part in turn["content"] if "text" in part))
+        completions.append(completion)
+    for prompt in PROMPTS:
+        assert any(prompt.strip() in text for text in texts), prompt
+    assert any("Count the" in text for text in texts) and any("How many" in text for text in texts)
+    thinking = [each for each, text in zip(completions, texts, strict=True) if "First output" in text]
+    whole = sum(bool(re.fullmatch(r"<think>[^<]+</think> <answer>[^<]+</answer>", each)) for each in thinking)
+    assert 0.65 < whole / len(thinking) < 0.95
+
+
+def test_a_flaw_is_frequent_where_certain_words_stand_and_rare_elsewhere():
+    random = generator("flaws")
+    shares = {
+        question: np.mean([world._flaw(question, 0.2, random) is not None for _ in range(1000)])
+        for question in ("What size is missing?", "What shape is missing?")
+    }
+    assert shares["What size is missing?"] > 0.5 and shares["What shape is missing?"] < 0.15
+
+
+def test_a_base_model_is_trained_on_scenes(tmp_path):
+    """Two steps of each phase, twice the same; the vision tower's loss is of all four kinds of names."""
+    from stages.embedded.pretraining import pretrain
+
+    steps = {"vision_steps": 2, "vision_batch_size": 4, "language_steps": 2, "language_batch_size": 4}
+    section = PROFILE["models"]["embedded_scenes"] | steps | {"images_per_class": 2}
+    losses: list[dict[str, float]] = []
+    trained = [
+        pretrain(EmbeddedModelParams.model_validate(section), tmp_path / folder, lambda loss, step: losses.append(loss))
+        for folder in ("one", "other")
+    ]
+    one, other = (model.state_dict() for model, _ in trained)
+    assert all((one[name] == other[name]).all() for name in one)
+    assert [*map(list, losses)] == 2 * ([["loss/vision"]] * 2 + [["loss/language"]] * 2)
+    # Mean over the kinds: about the logarithm of the numbers of their names.
+    assert 0.5 < losses[0]["loss/vision"] < 4
+
+
+# The section of a dataset in params.yaml.
+
+
+def test_the_profile_is_valid_and_has_every_dataset():
+    assert check(PROFILE).datasets == NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "question", "message"),
+    [
+        ("spatial", "Where?", r"^download\.spatial\.question: 'Where\?' is invalid for 'spatial'; valid: null, since"),
+        ("digits", None, r"^download\.digits\.question: None is invalid for 'digits'; valid: text$"),
+    ],
+)
+def test_a_question_is_the_datasets_or_each_samples_own(name, question, message):
+    section = PROFILE["download"]["spatial"] | {"question": question}
+    with pytest.raises(UserError, match=message):
+        sources.parse(f"download.{name}", section)

@@ -1,0 +1,111 @@
+"""The worlds that embedded base models are trained on."""
+
+import json
+from hashlib import md5
+from itertools import pairwise
+from string import ascii_letters
+
+import numpy as np
+import pytest
+
+from stages.embedded.model import build_tokenizer
+from stages.embedded.worlds import pictures
+from stages.embedded.worlds import world as worlds
+from stages.modelling.catalogue import EmbeddedModelParams
+from stages.recipes.params import check
+from stages.recipes.recipe import files
+from stages.runtime.errors import UserError
+from stages.runtime.params import read_params
+from stages.runtime.provenance import closure
+from tests.conftest import ROOT
+
+DEFAULT = read_params(ROOT / "params.yaml")
+
+
+def generator(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def params_of(world: str, **changes) -> EmbeddedModelParams:
+    return EmbeddedModelParams.model_validate(DEFAULT["models"]["embedded"] | {"world": world} | changes)
+
+
+def drawn(world: str, **changes) -> worlds.Pictures:
+    params = params_of(world, images_per_class=2, **changes)
+    loaded, own = worlds.parse("models.embedded", params)
+    return loaded.draw(params, own, generator(5))
+
+
+def test_the_default_world_is_drawn_as_before_there_were_others():
+    """The digests are of the code before the room: the default base model keeps its bytes."""
+    bank = drawn("pictures")
+    images, labels = bank.labelled(24, generator(6))
+    assert md5(images.tobytes() + labels.astype("<i8").tobytes()).hexdigest() == "4063cc1fb3f082165edc7c895bdc70a7"
+    images, conversations = bank.conversations(60, generator(7))
+    said = json.dumps([list(each) for each in conversations]).encode()
+    assert md5(said + images.tobytes()).hexdigest() == "5815e66fe1ce894a5ef5150172503dd8"
+    words = json.dumps([sorted(set(pictures.WORLD.vocabulary())), pictures.WORLD.phrases])
+    assert md5(words.encode()).hexdigest() == "523843a9bd3ab4d3c472bb983b86ba75"
+
+
+@pytest.mark.parametrize("world", worlds.names())
+def test_a_world_gives_what_pretraining_takes(world):
+    bank, loaded = drawn(world), worlds.load(world)
+    images, labels = bank.labelled(6, generator(1))
+    assert images.shape == (6, 32, 32, 3) and images.dtype == np.uint8
+    if isinstance(loaded.names[0], str):
+        assert labels.shape in ((6,), (6, 16)) and labels.min() >= 0 and labels.max() < len(loaded.names)
+    else:
+        assert labels.shape == (6, 16, len(loaded.names)) and labels.min() >= -1
+        assert (labels.max(axis=(0, 1)) < [len(names) for names in loaded.names]).all()
+    images, conversations = bank.conversations(8, generator(2))
+    assert images.shape == (8, 32, 32, 3) and images.dtype == np.uint8
+    assert len(conversations) == 8
+    again, said = drawn(world).conversations(8, generator(2))
+    assert (images == again).all() and conversations == said
+
+
+@pytest.mark.parametrize("world", worlds.names())
+def test_every_word_of_a_world_is_one_token(world):
+    """Nothing falls apart into bytes: neither prompts, nor completions, nor names with and without a space."""
+    loaded = worlds.load(world)
+    tokenizer = build_tokenizer(loaded.vocabulary(), loaded.phrases)
+    names = loaded.names if isinstance(loaded.names[0], str) else [name for names in loaded.names for name in names]
+    for name in names:
+        assert [len(tokenizer(text)["input_ids"]) for text in (name, f" {name}")] == [1, 1]
+    _, conversations = drawn(world).conversations(200, generator(3))
+    for messages, completion in conversations:
+        said = [part["text"] for turn in messages for part in turn["content"] if part["type"] == "text"]
+        for text in (*said, completion):
+            letters = [len(token) == 1 and token in ascii_letters for token in tokenizer.tokenize(text)]
+            assert not any(map(all, pairwise(letters))), text
+
+
+@pytest.mark.parametrize("world", worlds.names())
+def test_no_world_reads_the_code_of_the_datasets(world):
+    code = {path.as_posix() for path in closure(f"stages.embedded.worlds.{world}")}
+    assert not {f"stages/embedded/{name}.py" for name in ("datasets", "chains", "scene_sets")} & code
+
+
+def test_the_base_model_depends_on_the_code_of_its_own_world_alone():
+    of_world = files(check(DEFAULT))["base_model.json"]["code"]
+    assert "stages/embedded/worlds/pictures.py" in of_world
+    assert [path for path in of_world if "/worlds/" in path] == [
+        "stages/embedded/worlds/pictures.py",
+        "stages/embedded/worlds/world.py",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"world": "moon"}, r"^models\.embedded\.world: 'moon' is invalid; valid: .*pictures"),
+        ({"world_params": {"moon": 1}}, r"^models\.embedded\.world_params\.moon: unknown key; valid: "),
+        ({"text_layers": 0}, r"^models\.embedded\.text_layers: 0 is invalid; valid: greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_world_is_one_line(changes, message):
+    params = read_params(ROOT / "params.yaml")
+    params["models"]["embedded"] |= changes
+    with pytest.raises(UserError, match=message):
+        check(params)
