@@ -132,7 +132,7 @@ def refused(project: Project, *arguments: str) -> str:
 
 def test_an_unknown_profile_is_refused_with_the_valid_ones(module_project: Project):
     assert refused(module_project, "papers") == (
-        "error: profile: 'papers' is invalid; valid: default, own_images, paper\n"
+        f"error: profile: 'papers' is invalid; valid: {', '.join(sorted(PROFILES))}\n"
     )
 
 
