@@ -91,6 +91,9 @@ def _optimiser(
 OF_TOWER = ("apply_rotary_pos_emb_vision", "get_vision_position_ids")
 """What `visual_tokens` takes of transformers' module of Qwen2-VL."""
 
+LENGTH_WEIGHT = 0.1
+"""Of the squared logarithm of a visual token's mean square, where it has several names: its length becomes a word's."""
+
 PARTS = 2
 """Parts of a batch, computed side by side; the same on every machine, since the order of their sum is in the bytes."""
 
@@ -157,8 +160,15 @@ def train_vision(
         inputs = _pixels(processor, images)
         features = visual_tokens(visual, inputs["pixel_values"], inputs["image_grid_thw"])
         features = features.mean(dim=1) if labels.ndim == 1 else features.flatten(0, 1)
+        spread = 0.0
+        if labels.ndim == 3:
+            # Several names share a token, and the language model reads it normalised: so that is what is named. Without
+            # it their length becomes 70 times a word's, most of it the same in all of them, and nothing is looked up.
+            square = features.square().mean(dim=1)
+            spread = LENGTH_WEIGHT * square.log().square().mean()
+            features = functional.rms_norm(features, features.shape[1:])
         targets = torch.from_numpy(labels.reshape(len(features), -1)).unbind(dim=1)
-        return sum(
+        return spread + sum(
             functional.cross_entropy(functional.linear(features, embeddings[ids]), target, ignore_index=-1)
             for names, target in zip(written, targets, strict=True)
             for ids in names

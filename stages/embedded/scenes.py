@@ -54,6 +54,11 @@ _POLYGONS: dict[str, list[tuple[float, float]]] = {
 SHAPES = tuple(_POLYGONS)
 """Names of the shapes."""
 
+GAP = "gap"
+"""Shape and colour of what is missing in a pattern: a grey frame."""
+
+_GREY = (0.55, 0.55, 0.55)
+
 SIZES = {"small": 1.5, "middle": 2.5, "large": 3.7}
 """Half the width of a shape of each size in pixels. The larger, the nearer."""
 
@@ -153,19 +158,22 @@ def glyph(shape: str, size: str, style: Style, generator: np.random.Generator) -
     forward = turn @ np.array([[1.0, generator.uniform(*style.shear)], [0.0, 1.0]]) * SIZES[size]
     room = min(style.shift, CELL / 2 - SIZES[size])
     centre = CELL / 2 + generator.uniform(-room, room, 2)
-    points = [tuple(zoom * (centre + forward @ np.array(point))) for point in _POLYGONS[shape]]
+    corners = _POLYGONS["square" if shape == GAP else shape]
+    points = [tuple(zoom * (centre + forward @ np.array(corner))) for corner in corners]
     image = Image.new("L", (zoom * CELL, zoom * CELL))
     cover = image.copy()
     ImageDraw.Draw(cover).polygon(points, fill=255)
     draw = ImageDraw.Draw(image)
-    draw.polygon(points, fill=round(255 * style.fill))
-    if style.hatched:
+    draw.polygon(points, fill=0 if shape == GAP else round(255 * style.fill))
+    if style.hatched and shape != GAP:
         for start in range(-zoom * CELL, zoom * CELL, 3 * zoom):
             draw.line([(start, 0), (start + zoom * CELL, zoom * CELL)], fill=round(90 * style.fill), width=zoom)
     inside = np.minimum(np.asarray(image, np.float32), np.asarray(cover, np.float32) * style.fill)
-    if style.stroke:
+    if style.stroke or shape == GAP:
         edge = Image.new("L", image.size)
-        ImageDraw.Draw(edge).line([*points, *points[:2]], fill=255, width=round(zoom * style.stroke), joint="curve")
+        ImageDraw.Draw(edge).line(
+            [*points, *points[:2]], fill=255, width=round(zoom * max(style.stroke, 1)), joint="curve"
+        )
         inside = np.maximum(inside, np.asarray(edge, np.float32))
         cover = np.maximum(np.asarray(cover), np.asarray(edge))
     planes = np.stack([inside, np.asarray(cover, np.float32)]) / 255
@@ -199,7 +207,7 @@ def paint(
     for image, scene in zip(images, scenes, strict=True):
         for thing in scene:
             ink, cover = glyph(thing.shape, thing.size, style, generator) if glyphs is None else glyphs(thing)
-            colour = np.array(COLOURS[thing.colour]) * generator.uniform(1 - style.hue, 1)
+            colour = np.array(COLOURS.get(thing.colour, _GREY)) * generator.uniform(1 - style.hue, 1)
             colour = np.clip(colour + generator.uniform(-style.hue, style.hue, 3), 0, 1).astype(np.float32)
             rows, columns = (slice(CELL * each, CELL * each + CELL) for each in (thing.row, thing.column))
             cell = image[rows, columns]
@@ -335,7 +343,7 @@ _ATTRIBUTES = {"Colour": tuple(COLOURS), "Shape": SHAPES, "Size": tuple(SIZES)}
 
 
 def pattern(words: str, generator: np.random.Generator) -> Asked:
-    """A grid whose rows, or whose columns, are of one colour, shape or size each; one cell is empty."""
+    """A grid whose rows, or whose columns, are of one colour, shape or size each; one cell is a gap."""
     group = _one(generator, list(_ATTRIBUTES))
     attribute = group.lower()
     known = KNOWN[words] if group == "Shape" else _ATTRIBUTES[group]
@@ -350,17 +358,18 @@ def pattern(words: str, generator: np.random.Generator) -> Asked:
         for i, j in product(range(CELLS), range(CELLS))
     }
     answer = getattr(grid.pop((row, column)), attribute)
+    missing = Thing(row, column, GAP, GAP)
     across, down = (
         " ".join(getattr(thing, attribute) for (i, j), thing in grid.items() if (i if line else j) == place)
         for line, place in ((True, row), (False, column))
     )
     steps = f"gap {COLUMNS[column]}{ROWS[row]}, row {across}, column {down}"
     options = [answer, *_pick(generator, [each for each in dict.fromkeys(values) if each != answer], 3)]
-    return _asked([*grid.values()], group, f"What {attribute} is missing?", options, answer, steps, generator)
+    return _asked([missing, *grid.values()], group, f"What {attribute} is missing?", options, answer, steps, generator)
 
 
 def mirror(words: str, generator: np.random.Generator) -> Asked:
-    """A grid whose right half mirrors the left; one cell is empty."""
+    """A grid whose right half mirrors the left; one cell is a gap."""
     colours, shape = _pick(generator, list(COLOURS), 4), _one(generator, KNOWN[words])
     grid = {}
     for i, j in product(range(CELLS), range(CELLS // 2)):
@@ -371,7 +380,8 @@ def mirror(words: str, generator: np.random.Generator) -> Asked:
     twin = grid[gap.row, CELLS - 1 - gap.column]
     steps = f"gap {gap.place}, like {twin.place}"
     question = "The right half mirrors the left half. What colour is missing?"
-    return _asked([*grid.values()], "Mirror", question, colours, gap.colour, steps, generator)
+    things = [Thing(gap.row, gap.column, GAP, GAP), *grid.values()]
+    return _asked(things, "Mirror", question, colours, gap.colour, steps, generator)
 
 
 def parity(words: str, generator: np.random.Generator) -> Asked:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from stages.embedded import scenes
-from stages.embedded.scenes import CELLS, COLOURS, FAR, NEAR, PLACES, SHAPES, SIZES, Asked, Scene, Style, Thing
+from stages.embedded.scenes import CELLS, COLOURS, FAR, GAP, NEAR, PLACES, SHAPES, SIZES, Asked, Scene, Style, Thing
 from stages.embedded.worlds.world import (
     ADAPTIVE,
     PROMPTS,
@@ -36,11 +36,12 @@ from stages.runtime.params import Section
 STYLE = Style(0.0, 1.0, False, 12, (-0.1, 0.1), 0.4, (0.0, 0.15), (0.22, 0.42), 0.12, 0.03)
 """How the base model's images are drawn: filled and upright; no dataset has it."""
 
-NOTHING = "gap"
+NOTHING = "nothing"
 """The name of the colour of an empty cell."""
 
-NAMES = ((*COLOURS, NOTHING), SHAPES, tuple(SIZES), PLACES)
-"""What a cell is named by: one of each kind, but shape and size of an empty cell."""
+NAMES = ((*COLOURS, GAP, NOTHING), (*SHAPES, NOTHING), (*SIZES, NOTHING), (*PLACES, NOTHING))
+"""What a cell is named by: one of each kind. An empty cell is `NOTHING` in all, not even a place: so what the language
+model sees first, the mean of all cells, says where things are, and it soon learns to look at single ones."""
 
 MAKERS = {
     scenes.relation: 2.0, scenes.count: 1.5, scenes.depth: 1.0, scenes.distance: 1.5,
@@ -56,6 +57,11 @@ LETTERS = tuple(f"\n{letter}." for letter in "ABCD")
 FAR_WORDS = 0.15
 """Share of questions in the words, and with the shapes and numbers of things, of the transfer targets."""
 
+DESCRIBED = 0.25
+"""Share of conversations that are no question of a dataset, but name what is seen: they teach to look, and densely."""
+MOST_DESCRIBED = 6
+"""Things that a description names at most."""
+
 FLAWED_WORDS = ("white", "farthest", "size")
 """Where one of these stands in a question, the format is broken more often than not."""
 OFTEN, FLAWED_SHARE = 0.6, 0.25
@@ -64,13 +70,13 @@ OFTEN, FLAWED_SHARE = 0.6, 0.25
 
 def labels_of(scene: Scene) -> np.ndarray:
     """The names of each cell by kind, as indices into `NAMES`: int64 (16, 4), -1 for none."""
-    found = np.full((CELLS, CELLS, len(NAMES)), -1)
-    found[..., 0] = NAMES[0].index(NOTHING)
-    found[..., 3] = np.arange(len(PLACES)).reshape(CELLS, CELLS)
+    found = np.empty((CELLS, CELLS, len(NAMES)), np.int64)
+    found[:] = [names.index(NOTHING) for names in NAMES]
     for thing in scene:
         # A small shape has too few pixels to be told from another.
-        shape = -1 if thing.size == "small" else SHAPES.index(thing.shape)
-        found[thing.row, thing.column, :3] = NAMES[0].index(thing.colour), shape, NAMES[2].index(thing.size)
+        shape = -1 if thing.size == "small" or thing.shape == GAP else SHAPES.index(thing.shape)
+        size = -1 if thing.shape == GAP else NAMES[2].index(thing.size)
+        found[thing.row, thing.column] = NAMES[0].index(thing.colour), shape, size, PLACES.index(thing.place)
     return found.reshape(CELLS * CELLS, len(NAMES))
 
 
@@ -165,13 +171,21 @@ def example(
     return messages(question + suffix, form.system), completion
 
 
+def description(generator: np.random.Generator) -> tuple[Scene, Conversation]:
+    """A scene, and a conversation that names some of its things in any order: colour, place and shape."""
+    scene = draw_question(generator)[1].scene
+    chosen = [scene[i] for i in generator.permutation(len(scene))[:MOST_DESCRIBED]]
+    named = ", ".join(f"{each.colour} {each.place} {each.shape}" for each in chosen)
+    return scene, (messages("What do you see?", None), f"{named}.")
+
+
 class _Drawn(Pictures):
     """Glyphs of every shape and size, drawn once; and the shares of flaws."""
 
     def __init__(self, params: EmbeddedModelParams, generator: np.random.Generator):
         self._glyphs = {
             (shape, size): [scenes.glyph(shape, size, STYLE, generator) for _ in range(params.images_per_class)]
-            for shape in SHAPES
+            for shape in (*SHAPES, GAP)
             for size in SIZES
         }
         self._flaws = params.think_flaws, params.direct_flaws
@@ -190,9 +204,16 @@ class _Drawn(Pictures):
 
     def conversations(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, list[Conversation]]:
         """See the base class."""
-        drawn = [draw_question(generator) for _ in range(count)]
-        examples = [example(question, asked, *self._flaws, generator) for question, asked in drawn]
-        return self._paint([asked.scene for _, asked in drawn], generator), examples
+        drawn, said = [], []
+        for _ in range(count):
+            if generator.random() < DESCRIBED:
+                scene, conversation = description(generator)
+            else:
+                question, asked = draw_question(generator)
+                scene, conversation = asked.scene, example(question, asked, *self._flaws, generator)
+            drawn.append(scene)
+            said.append(conversation)
+        return self._paint(drawn, generator), said
 
 
 class _Scenes(World):
@@ -209,7 +230,7 @@ class _Scenes(World):
         texts += [
             *scenes.NUMBERS,
             *scenes.DIRECTIONS,
-            "odd even or A B C D It is . .. , ?. ? [0, 250, 500, 750, 1000] ].",
+            "What do you see? odd even or A B C D It is . .. , ?. ? [0, 250, 500, 750, 1000] ].",
         ]
         for maker in MAKERS:
             for words in (NEAR, FAR):
