@@ -89,7 +89,7 @@ def test_what_each_method_writes_of_each_task(golden):
     found: dict[str, dict[str, dict[str, str]]] = {}
     for title, (name, prompts, example) in SETS.items():
         sample = tasks.load(name).sample(example, ["two", "one"], rule, draws.generator(0))
-        for method_name in methods():
+        for method_name in PAPERS:
             method = load(method_name)
             said = {
                 use: "\n---\n".join(

@@ -194,17 +194,17 @@ SECTION_MISTAKES = [
     (
         "number",
         {"columns": {}},
-        r"download\.mine\.columns: {} is invalid for task number; valid: .* question, answer, group$",
+        r"download\.mine\.columns: {} is invalid for task number; valid: .* question, answer, group",
     ),
     (
         "region",
         {"columns": {"question": "my_question"}},
-        r"mine\.columns: {'question': 'my_question'} is invalid for task region; valid: .* question, box, group$",
+        r"mine\.columns: {'question': 'my_question'} is invalid for task region; valid: .* question, box, group",
     ),
     (
         "number",
         {"columns": {"answer": "my_answer"}},
-        r"columns: {'answer': 'my_answer'} is invalid for task number; valid: columns for question, answer, group$",
+        r"columns: {'answer': 'my_answer'} is invalid for task number; valid: columns for question, answer, group",
     ),
     (
         "number",
