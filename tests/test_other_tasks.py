@@ -23,6 +23,8 @@ GRID = {
     "prompts": ["no_thinking", "empty_think"],
     "zero_shot_prompts": ["cls_rl"],
     "weight_change": ["few_shot"],
+    "by_step": ["few_shot"],
+    "evaluate__every": 1,
     "train__no_thinking__max_completion_length": 8,
     "split__train_count": 8,
     "split__validation_count": 2,

@@ -49,11 +49,13 @@ class Analyses(Section):
         prompts: what trained models are evaluated with beside their own prompt; see `stages.evaluation.prompts`.
         zero_shot_prompts: methods whose prompts the base model is evaluated with.
         weight_change: settings whose models are compared with the base model.
+        by_step: settings whose models are evaluated while they are trained.
     """
 
     prompts: list[str] = []
     zero_shot_prompts: list[str] = []
     weight_change: list[str] = []
+    by_step: list[str] = []
 
 
 def read_params(path: Path = PARAMS) -> dict[str, Any]:
