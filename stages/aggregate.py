@@ -15,12 +15,14 @@ from stages.runtime import environment
 from stages.runtime.files import write_file
 
 METRICS = Path("metrics")
+DIFFERENCE = ("no_thinking", "cls_rl")
+"""The methods whose difference in transfer has a plot, first minus second (P1 Figure 7a)."""
 
 
 def report(records: Records, grid: Reported) -> dict[str, bytes]:
     """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table.
 
-    The tables of sub-scores, prompts, thinking, groups and weight change are there only where there are such.
+    The tables of sub-scores, prompts, thinking, groups, weight change and steps are there only where there are such.
     """
     base_to_new = tables.base_to_new(records.evaluations, grid)
     few_shot = tables.few_shot(records.evaluations, grid)
@@ -63,6 +65,17 @@ def report(records: Records, grid: Reported) -> dict[str, bytes]:
         change = tables.weight_change(records.changes, grid)
         files["tables/weight_change.csv"] = _csv(change, "%.6g")
         files["tables/weight_change.md"] = markdown.weight_change(change, grid).encode()
+    if len(records.steps):
+        steps = tables.by_step(records.steps, grid)
+        files["tables/by_step.csv"] = _csv(steps, "%.6g")
+        files["tables/by_step.md"] = markdown.by_step(steps, grid).encode()
+        files["plots/by_step.png"] = plots.by_step(steps, grid)
+    if len(records.curves):
+        by_dataset = curves.by_dataset(records.curves)
+        files["plots/curves_by_dataset.csv"] = _csv(by_dataset, "%.6g")
+        files["plots/curves_by_dataset.png"] = plots.curves_by_dataset(by_dataset, grid)
+    if len(transfer) and set(DIFFERENCE) <= set(grid.methods):
+        files["plots/transfer_difference.png"] = plots.transfer_difference(transfer, grid, *DIFFERENCE)
     return files
 
 

@@ -77,6 +77,26 @@ def test_models_are_evaluated_with_other_prompts_too(ran):
     assert see["see"] == "evaluate@few_shot-no_thinking-sums-1"
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_after_the_last_step_a_model_is_the_one_that_was_trained(ran, method):
+    """Byte for byte: the same completions, and so the same numbers."""
+    for dataset in DATASETS:
+        key = f"few_shot-{method}-{dataset}-1"
+        steps = record(ran, f"by_step/{key}")["steps"]
+        assert [each["step"] for each in steps] == [0, 1, 2]
+        assert steps[-1]["parts"] == record(ran, f"evaluate/few_shot-{dataset}/{method}-1")["parts"]
+        last = pd.read_parquet(ran.root / f"metrics/predictions/by_step/{key}.parquet").query("step == 2")
+        own = pd.read_parquet(ran.root / f"metrics/predictions/evaluate/few_shot-{dataset}/{method}-1.parquet")
+        pd.testing.assert_frame_equal(last.drop(columns="step").reset_index(drop=True), own)
+    assert (ran.root / "metrics/plots/by_step.png").is_file()
+
+
+def test_weights_have_moved_where_something_was_learned(ran):
+    table = pd.read_csv(ran.root / "metrics/tables/weight_change.csv")
+    moved = table[table["part"] == "language"].set_index(["method", "dataset"])["l1"]
+    assert (moved["sft"] > 0).all()
+
+
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_what_is_trained_on_is_a_sample_of_the_task(ran, dataset):
     table = pd.read_parquet(ran.root / f"data/partition/few_shot/1/train/{dataset}.parquet")
