@@ -16,6 +16,8 @@ from stages.runtime.files import write_file
 from stages.tasks.settings import OPEN_SET
 
 METRICS = Path("metrics")
+DIFFERENCE = ("no_thinking", "cls_rl")
+"""The methods whose difference in transfer has a plot, first minus second (P1 Figure 7a)."""
 
 
 def report(records: Records, grid: Reported) -> dict[str, bytes]:
@@ -38,12 +40,19 @@ def report(records: Records, grid: Reported) -> dict[str, bytes]:
         "tables/transfer.md": markdown.transfer(transfer, grid).encode(),
         "tables/training_cost.csv": _csv(training_cost, "%.12g"),
         "tables/training_cost.md": markdown.training_cost(training_cost, grid).encode(),
+        **_difference(transfer, grid),
         "plots/transfer_heatmap.png": plots.transfer_heatmap(transfer, grid),
         "plots/training_curves.csv": _csv(training_curves, "%.6g"),
         "plots/training_curves.png": plots.training_curves(training_curves, grid),
         "summary.json": (json.dumps(numbers, indent=2) + "\n").encode(),
     }
     return files | _analyses(records, grid)
+
+
+def _difference(transfer: pd.DataFrame, grid: Reported) -> dict[str, bytes]:
+    if transfer.empty or not set(DIFFERENCE) <= set(grid.methods):
+        return {}
+    return {"plots/transfer_difference.png": plots.transfer_difference(transfer, grid, *DIFFERENCE)}
 
 
 def _analyses(records: Records, grid: Reported) -> dict[str, bytes]:
@@ -70,6 +79,13 @@ def _analyses(records: Records, grid: Reported) -> dict[str, bytes]:
     if len(records.changes):
         table = tables.weight_change(records.changes, grid)
         add("weight_change", table, markdown.weight_change(table, grid), "%.6g")
+    if len(records.steps):
+        add("by_step", table := tables.by_step(records.steps, grid), markdown.by_step(table, grid), "%.6g")
+        files["plots/by_step.png"] = plots.by_step(table, grid)
+    if len(records.curves):
+        by_dataset = curves.by_dataset(records.curves)
+        files["plots/curves_by_dataset.csv"] = _csv(by_dataset, "%.6g")
+        files["plots/curves_by_dataset.png"] = plots.curves_by_dataset(by_dataset, grid)
     if answers := depth.curves(records, grid):
         by_steps, crossings = depth.table(answers), depth.crossings(answers)
         add("depth", by_steps, markdown.depth(by_steps, crossings, grid))

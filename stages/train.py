@@ -1,20 +1,16 @@
 """Stage `train`: one model, fine-tuned by one method on the training samples of one partition."""
 
-from importlib import import_module
-
 import pandas as pd
 
-from stages.methods.method import load as load_method
 from stages.runtime import determinism, environment, launch, tracking
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, read_parquet, write_directory, write_json
-from stages.runtime.params import read_section, validate
+from stages.runtime.params import read_section
 from stages.runtime.process import is_first
 from stages.runtime.scratch import scratch
-from stages.tasks import samples
-from stages.tasks import task as tasks
 from stages.tasks.images import ImageParams
-from stages.training.common import Example, Rewards, Training, check_thoughts, load_base, tidy
+from stages.training.cell import train_cell
+from stages.training.common import tidy
 
 BASE_MODEL = "models/base_model"
 
@@ -29,8 +25,7 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
     """
     key = f"{setting}-{method}-{dataset}-{seed}"
     cell = {"setting": setting, "method": method, "dataset": dataset, "seed": seed}
-    path = f"recipes/train/{method}-{dataset}.json"
-    recipe = read_json(path)
+    recipe = read_json(f"recipes/train/{method}-{dataset}.json")
     # The two sections that DVC selects from params.yaml by itself; all else is in the recipe.
     image_size, launched = read_section("images", ImageParams).size, read_section("launch", launch.LaunchParams)
     inputs = {"data": f"data/partition/{setting}/{seed}/train/{dataset}.parquet", "base_model": BASE_MODEL}
@@ -46,27 +41,9 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
         scratch(f"train@{key}", everything, inputs | {"images": f"data/download/{dataset}"}) as checkpoints,
     ):
         determinism.pin()
-        from stages.modelling.model import load_processor, save_trained
+        from stages.modelling.model import save_trained
 
-        trainer = import_module(f"stages.training.{recipe['trainer']}")
-        params = validate(f"{path}: settings", recipe["settings"], trainer.Params)
-        loaded, task = load_method(method), tasks.load(recipe["task"])
-        given = samples.read(inputs["data"], dataset, image_size)
-        check_thoughts(method, loaded, dataset, given.rows)
-        examples = [Example.of(sample, loaded, task) for sample in given]
-        model, record = trainer.train(
-            Training(
-                load_base(BASE_MODEL, params),
-                load_processor(BASE_MODEL),
-                examples,
-                params,
-                seed,
-                checkpoints,
-                Rewards.load(recipe["rewards"], loaded.parse, task),
-                [run.callback(tidy)],
-                loaded.preference,
-            )
-        )
+        model, record = train_cell(recipe, inputs, dataset, seed, image_size, checkpoints, [run.callback(tidy)])
         launch.leave()
         if not is_first():
             return

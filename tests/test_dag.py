@@ -31,6 +31,7 @@ AXES = (
     "targets",
     "zero_shot_prompts",
     "weight_change",
+    "by_step",
 )
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -42,7 +43,7 @@ def expected_names(params: dict) -> set[str]:
     def names(stage: str, *axes: list) -> set[str]:
         return {f"{stage}@{'-'.join(map(str, values))}" for values in product(*axes)}
 
-    datasets, methods, settings, seeds, transfer, best, prompts, targets, bare, changes = map(params.get, AXES)
+    datasets, methods, settings, seeds, transfer, best, prompts, targets, bare, changes, steps = map(params.get, AXES)
     return {
         "configure",
         "base_model",
@@ -56,6 +57,7 @@ def expected_names(params: dict) -> set[str]:
         *names("cross_eval", transfer, methods, datasets, datasets, seeds),
         *names("prompt_eval", settings, methods, datasets, prompts, seeds),
         *names("prompt_zero_shot", settings, datasets, bare, seeds),
+        *names("by_step", steps, methods, datasets, seeds),
         *names("weight_change", changes, methods, datasets, seeds),
         *names("target", targets),
         *names("target_zero_shot", targets),
@@ -168,6 +170,7 @@ STALE = {
     "grpo.*": ["train@*-cls_rl-*", "train@*-no_thinking-*", "validate@cls_rl-*", "validate@no_thinking-*"],
     "train.no_thinking.*": ["train@*-no_thinking-*", "validate@no_thinking-*"],
     "evaluate.zero_shot_method": ["zero_shot@*"],
+    "evaluate.every": [],  # no model of this grid is evaluated on the way
     "evaluate.*": ["zero_shot@*", "evaluate@*", "cross_eval@*", "validate@*"],
 }
 # Keys with few valid values, and one of those.
@@ -351,6 +354,7 @@ def test_nothing_is_stale_in_the_settled_clone(settled, in_directory):
         ("prompts", ["no_thinking", "empty_thinking"], ["prompt_eval@*"]),
         ("zero_shot_prompts", ["no_thinking", "cls_rl"], ["prompt_zero_shot@*"]),
         ("weight_change", ["few_shot"], ["weight_change@*"]),
+        ("by_step", ["few_shot"], ["by_step@*"]),
         ("best", ["digits", "shapes"], ["validate@*-shapes-*", "best@shapes"]),
     ],
 )

@@ -28,6 +28,8 @@ GRID = {
     "download__shapes__test_per_class": 1,
     "zero_shot_prompts": ["cls_rl"],
     "weight_change": ["few_shot"],
+    "by_step": ["few_shot"],
+    "evaluate__every": 1,
     "train__no_thinking__max_completion_length": 8,
     "split__train_count": 8,
     "split__validation_count": 2,
@@ -105,6 +107,26 @@ def test_every_model_is_tested_on_what_is_for_testing_alone(ran):
     page = (ran.root / "metrics/tables/targets.md").read_text()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
     assert ["sums", "no_thinking", "own", "shapes", "`target_eval@no_thinking-sums-shapes-1`"] in cells
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_after_the_last_step_a_model_is_the_one_that_was_trained(ran, method):
+    """Byte for byte: the same completions, and so the same numbers."""
+    for dataset in DATASETS:
+        key = f"few_shot-{method}-{dataset}-1"
+        steps = record(ran, f"by_step/{key}")["steps"]
+        assert [each["step"] for each in steps] == [0, 1, 2]
+        assert steps[-1]["parts"] == record(ran, f"evaluate/few_shot-{dataset}/{method}-1")["parts"]
+        last = pd.read_parquet(ran.root / f"metrics/predictions/by_step/{key}.parquet").query("step == 2")
+        own = pd.read_parquet(ran.root / f"metrics/predictions/evaluate/few_shot-{dataset}/{method}-1.parquet")
+        pd.testing.assert_frame_equal(last.drop(columns="step").reset_index(drop=True), own)
+    assert (ran.root / "metrics/plots/by_step.png").is_file()
+
+
+def test_weights_have_moved_where_something_was_learned(ran):
+    table = pd.read_csv(ran.root / "metrics/tables/weight_change.csv")
+    moved = table[table["part"] == "language"].set_index(["method", "dataset"])["l1"]
+    assert (moved["sft"] > 0).all()
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

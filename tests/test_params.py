@@ -23,6 +23,8 @@ MISTAKES = [
     ("prompts", ["empty"], "prompts: 'empty' is invalid; valid: adaptive_thinking, .*, empty_thinking, empty_think"),
     ("prompts", ["sft", "sft"], "prompts: 'sft' stands twice"),
     ("zero_shot_prompts", ["empty_think"], "zero_shot_prompts: 'empty_think' is invalid; valid: adaptive_thinking, "),
+    ("by_step", ["all"], "by_step: 'all' is invalid; valid: few_shot, base_to_new"),
+    ("evaluate__every", 0, r"evaluate\.every: 0 is invalid; valid: greater than 0"),
     ("weight_change", ["all"], "weight_change: 'all' is invalid; valid: few_shot, base_to_new"),
     ("seeds", [-1], "seeds: -1 is invalid; valid: whole numbers from 0 on"),
     ("seeds", [1.5], r"seeds\.0: 1\.5 is invalid; valid: a valid integer"),

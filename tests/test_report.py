@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stages import aggregate
 from stages.evaluation import scoring
 from stages.report import markdown, plots, tables
-from stages.report.curves import mean_curves
+from stages.report.curves import by_dataset, mean_curves
 from stages.report.footnotes import Reported
 from stages.report.records import RULES, Part, read_records
 from stages.report.statistics import harmonic_mean, wilson_interval
@@ -465,7 +465,7 @@ def test_partial_grids(tmp_path, change, absent):
     grid = FULL.model_copy(update=change)
     write_cells(tmp_path, grid)
     files = report(tmp_path, grid)
-    assert sorted(files) == sorted(report_files())
+    assert sorted(files) == sorted(report_files(grid))
     summary = json.loads(files["summary.json"])
     for method, numbers in summary.items():
         assert absent not in numbers
@@ -483,9 +483,13 @@ def test_partial_grids(tmp_path, change, absent):
         assert files["plots/training_curves.csv"] == b"method,step,reward,completion_length,cells\n"
 
 
-def report_files() -> list[str]:
+def report_files(grid: Reported = FULL) -> list[str]:
     names = ["base_to_new", "few_shot", "transfer", "training_cost"]
     plots = ["transfer_heatmap.png", "training_curves.csv", "training_curves.png"]
+    if grid.methods != ["sft"]:
+        plots += ["curves_by_dataset.csv", "curves_by_dataset.png"]
+    if {"cls_rl", "no_thinking"} <= set(grid.methods) and {"few_shot"} <= {*grid.transfer} & {*grid.settings}:
+        plots += ["transfer_difference.png"]
     tables = [f"tables/{name}.{kind}" for name in names for kind in ("csv", "md")]
     return ["summary.json", *tables, *(f"plots/{name}" for name in plots)]
 
@@ -563,6 +567,38 @@ def test_plots_do_not_depend_on_configuration(tmp_path, monkeypatch):
     before = report(tmp_path, SMALL)
     with matplotlib.rc_context({"font.family": "serif", "figure.dpi": 55, "savefig.bbox": "tight", "axes.grid": True}):
         assert report(tmp_path, SMALL) == before
+
+
+def test_difference_panels_are_one_methods_gains_minus_anothers(tmp_path, monkeypatch):
+    """P1 Figure 7a, by both rules; the mean column too."""
+    shown = {}
+    monkeypatch.setattr(
+        plots, "_panel", lambda axis, title, panel, limit: shown.update({title: panel}) or axis.imshow([[0]])
+    )
+    write_cells(tmp_path, FULL)
+    table = tables.transfer(read_records(FULL, tmp_path / "records").evaluations, FULL)
+    plots.transfer_difference(table, FULL, "no_thinking", "cls_rl")
+    assert list(shown) == ["no_thinking minus cls_rl\nsubstring match", "no_thinking minus cls_rl\nexact match"]
+    for rule, panel in zip(RULES, shown.values(), strict=True):
+        assert list(panel.columns) == [*FULL.datasets, "mean"]
+        for source, target in product(FULL.datasets, [*FULL.datasets, "mean"]):
+            gains = [
+                row(table, method=method, source=source, target=target, seed="mean")[f"{rule}_gain"]
+                for method in ("no_thinking", "cls_rl")
+            ]
+            assert panel.loc[source, target] == pytest.approx(gains[0] - gains[1])
+
+
+def test_curves_by_dataset_are_those_of_its_cells_alone(tmp_path):
+    """P1 Figure 1."""
+    write_cells(tmp_path, SMALL)
+    steps = list(range(1, 11))
+    for setting in SMALL.settings:
+        other = {"step": steps, "loss": steps, "reward": [5.0] * 10, "completion_length": [7.0] * 10}
+        write_training(tmp_path, f"{setting}-cls_rl-letters-1", other)
+    found = by_dataset(read_records(SMALL, tmp_path / "records").curves)
+    assert found.groupby("dataset", sort=False)["reward"].mean().to_dict() == {"digits": 0.55, "letters": 5.0}
+    assert set(found["cells"]) == {2}
 
 
 def test_heat_map_says_by_which_rule(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ GRID = {
     "prompts": ["cls_rl", "empty_think"],
     "zero_shot_prompts": ["cls_rl"],
     "weight_change": ["few_shot"],
+    "by_step": ["few_shot"],
 }
 FILES = {"download": ("dataset.json", "images.parquet"), "train": ("cost.json", "curves.csv")}
 STRAY = (
@@ -42,6 +43,7 @@ STRAY = (
     "metrics/records/zero_shot/note",
     "metrics/records/cross_eval/note.md",
     "metrics/records/prompt_eval/note.md",
+    "metrics/records/by_step/note.json",
     "metrics/records/weight_change/few_shot-sft.json",
     "metrics/records/prompt_zero_shot/note.json",
     "metrics/records/validate/note.txt",

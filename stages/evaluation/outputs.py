@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from pydantic import Field
 
 from stages.evaluation import scoring
 from stages.methods.method import Method
@@ -36,9 +37,13 @@ class PromptParams(Section):
 
 
 class EvaluateParams(PromptParams):
-    """Section `evaluate` of `params.yaml`; `zero_shot_method`: whose prompts the base model gets."""
+    """Section `evaluate` of `params.yaml`.
+
+    `zero_shot_method`: whose prompts the base model gets; `every`: after how many steps stage `by_step` evaluates.
+    """
 
     zero_shot_method: str
+    every: int = Field(gt=0)
 
 
 def read_prompt_params() -> PromptParams:

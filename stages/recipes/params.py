@@ -89,6 +89,9 @@ def check(params: dict[str, Any]) -> Params:
                 f"download.{dataset}.validation_per_class: None is invalid where best names {dataset}, whose source "
                 "has no validation images; valid: a number, or a share of the training images"
             )
+    _check_names("by_step", checked.by_step, checked.settings)
+    if checked.by_step and checked.launch.processes != 1:
+        raise UserError(f"by_step: {checked.by_step} is invalid with launch.processes above 1; valid: []")
     _check_names("weight_change", checked.weight_change, checked.settings)
     _check_names("prompts", checked.prompts, prompts.names())
     _check_names("zero_shot_prompts", checked.zero_shot_prompts, methods.names())

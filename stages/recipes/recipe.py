@@ -33,6 +33,7 @@ STAGES = (
     "prompt_eval",
     "prompt_zero_shot",
     "weight_change",
+    "by_step",
     "validate",
     "best",
     "aggregate",

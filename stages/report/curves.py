@@ -32,6 +32,13 @@ def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(means, ignore_index=True)[COLUMNS] if means else pd.DataFrame(columns=COLUMNS)
 
 
+def by_dataset(curves: pd.DataFrame) -> pd.DataFrame:
+    """As `mean_curves`, for the cells of each dataset by themselves, with a column dataset."""
+    names = curves["stage"].str.split("-").str[2]
+    found = [mean_curves(rows).assign(dataset=name) for name, rows in curves.groupby(names, sort=False)]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*COLUMNS, "dataset"])
+
+
 def _shorten(cell: np.ndarray, points: int) -> np.ndarray:
     """(steps, values) to (points, values): the mean over each of `points` stretches, but the last step of each."""
     ends = np.arange(1, points + 1) * len(cell) // points

@@ -241,6 +241,20 @@ def weight_change(table: pd.DataFrame, grid: Reported) -> str:
     return _text([*lines, *_stages(rows.drop_duplicates("stage"), ["setting", "dataset", "method"])], grid)
 
 
+def by_step(table: pd.DataFrame, grid: Reported) -> str:
+    """For each rule, rows datasets by methods, columns steps (P1 Figure 5, Table 15)."""
+    lines = ["# By step of training (P1 Figure 5, Table 15)", "", f"Accuracy in percent by {_BOTH} Step 0: base model."]
+    lines += [*_explanation(grid), _REBUILD, "", _grid(grid)]
+    rows = headline(table, grid)
+    rows = rows.assign(column=rows["step"].astype(str))
+    for rule in RULES:
+        shown = _matrix(
+            rows, ["setting", "part", "dataset", "method"], rule, among=["setting", "part", "dataset", "step"]
+        )
+        lines += ["", f"## {RULES[rule].capitalize()}", "", _table(shown)]
+    return _text([*lines, *_stages(rows.drop_duplicates("stage"), ["setting", "dataset", "method"])], grid)
+
+
 def _numbers(rows: pd.DataFrame, name: str) -> list[str]:
     """As `_cells`, nothing bold, and a dash where there is no number."""
     texts = _cells(rows, name, pd.Series(False, index=rows.index))

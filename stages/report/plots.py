@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -127,6 +128,108 @@ def depth_curve(table: pd.DataFrame, dataset: str) -> bytes:
             axis.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside lower center", ncols=min(len(methods), 4), frameon=False)
         return _png(figure)
+
+
+def curves_by_dataset(curves: pd.DataFrame, grid: Grid) -> bytes:
+    """Reward and response length against the step, a column of panels for each dataset (P1 Figures 1, 3, 6, 8).
+
+    Args:
+        curves: as `stages.report.curves.mean_curves` has them, with a column `dataset`.
+        grid: whose order of methods and datasets is taken.
+    """
+    rows = {"reward": "reward", "completion_length": "response length (tokens)"}
+    panels = {
+        (name, dataset): {
+            method: curves.loc[(curves["dataset"] == dataset) & (curves["method"] == method), ["step", name]]
+            for method in grid.methods
+        }
+        for name in rows
+        for dataset in grid.datasets
+    }
+    return _lines(panels, rows, grid, smooth=True)
+
+
+def by_step(table: pd.DataFrame, grid: Grid) -> bytes:
+    """Test accuracy by the exact rule, and the reward of training, against the step (P1 Figure 5)."""
+    table = headline(table, grid)
+    several = table[["setting", "part"]].drop_duplicates()
+    words = table["dataset"] if len(several) == 1 else table["dataset"] + " " + table["setting"] + " " + table["part"]
+    table = table.assign(panel=words)
+    rows = {"exact": "test accuracy (%, exact match)"} | ({"reward": "reward"} if table["reward"].notna().any() else {})
+    panels = {
+        (name, panel): {
+            method: table.loc[(table["panel"] == panel) & (table["method"] == method), ["step", name]].dropna()
+            for method in grid.methods
+        }
+        for name in rows
+        for panel in dict.fromkeys(table["panel"])
+    }
+    return _lines(panels, rows, grid)
+
+
+def transfer_difference(transfer: pd.DataFrame, grid: Grid, one: str, other: str) -> bytes:
+    """Points by which one method's models are better than another's, trained on by tested on (P1 Figure 7a)."""
+    rows, names = headline(transfer, grid), grid.datasets
+    rows = rows[rows["source"] != MEAN]
+    panels = {}
+    for rule, words in RULES.items():
+        first, second = (
+            rows[rows["method"] == method].pivot(index="source", columns="target", values=f"{rule}_gain")
+            for method in (one, other)
+        )
+        panels[f"{one} minus {other}\n{words}"] = (first - second).loc[names, [*names, MEAN]]
+    limit = max(1.0, *(float(np.abs(panel).to_numpy().max()) for panel in panels.values()))
+    cell, label = 0.62 if len(names) <= 6 else 0.52, 0.075 * max(map(len, names))
+    with _settings():
+        width = len(panels) * (cell * (len(names) + 1.3) + label + 0.35) + 1.0
+        figure = Figure(figsize=(max(width, 3.2), max(cell * len(names) + label + 1.1, 2.8)), layout="compressed")
+        axes = figure.subplots(1, len(panels), squeeze=False)
+        for axis, (title, panel) in zip(axes.flat, panels.items(), strict=True):
+            image = _panel(axis, title, panel, limit)
+        axes[0, 0].set_ylabel("trained on")
+        bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.015, aspect=30, shrink=0.8)
+        bar.set_label("difference (points)")
+        bar.outline.set_visible(False)
+        return _png(figure, _DOTS_PER_INCH if len(names) <= 6 else 100)
+
+
+def _lines(
+    panels: dict[tuple[str, str], dict[str, pd.DataFrame]], rows: dict[str, str], grid: Grid, smooth: bool = False
+) -> bytes:
+    """Panels, down by the keys of `rows` and across by dataset, with a line for each method: step, and a number."""
+    columns = list(dict.fromkeys(column for _, column in panels))
+    with _settings():
+        size = (max(2.3 * len(columns) + 0.6, 4.2), 2.2 * len(rows) + 0.5)
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(len(rows), len(columns), squeeze=False, sharex="col")
+        drawn: dict[str, Any] = {}
+        for i, j in np.ndindex(len(rows), len(columns)):
+            axis, name = axes[i, j], list(rows)[i]
+            for method, curve in panels[name, columns[j]].items():
+                if curve.empty:
+                    continue
+                number = grid.methods.index(method)
+                colour, line = _COLOURS[number % len(_COLOURS)], _LINES[number // len(_COLOURS) % len(_LINES)]
+                values = curve[name]
+                if smooth:
+                    axis.plot(curve["step"], values, color=colour, alpha=0.25, linewidth=0.8)
+                    values = values.rolling(max(1, round(len(curve) / 10)), center=True, min_periods=1).mean()
+                (drawn[method],) = axis.plot(curve["step"], values, line, color=colour, linewidth=1.6, label=method)
+            if i == 0:
+                axis.set_title(columns[j])
+            if j == 0:
+                axis.set_ylabel(rows[name])
+            if i == len(rows) - 1:
+                axis.set_xlabel("optimiser step")
+            axis.locator_params(axis="x", integer=True, min_n_ticks=1)
+            axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+            axis.grid(color="#e6e6e6", linewidth=0.6)
+            axis.set_axisbelow(True)
+            axis.spines[["top", "right"]].set_visible(False)
+        names = [method for method in grid.methods if method in drawn]
+        handles = [drawn[method] for method in names]
+        figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 5), frameon=False)
+        return _png(figure, _DOTS_PER_INCH if len(columns) <= 6 else 100)
 
 
 def _panel(axis: Axes, title: str, panel: pd.DataFrame, limit: float):

@@ -127,6 +127,24 @@ class Change(BaseModel):
     change: dict[str, PartChange]
 
 
+class Step(BaseModel):
+    """What a model gave after a step of its training; 0: before it."""
+
+    step: NonNegativeInt
+    parts: dict[str, Part]
+
+
+class Steps(BaseModel):
+    """The record of `by_step`."""
+
+    stage: str
+    setting: str
+    method: str
+    dataset: str
+    seed: int
+    steps: list[Step]
+
+
 @dataclass(frozen=True)
 class Records:
     """All that the grid measured.
@@ -135,8 +153,7 @@ class Records:
         evaluations: one row per record and part: kind (the stage's group), stage, setting, method, trained_on,
             evaluated_on, seed, part, samples, substring_correct, exact_correct, substring, exact (accuracies by the two
             rules in percent), valid_rate (percent), mean_completion_tokens, sub_scores (a dictionary, in percent),
-            right (by rule, a mark for each sample), groups (by name, a `Part` of each).
-            groups (by name, a `Part` of each), thinking (a count, or None), consistency (a `Consistency`, or None).
+            right (by rule, a mark for each sample), groups (by name, a `Part` of each), thinking (a count, or None), consistency (a `Consistency`, or None).
             Rates come from the counts, so nothing is rounded twice.
         costs: one row per trained cell: stage, setting, method, dataset, seed, steps, samples_seen, prompt_tokens,
             completion_tokens.
@@ -147,6 +164,9 @@ class Records:
         targets: as prompted, of the datasets for testing alone; empty where the grid has none.
         changes: one row per part of the network of the trained models that were compared with the base model: setting,
             method, dataset, seed, stage, part, weights, l1, mean_l1, l2; empty where the grid has none.
+        steps: one row per step and part of the models that were evaluated while they were trained: setting, method,
+            dataset, seed, stage, step, part, samples, substring_correct, exact_correct, substring, exact,
+            mean_completion_tokens, reward (of the training step; nan without one); empty where the grid has none.
     """
 
     evaluations: pd.DataFrame
@@ -155,6 +175,7 @@ class Records:
     prompted: pd.DataFrame = field(default_factory=pd.DataFrame)
     targets: pd.DataFrame = field(default_factory=pd.DataFrame)
     changes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    steps: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def read_records(grid: Reported, folder: Path) -> Records:
@@ -182,13 +203,15 @@ def read_records(grid: Reported, folder: Path) -> Records:
         path = folder / "cross_eval" / f"{key}.json"
         evaluations += _evaluation(path, f"cross_eval@{key}", FEW_SHOT, method, source, target, seed)
     frame = pd.DataFrame(evaluations)
+    curve = pd.concat(curves, ignore_index=True)
     return Records(
         frame,
         pd.DataFrame(costs),
-        pd.concat(curves, ignore_index=True),
+        curve,
         _prompted(frame, grid, folder),
         _targets(grid, folder),
         _changes(grid, folder),
+        _steps(curve, grid, folder),
     )
 
 
@@ -207,6 +230,32 @@ def _targets(grid: Reported, folder: Path) -> pd.DataFrame:
             path = folder / "target_prompt" / f"{key}.json"
             rows += _evaluation(path, f"target_prompt@{key}", FEW_SHOT, method, dataset, target, seed, prompt)
     return pd.DataFrame([{"prompt": OWN, **row} for row in rows])
+
+
+def _steps(curves: pd.DataFrame, grid: Reported, folder: Path) -> pd.DataFrame:
+    rewards = {(row.stage, int(row.step)): row.reward for row in curves.itertuples()}
+    rows: list[dict] = []
+    for setting, method, dataset, seed in product(grid.by_step, grid.methods, grid.datasets, grid.seeds):
+        key = f"{setting}-{method}-{dataset}-{seed}"
+        cell = {"setting": setting, "method": method, "dataset": dataset, "seed": seed}
+        expected = {"stage": f"by_step@{key}", **cell}
+        for step in _read(folder / "by_step" / f"{key}.json", expected["stage"], Steps, expected).steps:
+            rows += [
+                {
+                    **expected,
+                    "step": step.step,
+                    "part": name,
+                    "samples": part.samples,
+                    "substring_correct": part.substring_correct,
+                    "exact_correct": part.exact_correct,
+                    "substring": 100 * part.substring_correct / part.samples,
+                    "exact": 100 * part.exact_correct / part.samples,
+                    "mean_completion_tokens": part.completion_tokens / part.samples,
+                    "reward": rewards.get((f"train@{key}", step.step), float("nan")),
+                }
+                for name, part in step.parts.items()
+            ]
+    return pd.DataFrame(rows)
 
 
 def _changes(grid: Reported, folder: Path) -> pd.DataFrame:

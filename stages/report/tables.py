@@ -285,6 +285,20 @@ def weight_change(changes: pd.DataFrame, grid: Reported) -> pd.DataFrame:
     return _as_counts(_cells(changes, keys, ["weights", *values], values, grid), ["weights"])
 
 
+def by_step(steps: pd.DataFrame, grid: Reported) -> pd.DataFrame:
+    """Accuracy on the test set while a model is trained (P1 Figure 5, Table 15); step 0 is the base model.
+
+    Returns:
+        setting, part, dataset, method, step, seed, stage, samples, substring_correct, exact_correct, substring,
+        substring_low, substring_high, the same three of exact, mean_completion_tokens, reward (of that training step);
+        with several seeds also `_sd` of the rates.
+    """
+    values = [*RULES, "mean_completion_tokens", "reward"]
+    keys = ["setting", "part", "dataset", "method", "step"]
+    shown = [*_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]
+    return _as_counts(_cells(_with_intervals(steps), keys, shown, values, grid), _COUNTS)
+
+
 def training_cost(costs: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     """What training took: optimiser steps, samples seen, and tokens read and written; means over all cells of a method.
 
@@ -384,6 +398,7 @@ def _cells(table: pd.DataFrame, keys: list[str], shown: list[str], values: list[
         "seed": ["0", *map(str, grid.seeds), MEAN],
         "part": list(dict.fromkeys(table["part"])),
         "group": ["all", *sorted(set(table.get("group", ())) - {"all"})],
+        **({"step": sorted(set(table["step"]))} if "step" in keys else {}),
     }
     table = _sorted(table, grid, [*keys, "seed"], more=orders)
     return table[columns + [name for name in table if name.endswith("_sd")]]

@@ -50,12 +50,14 @@ class Analyses(Section):
         targets: datasets for testing alone, on which every few-shot model is tested.
         zero_shot_prompts: methods whose prompts the base model is evaluated with.
         weight_change: settings whose models are compared with the base model.
+        by_step: settings whose models are evaluated while they are trained.
     """
 
     prompts: list[str] = []
     targets: list[str] = []
     zero_shot_prompts: list[str] = []
     weight_change: list[str] = []
+    by_step: list[str] = []
 
 
 def read_params(path: Path = PARAMS) -> dict[str, Any]:
