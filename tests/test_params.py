@@ -50,6 +50,7 @@ MISTAKES = [
     ),
     ("rewards__length__weight", 0, r"rewards\.length\.weight: 0 is invalid; valid: greater than 0"),
     ("rewards__length__correct_only", True, r"correct_only: True is invalid; valid: 'exact', 'published' or None"),
+    ("rewards__length__repeated", 0, r"rewards\.length\.repeated: 0 is invalid; valid: greater than or equal to 1"),
     ("rewards__equality", {"rule": "exact"}, r"rewards\.equality\.rule: unknown key; valid: weight"),
     ("rewards__accuracy", {}, r"rewards\.accuracy\.rule: missing; every key is written out in params\.yaml"),
     ("rewards__lenght", {}, "rewards: 'lenght' is invalid; valid: accuracy, "),

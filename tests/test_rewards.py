@@ -260,6 +260,47 @@ def test_length_may_leave_wrong_answers_unpaid_by_a_rule_of_the_accuracy_reward(
     assert pay("length", "<answer>river</answer>", "river", 12, **constants) == pytest.approx(0.5)
 
 
+THOUGHT = "There is an empty middle and one round loop, so it is zero."
+
+
+def paid_for(text: str, repeated: int | None) -> float:
+    """What length pays for a text each of whose words and marks is a token."""
+    tokens = len(re.findall(r"\w+|[^\w\s]", text))
+    return pay("length", text, "zero", tokens, **LENGTH | {"repeated": repeated})
+
+
+@pytest.mark.parametrize("text", [f"{THOUGHT} ", "so ", "! ", "wait , "])
+def test_as_published_length_pays_for_repetition_as_for_anything(text):
+    """The weakness of P2's reward: the same words again are paid more, up to all that there is."""
+    values = [paid_for(text * times, None) for times in (1, 5, 25, 125)]
+    assert values == sorted(values)
+    assert values[-1] > 0.99
+    assert pay("length", text * 125, "zero", 30, **LENGTH) == pay("length", THOUGHT, "zero", 30, **LENGTH)
+
+
+@pytest.mark.parametrize("phrase", [2, 3, 5])
+@pytest.mark.parametrize("text", [f"{THOUGHT} ", "so ", "! ", "wait , ", "So SO sO "])
+def test_by_our_variant_a_repetition_is_paid_no_more_than_once(phrase, text):
+    """Its own words count, and those of the phrases across its seam; then nothing, however often."""
+    own = len(re.findall(r"\w+|[^\w\s]", text))
+    most = pay("length", "", "zero", own + phrase - 1, **LENGTH)
+    values = [paid_for(text * times, phrase) for times in (1, 2, 10, 100)]
+    assert all(value <= most + 1e-9 for value in values)
+    assert values[2] == pytest.approx(values[3])
+
+
+def test_our_variant_pays_what_is_said_once_as_the_published_reward_does():
+    assert paid_for(THOUGHT, 3) == paid_for(THOUGHT, None)
+
+
+def test_what_our_variant_still_pays():
+    """Counting, and words at random: nothing is repeated. `correct_only` is what is left against them."""
+    counting = " ".join(map(str, range(100)))
+    assert paid_for(counting, 3) == paid_for(counting, None) > 0.99
+    unpaid = LENGTH | {"repeated": 3, "correct_only": "exact"}
+    assert pay("length", f"<think>{counting}</think> <answer>one</answer>", "zero", 100, **unpaid) == 0
+
+
 @pytest.mark.parametrize(
     ("answer", "paid"), [("[0, 0, 500, 1000]", 1), ("[250, 0, 500, 1000]", 0.5), ("[500, 0, 1000, 1000]", 0), (None, 0)]
 )

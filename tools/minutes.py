@@ -103,7 +103,8 @@ def main(
         raise UserError(f"no finished run of {' or '.join(KINDS)} fits; next: `dvc repro` makes some")
     names = [name.replace("_", " ") for name in table]
     style = "github" if markdown else "simple"
-    print(tabulate(table.to_numpy().tolist(), headers=names, tablefmt=style, floatfmt=".2f", missingval="-"))
+    rows = [[None if pd.isna(value) else value for value in row] for row in table.to_numpy().tolist()]
+    print(tabulate(rows, headers=names, tablefmt=style, floatfmt=".2f", missingval="-"))
 
 
 if __name__ == "__main__":
