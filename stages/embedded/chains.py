@@ -22,8 +22,8 @@ LONGEST = 16
 SHARES = {"train": 0.4, "validation": 0.2, "test": 0.4}
 """Of the real digits of each class, how many a split has."""
 
-Chain = tuple[np.ndarray, int, str]
-"""An image, uint8 (32, 32, 3); the number of its digits; and the answer."""
+Chain = tuple[np.ndarray, int, str, str]
+"""An image, uint8 (32, 32, 3); the number of its digits; the answer; and a reference thought."""
 
 
 def glyphs(seed: int) -> dict[str, list[np.ndarray]]:
@@ -90,4 +90,5 @@ def _chain(rule: Rule, digits: Sequence[tuple[int, np.ndarray]]) -> Chain:
     for place, (_, glyph) in enumerate(digits):
         image[place // 4, :, place % 4] = glyph
     grey = (image.reshape(32, 32) * 255 + 0.5).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2), len(digits), str(rule.answer([digit for digit, _ in digits]))
+    labels = [digit for digit, _ in digits]
+    return np.repeat(grey[..., None], 3, axis=2), len(digits), str(rule.answer(labels)), rule.thought(labels)

@@ -169,9 +169,13 @@ def build(
     generator = np.random.Generator(np.random.PCG64([seed, *name.encode()]))
     if name in STEPPED:
         return [
-            Drawn([encode(Image.fromarray(image))], split, values={"answer": answer, "group": str(length)})
+            Drawn(
+                [encode(Image.fromarray(image))],
+                split,
+                values={"answer": answer, "group": str(length), "thought": thought},
+            )
             for split, made in chains.build(RULES[name], seed, steps, counts, generator).items()
-            for image, length, answer in made
+            for image, length, answer, thought in made
         ], []
     if name not in CLASSES:
         if name in scene_sets.DATASETS:

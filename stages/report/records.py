@@ -153,7 +153,8 @@ class Records:
         evaluations: one row per record and part: kind (the stage's group), stage, setting, method, trained_on,
             evaluated_on, seed, part, samples, substring_correct, exact_correct, substring, exact (accuracies by the two
             rules in percent), valid_rate (percent), mean_completion_tokens, sub_scores (a dictionary, in percent),
-            right (by rule, a mark for each sample), groups (by name, a `Part` of each), thinking (a count, or None), consistency (a `Consistency`, or None).
+            right (by rule, a mark for each sample), groups (by name, a `Part` of each), thinking (a count, or None),
+            consistency (a `Consistency`, or None).
             Rates come from the counts, so nothing is rounded twice.
         costs: one row per trained cell: stage, setting, method, dataset, seed, steps, samples_seen, prompt_tokens,
             completion_tokens.
