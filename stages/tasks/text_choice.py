@@ -18,6 +18,7 @@ class Task(BaseTask):
     """The right answer is an option, to the letter."""
 
     columns = ("question", "options", "answer")
+    lists_options = True
 
     def sample(
         self, example: Mapping[str, Any], names: Sequence[str], rule: OptionRule, random: np.random.Generator
@@ -32,6 +33,10 @@ class Task(BaseTask):
 
     def question(self, question: str, names: Sequence[str]) -> None:
         """Each sample has options of its own."""
+
+    def wrong_answers(self, sample: Sample) -> list[str]:
+        """The other options."""
+        return [option for option in sample.options if option != sample.answer]
 
     def valid(self, answer: str | None, sample: Sample) -> bool:
         """It is one of the options."""
