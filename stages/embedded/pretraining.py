@@ -92,7 +92,7 @@ OF_TOWER = ("apply_rotary_pos_emb_vision", "get_vision_position_ids")
 """What `visual_tokens` takes of transformers' module of Qwen2-VL."""
 
 LENGTH_WEIGHT = 0.1
-"""Of the squared logarithm of a visual token's mean square, where it has several names: its length becomes a word's."""
+"""Of the squared logarithm of a visual token's mean square, where it has several names: it goes to 1."""
 
 PARTS = 2
 """Parts of a batch, computed side by side; the same on every machine, since the order of their sum is in the bytes."""
@@ -163,7 +163,7 @@ def train_vision(
         spread = 0.0
         if labels.ndim == 3:
             # Several names share a token, and the language model reads it normalised: so that is what is named. Without
-            # it their length becomes 70 times a word's, most of it the same in all of them, and nothing is looked up.
+            # this a token's length was 69 and a word's 1 (measured on the world `scenes`).
             square = features.square().mean(dim=1)
             spread = LENGTH_WEIGHT * square.log().square().mean()
             features = functional.rms_norm(features, features.shape[1:])

@@ -40,8 +40,8 @@ NOTHING = "nothing"
 """The name of the colour of an empty cell."""
 
 NAMES = ((*COLOURS, GAP, NOTHING), (*SHAPES, NOTHING), (*SIZES, NOTHING), (*PLACES, NOTHING))
-"""What a cell is named by: one of each kind. An empty cell is `NOTHING` in all, not even a place: so what the language
-model sees first, the mean of all cells, says where things are, and it soon learns to look at single ones."""
+"""What a cell is named by: one of each kind. An empty cell is `NOTHING` in all, not even a place, so that the mean of
+all cells, which is what the language model sees first, says where things are."""
 
 MAKERS = {
     scenes.relation: 2.0, scenes.count: 1.5, scenes.depth: 1.0, scenes.distance: 1.5,
