@@ -151,8 +151,10 @@ def test_the_table_names_base_methods_and_stages_and_says_where_thinking_pays():
     assert table.loc[table["method"] == "cls_rl", "exact"].round(1).tolist() == [66.7, 100]
     text = markdown.depth(table, crossings, GRID)
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
-    assert ["cls_rl", "no_thinking", "2", "1 to 2"] in cells
-    assert ["zero_shot (cls_rl)", "zero_shot", "never", "never"] in cells
+    ahead = {tuple(row[:2]): row[2:] for row in cells if row[1:2] in (["no_thinking"], ["zero_shot"])}
+    assert ahead["cls_rl", "no_thinking"][1:] == ["**+100.0 [+100.0, +100.0]**", "2", "1 to 2"]
+    assert ahead["zero_shot (cls_rl)", "zero_shot"][:1] == ["+0.0 [+0.0, +0.0]"]
+    assert ahead["zero_shot (cls_rl)", "zero_shot"][2:] == ["never", "never"]
     assert "`prompt_zero_shot@few_shot-chains-cls_rl-*`" in text
     assert plots.depth_curve(table, "chains").startswith(b"\x89PNG")
 

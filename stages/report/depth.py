@@ -18,6 +18,9 @@ from stages.tasks.settings import FEW_SHOT
 DIRECT = "no_thinking"
 """The method that answers at once, which the others are set against."""
 
+FURTHER = (("sft_thoughts", "sft"), ("adaptive_thinking", "cls_rl"), ("cls_rl_length", "cls_rl"))
+"""What else is compared: fine-tuning on thoughts or on answers, the choice to think, and P2's reward of length."""
+
 RESAMPLES = 2000
 BATCH = 50
 """Resamples computed at once, so that memory stays small."""
@@ -120,7 +123,7 @@ def _stages(dataset: str, method: str) -> str:
 
 
 def crossings(answers: Mapping[str, Answers]) -> pd.DataFrame:
-    """Where each method gets ahead of No-Thinking-RL, and the base model that thinks of the one that does not.
+    """Where each method gets ahead of No-Thinking-RL, the base model that thinks of the one that does not; `FURTHER`.
 
     Returns:
         dataset, k, and the columns of `contrasts`.
@@ -130,6 +133,7 @@ def crossings(answers: Mapping[str, Answers]) -> pd.DataFrame:
         trained = [method for method in own.methods if not method.startswith(ZERO_SHOT)]
         base = [method for method in own.methods if method.startswith(f"{ZERO_SHOT} (")]
         pairs = [(method, DIRECT) for method in trained if method != DIRECT and DIRECT in trained]
+        pairs += [pair for pair in FURTHER if set(pair) <= set(trained)]
         pairs += [(method, ZERO_SHOT) for method in base if method != f"{ZERO_SHOT} ({DIRECT})"]
         found.append(contrasts(own, resample(own), pairs).assign(dataset=name))
     return pd.concat(found)[["dataset", *(name for name in found[0] if name != "dataset")]]

@@ -120,13 +120,10 @@ def depth(table: pd.DataFrame, crossings: pd.DataFrame, grid: Reported) -> str:
         texts = [f"{row.exact:.1f} [{row.exact_low:.1f}, {row.exact_high:.1f}]" for row in rows.itertuples()]
         lines += [_by_steps(rows.assign(text=texts)), "", "Tokens of a completion, mean:", ""]
         lines += [_by_steps(rows.assign(text=rows["tokens"].map("{:.1f}".format)))]
-        own = crossings[crossings["dataset"] == dataset].drop_duplicates(["method", "against"])
+        own = crossings[crossings["dataset"] == dataset]
         if len(own):
-            ends = [
-                " to ".join(map(_step, sorted({each.crossing_low, each.crossing_high}))) for each in own.itertuples()
-            ]
-            shown = own[["method", "against"]].assign(**{"ahead from k =": own["crossing"].map(_step), "95%": ends})
-            lines += ["", "The least k from which on a method is ahead of another:", "", _table(shown)]
+            lines += ["", "How far a method is ahead of another (points), and the least k from which on it is:", ""]
+            lines += [_ahead(own)]
     whole = table.drop_duplicates(["dataset", "method"])
     return _text([*lines, *_stages(whole, ["dataset", "method"])], grid)
 
@@ -134,6 +131,20 @@ def depth(table: pd.DataFrame, crossings: pd.DataFrame, grid: Reported) -> str:
 def _by_steps(rows: pd.DataFrame) -> str:
     wide = rows.pivot(index="method", columns="k", values="text").loc[list(dict.fromkeys(rows["method"]))]
     return _table(wide.rename(columns="k={}".format).reset_index())
+
+
+def _ahead(crossings: pd.DataFrame) -> str:
+    """A row for each two methods: the difference at every k with its interval, bold where that is not around 0."""
+    rows = []
+    for (method, against), block in crossings.groupby(["method", "against"], sort=False):
+        row = {"method": method, "against": against}
+        for each in block.itertuples():
+            text = f"{each.difference:+.1f} [{each.difference_low:+.1f}, {each.difference_high:+.1f}]"
+            row[f"k={each.k}"] = text if each.difference_low <= 0 <= each.difference_high else f"**{text}**"
+        first = block.iloc[0]
+        ends = " to ".join(map(_step, sorted({first["crossing_low"], first["crossing_high"]})))
+        rows.append(row | {"ahead from k =": _step(first["crossing"]), "95%": ends})
+    return _table(pd.DataFrame(rows))
 
 
 def _step(k: float) -> str:
