@@ -67,6 +67,27 @@ def test_ci_calls_the_readmes_test_command():
     assert "make test" in (ROOT / ".ci/run").read_text()
 
 
+def test_what_is_said_of_the_depth_curve_is_what_its_tables_say():
+    folder = ROOT / "grids/depth/metrics"
+    table = pd.read_csv(folder / "tables/depth.csv").set_index(["method", "k"])
+    ahead = pd.read_csv(folder / "tables/depth_crossings.csv").set_index(["method", "against", "k"])
+    thinking = ahead.loc["cls_rl", "no_thinking"]
+    one = thinking.loc[1]
+    assert one["difference_low"] <= 0 <= one["difference_high"], "at one digit it makes a difference"
+    assert (thinking.loc[2:, "difference_low"] > 0).all()
+    assert set(thinking["crossing_low"]) == set(thinking["crossing_high"]) == {2}
+    exact, said = table["exact"].map("{:.0f}%".format), " ".join(README.partition("## Two commands")[0].split())
+    figures = [
+        f"(CLS-RL, {exact['cls_rl', 1]}) or to answer at once (No-Thinking-RL, {exact['no_thinking', 1]})",
+        f"From k = {one['crossing']:.0f} on thinking is ahead",
+        f"{exact['cls_rl', 2]} against {exact['no_thinking', 2]} at two digits",
+        f"{exact['cls_rl', 6]} against {exact['no_thinking', 6]} at six",
+        f"{table['seeds'].max()} seeds, {table['samples'].max()} test images of each k",
+    ]
+    assert [figure for figure in figures if figure not in said] == []
+    assert (folder / "plots/depth_chains.png").is_file()
+
+
 def test_numbers_are_those_of_the_tables():
     shown = [line for line in README.splitlines() if re.match(r"\|[^|]*\| *(\*\*)?\d+\.\d\d\b", line)]
     tables = "\n".join(path.read_text() for path in sorted((ROOT / "metrics/tables").glob("*.md"))).splitlines()
