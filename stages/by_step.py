@@ -68,7 +68,7 @@ def by_step(setting: str, method: str, dataset: str, seed: int) -> None:
             predictions = outputs.evaluate(
                 loaded, processor, how, task, found, params, seed, finished, card.get("prompts")
             )
-            numbers.append({"step": step, "parts": scoring.summarize(predictions, task.scores)})
+            numbers.append({"step": step, "parts": scoring.summarize(predictions, task)})
             tables.append(predictions.assign(step=step))
         with write_file(f"metrics/predictions/by_step/{key}.parquet") as file:
             pd.concat(tables, ignore_index=True).to_parquet(file, index=False)

@@ -29,17 +29,17 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
     # The two sections that DVC selects from params.yaml by itself; all else is in the recipe.
     image_size, launched = read_section("images", ImageParams).size, read_section("launch", launch.LaunchParams)
     inputs = {"data": f"data/partition/{setting}/{seed}/train/{dataset}.parquet", "base_model": BASE_MODEL}
-    if read_parquet(inputs["data"], ["row"]).empty:
-        raise UserError(
-            f"train@{key}: {dataset} has no training samples, it is for testing; next: train on another dataset, and "
-            f"`dvc repro cross_eval@{setting}-{method}-<dataset>-{dataset}-{seed}`"
-        )
     settings = recipe["settings"] | launched.model_dump() | {"rewards": list(recipe["rewards"])}
     everything = {"cell": cell, "recipe": recipe, "images": image_size, "launch": launched.model_dump()}
     with (
         tracking.run(f"train@{key}", settings, cell, inputs) as run,
         scratch(f"train@{key}", everything, inputs | {"images": f"data/download/{dataset}"}) as checkpoints,
     ):
+        if read_parquet(inputs["data"], ["row"]).empty:
+            raise UserError(
+                f"train@{key}: {dataset} has no training samples, it is for testing; next: train on another dataset, and "
+                "name this one in targets"
+            )
         determinism.pin()
         from stages.modelling.model import save_trained
 

@@ -101,7 +101,7 @@ def test_order_of_candidates(better, worse):
 
 
 def test_no_number_of_test_images_is_known_of_a_candidate():
-    assert set(Candidate.model_fields) == set(record())
+    assert set(Candidate.model_fields) == {*record(), "prompt"}  # of cells with another prompt
     with_test = Candidate.model_validate(record() | {"test": {"all": part(10, 10, 1)}})
     assert with_test == candidate()
 

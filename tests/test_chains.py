@@ -236,7 +236,11 @@ def test_the_answer_is_the_last_digit_of_the_sum_of_real_digits_and_the_group_ho
     made = build()
     for each in made:
         digits = [digit_of[cell] for cell in read(each)]
-        assert each.values == {"answer": str(sum(digits) % 10), "group": str(len(digits))}
+        assert each.values == {
+            "answer": str(sum(digits) % 10),
+            "group": str(len(digits)),
+            "thought": SUM.thought(digits),
+        }
     counts = Counter((each.split, each.values["group"]) for each in made)
     assert counts == {
         (split, group): count
@@ -304,6 +308,7 @@ FLAWLESS = {
     "no_thinking": "{}",
     "think_after_answer": "<answer>{}</answer> <reason>6 plus 4 is 0, plus 7 is 7.</reason>",
     "adaptive_thinking": "<answer>{}</answer>",
+    "sft_thoughts": "<think>6 plus 4 is 0, plus 7 is 7.</think> <answer>{}</answer>",
     "cls_rl_length": "<think>6 plus 4 is 0, plus 7 is 7.</think> <answer>{}</answer>",
 }
 

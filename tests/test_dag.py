@@ -190,6 +190,7 @@ OTHER = {
     "prompts": "training",
     "zero_shot_method": "cls_rl",
     "target": ".*q_proj",
+    "world": "turns",
     "model": None,  # the others are downloads
     "dtype": "float16",
     "attention": "eager",

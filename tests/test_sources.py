@@ -883,10 +883,10 @@ def test_an_archive_that_is_not_there(fetch, hub):
 
 FOLDER = {"source": "folder", "path": "."}
 SECTION_MISTAKES = [
-    ({}, r"download\.mine\.source: missing; valid: conversations, coop, embedded, folder, hub, parquet"),
+    ({}, r"download\.mine\.source: missing; valid: conversations, coop, embedded, folder, grounding, hub, parquet"),
     (
         {"source": "web"},
-        r"download\.mine\.source: 'web' is invalid; valid: conversations, coop, embedded, folder, hub, parquet",
+        r"download\.mine\.source: 'web' is invalid; valid: conversations, coop, embedded, folder, grounding, hub, parquet",
     ),
     (FOLDER | {"image_column": "image"}, r"download\.mine\.image_column: unknown key; valid: .*path"),
     ({"source": "embedded", "path": "."}, r"download\.mine\.\w+: (missing|unknown key)"),
