@@ -886,7 +886,7 @@ SECTION_MISTAKES = [
     ({}, r"download\.mine\.source: missing; valid: conversations, coop, embedded, folder, grounding, hub, parquet"),
     (
         {"source": "web"},
-        r"download\.mine\.source: 'web' is invalid; valid: conversations, coop, embedded, folder, grounding, hub, parquet",
+        r"download\.mine\.source: 'web' is invalid; valid: conversations, coop, embedded, folder, grounding, hub, ",
     ),
     (FOLDER | {"image_column": "image"}, r"download\.mine\.image_column: unknown key; valid: .*path"),
     ({"source": "embedded", "path": "."}, r"download\.mine\.\w+: (missing|unknown key)"),
