@@ -69,6 +69,7 @@ def test_repro_again_runs_nothing(tiny):
     assert tiny.run("dvc", "status", "-q", check=False).returncode == 0
 
 
+@pytest.mark.slow  # what `make verify` shows too
 def test_a_forced_stage_gives_the_same_bytes(tiny):
     """Every output of the base model, of a training and of an evaluation, as `dvc.lock` has it."""
     before = (tiny.root / "dvc.lock").read_bytes()
