@@ -87,7 +87,8 @@ def _analyses(records: Records, grid: Reported) -> dict[str, bytes]:
         files["plots/curves_by_dataset.csv"] = _csv(by_dataset, "%.6g")
         files["plots/curves_by_dataset.png"] = plots.curves_by_dataset(by_dataset, grid)
     if answers := depth.curves(records, grid):
-        by_steps, crossings = depth.table(answers), depth.crossings(answers)
+        resampled = {name: depth.resample(own) for name, own in answers.items()}
+        by_steps, crossings = depth.table(answers, resampled), depth.crossings(answers, resampled)
         add("depth", by_steps, markdown.depth(by_steps, crossings, grid))
         files["tables/depth_crossings.csv"] = _csv(crossings, "%.2f")
         for dataset, rows in by_steps.groupby("dataset", sort=False):

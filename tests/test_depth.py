@@ -146,7 +146,8 @@ def test_the_table_names_base_methods_and_stages_and_says_where_thinking_pays():
         }
     )
     answers = depth.curves(found, GRID)
-    table, crossings = depth.table(answers), depth.crossings(answers)
+    resampled = {name: depth.resample(own) for name, own in answers.items()}
+    table, crossings = depth.table(answers, resampled), depth.crossings(answers, resampled)
     assert list(dict.fromkeys(table["method"])) == ["zero_shot", "cls_rl", "no_thinking", "zero_shot (cls_rl)"]
     assert table.loc[table["method"] == "cls_rl", "exact"].round(1).tolist() == [66.7, 100]
     text = markdown.depth(table, crossings, GRID)

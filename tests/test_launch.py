@@ -38,7 +38,7 @@ def launch(strategy: str, processes: int) -> LaunchParams:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "reported"),
     [
         ({"strategy": "dpp", "processes": 2}, r"launch\.strategy: 'dpp' is invalid; valid: 'single', 'ddp'"),
         ({"strategy": "ddp", "processes": 0}, r"launch\.processes: 0 is invalid"),
@@ -46,8 +46,8 @@ def launch(strategy: str, processes: int) -> LaunchParams:
         ({"strategy": "ddp"}, r"launch\.processes: missing"),
     ],
 )
-def test_a_mistaken_section_is_told(value, told):
-    with pytest.raises(UserError, match=told):
+def test_a_mistaken_section_is_reported(value, reported):
+    with pytest.raises(UserError, match=reported):
         validate("launch", value, LaunchParams)
 
 
@@ -57,7 +57,7 @@ def test_the_batch_of_a_step_is_kept_over_processes(processes):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "processes", "changes", "told"),
+    ("strategy", "processes", "changes", "reported"),
     [
         (
             "ddp",
@@ -70,8 +70,8 @@ def test_the_batch_of_a_step_is_kept_over_processes(processes):
         ("zero3", 2, {"adaptation": "qlora"}, "launch.strategy: 'zero3' .* valid: single, ddp, zero2"),
     ],
 )
-def test_settings_that_processes_cannot_keep_are_told(strategy, processes, changes, told):
-    with pytest.raises(UserError, match=told):
+def test_settings_that_processes_cannot_keep_are_reported(strategy, processes, changes, reported):
+    with pytest.raises(UserError, match=reported):
         check_launch(launch(strategy, processes), SETTINGS | changes, "grpo")
 
 
@@ -87,7 +87,7 @@ def test_configure_tells_it_before_any_work(module_project: Project):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "processes", "gpus", "machines", "deepspeed", "told"),
+    ("strategy", "processes", "gpus", "machines", "deepspeed", "reported"),
     [
         ("ddp", 2, 0, 1, False, None),  # on processors
         ("ddp", 8, 4, 2, False, None),
@@ -98,15 +98,15 @@ def test_configure_tells_it_before_any_work(module_project: Project):
         ("ddp", 3, 2, 1, False, "launch.processes: 3 is invalid with 2 GPUs in each of 1 machines; valid: up to 2"),
     ],
 )
-def test_what_a_machine_cannot_do_is_told(strategy, processes, gpus, machines, deepspeed, told):
-    if told is None:
+def test_what_a_machine_cannot_do_is_reported(strategy, processes, gpus, machines, deepspeed, reported):
+    if reported is None:
         check_machine(launch(strategy, processes), gpus, machines, deepspeed)
     else:
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=reported):
             check_machine(launch(strategy, processes), gpus, machines, deepspeed)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="told where there is no GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="reported where there is no GPU")
 def test_without_a_gpu_the_stage_refuses_in_one_line(module_project: Project):
     module_project.change(launch__strategy="zero3", launch__processes=2)
     done = module_project.run("python", "-m", "stages", "train", "few_shot", "sft", "digits", "1", check=False)
@@ -217,7 +217,7 @@ def test_qlora_in_float32_is_refused():
         settings("sft", adaptation="qlora", precision="float32")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="told where there is no GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="reported where there is no GPU")
 def test_qlora_without_a_gpu_is_refused(folder):
     with pytest.raises(UserError, match=r"adaptation: 'qlora' is invalid without a GPU; valid: full, lora"):
         load_base(folder, settings("sft", adaptation="qlora", precision="bfloat16"))
@@ -240,8 +240,10 @@ def test_gradient_checkpointing_changes_nothing_but_memory(folder, tmp_path, cap
         train(folder, tmp_path, method, adaptation=adaptation, gradient_checkpointing=on, **changes)
         for on, changes in ((True, {}), (False, stock))
     )
-    told = [record.message for record in caplog.records if "gradient_checkpointing drops the cache" in record.message]
-    assert len(told) == (method == "no_thinking")
+    reported = [
+        record.message for record in caplog.records if "gradient_checkpointing drops the cache" in record.message
+    ]
+    assert len(reported) == (method == "no_thinking")
     start = {name: value for name, value in load_model(folder).named_parameters() if adaptation == "full"}
     moved = 0.0
     for (name, one), other in zip(with_it[0].named_parameters(), without[0].parameters(), strict=True):
@@ -268,8 +270,8 @@ def test_prompts_above_the_limit_are_refused_before_training(folder, tmp_path, m
     assert lengths == sorted(set(lengths)), "each one name longer than the one before"
     _, record = train(folder, tmp_path, method, max_prompt_length=lengths[-1], steps=1)
     assert record.cost["steps"] == 1
-    told = f"max_prompt_length: {lengths[1]} is invalid for 2 of 4 prompts, whose longest has {lengths[-1]} tokens"
-    with pytest.raises(UserError, match=told):
+    reported = f"max_prompt_length: {lengths[1]} is invalid for 2 of 4 prompts, whose longest has {lengths[-1]} tokens"
+    with pytest.raises(UserError, match=reported):
         train(folder, tmp_path, method, max_prompt_length=lengths[1])
 
 
@@ -318,7 +320,7 @@ def test_prompts_that_vllm_reads_as_sent_are_trained_on(folder, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         (lambda ids: [*ids[:4], ids[3], *ids[4:]], r"read prompt 0 .*: (\d+) tokens for (?!\1)\d+"),
         (lambda ids: ids[:-1], r"read prompt 0 .* tokens for \d+"),
@@ -326,13 +328,13 @@ def test_prompts_that_vllm_reads_as_sent_are_trained_on(folder, tmp_path, monkey
     ],
     ids=["more-image-tokens", "cut", "others"],
 )
-def test_prompts_that_vllm_reads_otherwise_end_the_training(folder, tmp_path, monkeypatch, change, told):
-    with pytest.raises(UserError, match=f"grpo.vllm: vLLM {told}"):
+def test_prompts_that_vllm_reads_otherwise_end_the_training(folder, tmp_path, monkeypatch, change, reported):
+    with pytest.raises(UserError, match=f"grpo.vllm: vLLM {reported}"):
         train_with(folder, tmp_path, monkeypatch, change)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="told where vLLM is not installed")
-def test_without_vllm_it_is_told(folder, tmp_path):
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="reported where vLLM is not installed")
+def test_without_vllm_it_is_reported(folder, tmp_path):
     with pytest.raises(UserError, match=r"grpo\.vllm: true needs the package vllm; next: pip install"):
         train(folder, tmp_path, "no_thinking", vllm=True)
 

@@ -223,9 +223,9 @@ def test_what_is_promised(there, reasons):
     assert verify.unpromised(HERE | there, HERE) == reasons
     before = {"environments": {"a": HERE | there}, "stages": {"train@one": "a"}}
     here = {"environments": {"b": HERE}, "stages": {"train@one": "b"}}
-    told = verify.why("train@one", before, here)
-    assert ("this is a bug" in told) == (not reasons)
-    assert all(reason in told for reason in reasons)
+    reported = verify.why("train@one", before, here)
+    assert ("this is a bug" in reported) == (not reasons)
+    assert all(reason in reported for reason in reasons)
     assert "not known" in verify.why("train@two", before, here)
 
 

@@ -97,13 +97,13 @@ def curves(records: Records, grid: Grid) -> dict[str, Answers]:
     return found
 
 
-def table(answers: Mapping[str, Answers]) -> pd.DataFrame:
-    """Accuracy by k of every dataset.
+def table(answers: Mapping[str, Answers], resampled: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Accuracy by k of every dataset, of its answers and what `resample` made of them.
 
     Returns:
         dataset, method, stage (a pattern of those that make the row), and the other columns of `curve`.
     """
-    found = pd.concat([curve(own, resample(own)).assign(dataset=name) for name, own in answers.items()])
+    found = pd.concat([curve(own, resampled[name]).assign(dataset=name) for name, own in answers.items()])
     found["stage"] = [_stages(row.dataset, row.method) for row in found.itertuples()]
     return found[
         ["dataset", "method", "stage", *(name for name in found if name not in ("dataset", "method", "stage"))]
@@ -122,7 +122,7 @@ def _stages(dataset: str, method: str) -> str:
     return f"prompt_zero_shot@{FEW_SHOT}-{dataset}-{prompt}-*" if prompt else f"zero_shot@{FEW_SHOT}-{dataset}-*"
 
 
-def crossings(answers: Mapping[str, Answers]) -> pd.DataFrame:
+def crossings(answers: Mapping[str, Answers], resampled: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Where each method gets ahead of No-Thinking-RL, the base model that thinks of the one that does not; `FURTHER`.
 
     Returns:
@@ -135,7 +135,7 @@ def crossings(answers: Mapping[str, Answers]) -> pd.DataFrame:
         pairs = [(method, DIRECT) for method in trained if method != DIRECT and DIRECT in trained]
         pairs += [pair for pair in FURTHER if set(pair) <= set(trained)]
         pairs += [(method, ZERO_SHOT) for method in base if method != f"{ZERO_SHOT} ({DIRECT})"]
-        found.append(contrasts(own, resample(own), pairs).assign(dataset=name))
+        found.append(contrasts(own, resampled[name], pairs).assign(dataset=name))
     return pd.concat(found)[["dataset", *(name for name in found[0] if name != "dataset")]]
 
 
