@@ -319,6 +319,10 @@ def test_what_is_described_is_so():
             assert len({thing.name for thing in scene}) == 8
         elif kind == "What is where?":
             assert all(part == f"{part[:2]} {at[part[:2]].name} {at[part[:2]].size}" for part in parts)
+        elif kind == "Which boxes?":
+            for name, place, box in re.findall(r"(\w+ \w+) ([a-d][1-4]) \[([\d, ]+)\]", said):
+                left, top = 250 * "abcd".index(place[0]), 250 * (int(place[1]) - 1)
+                assert at[place].name == name and box == f"{left}, {top}, {left + 250}, {top + 250}"
         elif kind == "Which ways?":
             for one, other, way in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
                 (first, other), (place, from_) = zip(one.split(), other.split(), strict=True)
@@ -335,7 +339,7 @@ def test_what_is_described_is_so():
             for part in parts[1:]:
                 _, place, far = part.split()
                 assert scenes.NUMBERS.index(far) + 1 == scenes.apart(at[place], at[here])
-    assert len(seen) == 4 and min(seen.values()) > 40
+    assert len(seen) == 5 and min(seen.values()) > 30
     pictures = world.WORLD.draw(EmbeddedModelParams.model_validate(MODEL | {"images_per_class": 2}), None, random)
     kinds = [
         [text for turns, _ in pictures.conversations(60, random, done)[1] for text in [str(turns)]]

@@ -94,6 +94,20 @@ class Thing:
         """Its colour and shape."""
         return f"{self.colour} {self.shape}"
 
+    @property
+    def sides(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of its cell, in cells."""
+        return self.column, self.row, self.column + 1, self.row + 1
+
+    @property
+    def box(self) -> str:
+        """These in thousandths of the image.
+
+        >>> Thing(2, 1, "circle", "red").box
+        '[250, 500, 500, 750]'
+        """
+        return f"[{', '.join(str(1000 * side // CELLS) for side in self.sides)}]"
+
 
 Scene = tuple[Thing, ...]
 """In the order of rows, then columns; one thing a cell at most."""
@@ -452,9 +466,8 @@ def box(words: str, generator: np.random.Generator) -> Question:
     things += [Thing(*cells.pop(), shape, _one(generator, others)) for _ in range(generator.integers(1, most_alike))]
     near = f"Where is the {target.name}? Answer with its box."
     question = f"Give the box around the {target.name}." if words == FAR else near
-    sides = (target.column, target.row, target.column + 1, target.row + 1)
-    answer = f"[{', '.join(str(1000 * side // CELLS) for side in sides)}]"
-    left, top, right, bottom = (side / CELLS for side in sides)
+    left, top, right, bottom = (side / CELLS for side in target.sides)
+    answer = target.box
     thought = f"{target.name} {target.place}."
     return Question(tuple(sorted(things)), "Box", question, answer, thought, box=(left, top, right, bottom))
 

@@ -8,6 +8,8 @@ often where certain words stand in the question, so that the format rewards have
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from stages.embedded import scenes
@@ -47,7 +49,9 @@ from stages.modelling.catalogue import EmbeddedModelParams
 from stages.runtime.params import Section
 
 STYLE = Style(0.0, 1.0, False, 12, (-0.1, 0.1), 0.4, (0.0, 0.15), (0.22, 0.42), 0.12, 0.03)
-"""How the base model's images are drawn: filled and upright; no dataset has it."""
+"""How the base model's images are drawn: upright; no dataset has it."""
+FILLS = ((0.0, 1.0), (0.0, 0.6), (1.0, 0.6))
+"""Width of the outline and share of the colour inside, of a third of the shapes each: bright, faint, and outlined."""
 
 NOTHING = "nothing"
 """The name of the colour of an empty cell."""
@@ -76,8 +80,11 @@ within 500 steps; among questions from the start it was not within 1,400 (a plac
 DESCRIBED = 0.2
 """Share of descriptions later."""
 
-DESCRIPTIONS = (0.2, 0.4, 0.2, 0.2)
-"""Shares of what these say: what is seen and where; what is where; which way one thing lies from another; how far."""
+DESCRIPTIONS = (0.2, 0.25, 0.2, 0.15, 0.2)
+"""Shares of what these say: what is seen and where; what is where; in which box it is; which way one thing lies from
+another; how far it is."""
+MOST_BOXES = 4
+"""Boxes that a description names."""
 MOST_COMPARED = 5
 """Pairs of things that a description compares at most."""
 
@@ -194,13 +201,15 @@ def example(
 def description(generator: np.random.Generator) -> tuple[Scene, Conversation]:
     """A scene, and a conversation that names its things in a random order, or says which way some lie from others."""
     kind = generator.choice(len(DESCRIPTIONS), p=DESCRIPTIONS)
-    scene = scenes.crowd(generator) if kind < 2 else scenes.colours_once(generator)
+    scene = scenes.crowd(generator) if kind < 3 else scenes.colours_once(generator)
     shown = [scene[i] for i in generator.permutation(len(scene))]
     if kind == 0:
         question, parts = "What do you see?", [f"{each.name} {each.place}" for each in shown]
     elif kind == 1:
         question, parts = "What is where?", [f"{each.place} {each.name} {each.size}" for each in shown]
     elif kind == 2:
+        question, parts = "Which boxes?", [f"{each.name} {each.place} {each.box}" for each in shown[:MOST_BOXES]]
+    elif kind == 3:
         question = "Which ways?"
         pairs = [(a, b) for a in shown for b in shown if a != b and (a.row == b.row or a.column == b.column)]
         parts = [
@@ -218,8 +227,11 @@ class _Drawn(Pictures):
     """Glyphs of every shape and size, drawn once; and the shares of flaws."""
 
     def __init__(self, params: EmbeddedModelParams, generator: np.random.Generator):
+        styles = [replace(STYLE, stroke=stroke, fill=fill) for stroke, fill in FILLS]
         self._glyphs = {
-            (shape, size): [scenes.glyph(shape, size, STYLE, generator) for _ in range(params.images_per_class)]
+            (shape, size): [
+                scenes.glyph(shape, size, styles[i % len(styles)], generator) for i in range(params.images_per_class)
+            ]
             for shape in (*SHAPES, GAP)
             for size in SIZES
         }
@@ -266,7 +278,7 @@ class _Scenes(World):
         texts += [
             *scenes.NUMBERS,
             *scenes.DIRECTIONS,
-            "What do you see? What is where? Which ways? How far? odd even or A B C D It is . .. , ?. ?",
+            "What do you see? What is where? Which boxes? Which ways? How far? odd even or A B C D It is . .. , ?. ?",
             "[0, 250, 500, 750, 1000] ].",
         ]
         for maker in MAKERS:
