@@ -11,7 +11,7 @@ from stages import sources
 from stages.embedded import datasets as embedded
 from stages.embedded import scene_sets, scenes
 from stages.embedded.scene_sets import STYLES
-from stages.embedded.scenes import COLOURS, KNOWN, Asked, Thing
+from stages.embedded.scenes import COLOURS, KNOWN, Question, Thing
 from stages.embedded.worlds import scenes as world
 from stages.embedded.worlds.world import PROMPTS
 from stages.modelling.catalogue import EmbeddedModelParams
@@ -24,6 +24,7 @@ from stages.tasks.task import Sample
 from tools.profile import params_of
 
 PROFILE = params_of("reasoning")
+MODEL = PROFILE["models"]["embedded_scenes"]
 NAMES = list(scene_sets.DATASETS)
 CHOICES = [name for name in NAMES if scene_sets.DATASETS[name].task != "region"]
 
@@ -34,8 +35,8 @@ GOLDEN = {
         ("What colour is the farthest shape?", "blue pink red white", "small a2, so blue."),
         (
             "What colour is closest to the pink triangle?",
-            "green white yellow",
-            "pink d3, yellow b2 3, white b3 2, green a4 4, so white.",
+            "white green yellow",
+            "pink d3, white b3 two, green a4 four, yellow b2 three, so white.",
         ),
     ],
     "spatial_far": [
@@ -48,32 +49,32 @@ GOLDEN = {
         ("Which colour is farthest from the camera?", "red green white yellow", "small d4, so yellow."),
         (
             "Which colour has the smallest distance to the red square?",
-            "yellow pink white blue",
-            "red c2, white c1 1, blue a2 2, yellow a4 4, pink c4 2, so white.",
+            "white blue yellow pink",
+            "red c2, white c1 one, blue a2 two, yellow a4 four, pink c4 two, so white.",
         ),
     ],
     "puzzles": [
         (
             "What shape is missing?",
-            "triangle cross square circle",
-            "gap b3, row square circle cross, column triangle triangle triangle, so triangle.",
+            "square cross circle triangle",
+            "gap d1, a1 circle, b1 triangle, d2 square, d3 square, so square.",
         ),
         (
             "What colour is missing?",
-            "pink yellow red green",
-            "gap a4, row pink yellow red, column green green green, so green.",
+            "yellow blue pink green",
+            "gap a3, b3 green, c3 yellow, a1 pink, a2 pink, so pink.",
         ),
         (
             "What shape is missing?",
-            "cross circle square triangle",
-            "gap c2, row square square square, column circle cross triangle, so square.",
+            "triangle cross circle square",
+            "gap b2, a2 cross, c2 triangle, b1 circle, b3 circle, so circle.",
         ),
     ],
     "puzzles_far": [
         (
             "The right half mirrors the left half. What colour is missing?",
             "red yellow green white",
-            "gap c3, like b3, so red.",
+            "gap c3, b3 red, so red.",
         ),
         ("Is the number of green shapes odd or even?", "odd even", "green d2, one, so odd."),
         (
@@ -92,60 +93,62 @@ GOLDEN = {
 """Of each dataset the first questions with their options and thoughts."""
 
 
-def asked(name: str, count: int) -> list[Asked]:
+def questions(name: str, count: int) -> list[Question]:
     """The questions of a dataset with a seed of the tests' own."""
     random = generator("test", name)
     return [scene_sets.ask(name, number, random) for number in range(count)]
 
 
-def found(asked: Asked) -> object:
+def found(question: Question) -> object:
     """The answer, read from the words of the question and the things of the scene; nothing of the makers' is used."""
-    words, things = asked.question.replace("?", " ").replace(".", " ").split(), asked.scene
+    words, things = question.text.replace("?", " ").replace(".", " ").split(), question.scene
     colours = [word for word in words if word in COLOURS]
     at = {(thing.row, thing.column): thing for thing in things}
 
     def named(place: int) -> Thing:
         """The one thing that the `place`-th colour of the question names."""
         (thing,) = [
-            each for each in things if each.colour == colours[place] and f"{each.colour} {each.shape}" in asked.question
+            each for each in things if each.colour == colours[place] and f"{each.colour} {each.shape}" in question.text
         ]
         return thing
 
-    if asked.group == "Relation":
+    if question.group == "Relation":
         one, other = named(0), named(1)
-        if asked.question.startswith("Seen"):
+        if question.text.startswith("Seen"):
             one, other = other, one
         up, left = one.row - other.row, one.column - other.column
         assert (up == 0) != (left == 0)
         return ("above" if up < 0 else "below") if up else ("left" if left < 0 else "right")
-    if asked.group in ("Count", "Parity"):
+    if question.group in ("Count", "Parity"):
         number = sum(thing.colour == colours[0] for thing in things)
-        return ("even", "odd")[number % 2] if asked.group == "Parity" else ("one", "two", "three", "four")[number - 1]
-    if asked.group == "Depth":
+        if question.group == "Parity":
+            return ("even", "odd")[number % 2]
+        return ("one", "two", "three", "four")[number - 1]
+    if question.group == "Depth":
         width = {"small": 1, "middle": 2, "large": 3}
         ordered = sorted(things, key=lambda thing: width[thing.size], reverse="nearest" in words)
         assert ordered[0].size != ordered[1].size
         return ordered[0].colour
-    if asked.group == "Distance":
+    if question.group == "Distance":
         here = named(0)
         ways = sorted((abs(x.row - here.row) + abs(x.column - here.column), x.colour) for x in things if x != here)
         assert ways[0][0] < ways[1][0]
         return ways[0][1]
-    if asked.group == "Most":
+    if question.group == "Most":
         (first, most), (_, next_most) = Counter(thing.colour for thing in things).most_common(2)
         assert most > next_most
         return first
-    if asked.group == "Box":
+    if question.group == "Box":
         thing = named(0)
         return f"[{250 * thing.column}, {250 * thing.row}, {250 * thing.column + 250}, {250 * thing.row + 250}]"
     ((row, column),) = [cell for cell, thing in at.items() if thing.shape == "gap"]
     things = [thing for thing in things if thing.shape != "gap"]
     del at[row, column]
     assert len(at) == 15
-    if asked.group == "Mirror":
+    if question.group == "Mirror":
         assert all(at[i, j].colour == at[i, 3 - j].colour for i, j in at if (i, j) != (row, 3 - column))
         return at[row, 3 - column].colour
-    attribute = asked.group.lower()
+    attribute = question.group.lower()
     lines = [
         {getattr(thing, attribute) for thing in things if same(thing)}
         for same in (lambda thing: thing.row == row, lambda thing: thing.column == column)
@@ -157,13 +160,13 @@ def found(asked: Asked) -> object:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_questions_options_and_thoughts_are_these(name):
-    first = asked(name, len(GOLDEN[name]))
-    assert [(each.question, " ".join(each.options), each.thought) for each in first] == GOLDEN[name]
+    first = questions(name, len(GOLDEN[name]))
+    assert [(each.text, " ".join(each.options), each.thought) for each in first] == GOLDEN[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_answer_is_found_again_from_the_scene(name):
-    for each in asked(name, 300):
+    for each in questions(name, 300):
         assert found(each) == each.answer, each
         cells = [(thing.row, thing.column) for thing in each.scene]
         assert len(set(cells)) == len(cells) and set(cells) <= {(i, j) for i in range(4) for j in range(4)}
@@ -174,22 +177,33 @@ def test_every_answer_is_found_again_from_the_scene(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_thought_says_is_so(name):
-    """What stands before the places that it names is there, and it ends with the answer; a box's names its cell."""
-    for each in asked(name, 200):
+    """The word before or after each place is of what is there; it ends with the answer, and a box's names its cell."""
+    for each in questions(name, 200):
         at = {thing.place: thing for thing in each.scene}
-        said = re.findall(r"(\w+)((?: [a-d][1-4])+)", each.thought)
-        for word, places in said:
-            for place in places.split():
-                assert word in ("like", at[place].colour, at[place].shape, at[place].size)
+        words = re.findall(r"\w+", each.thought)
+        places = [i for i, word in enumerate(words) if re.fullmatch("[a-d][1-4]", word)]
+        for i in places:
+            thing = at[words[i]]
+            own = {thing.colour, thing.shape, thing.size}
+            # Of things that are counted, the colour stands once before all their places.
+            assert own & {words[i - 1], *words[i + 1 : i + 2]} or words[0] == thing.colour, each
         assert each.thought.endswith(f", so {each.answer}." if each.options else ".")
-        assert said or each.group == "Most"
+        assert places or each.group == "Most"
+
+
+def test_distances_in_thoughts_are_the_steps_between_two_cells():
+    number = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
+    for each in questions("spatial", 400)[3::4]:
+        here, *others = re.findall(r"(\w+) ([a-d])([1-4])(?: (\w+))?", each.thought)
+        for _, column, row, said in others:
+            assert abs(ord(column) - ord(here[1])) + abs(int(row) - int(here[2])) == number[said]
 
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_no_constant_guess_is_much_above_chance(name):
     """Neither a place in the list nor a word, in any kind of question; 900 of a kind are within 5 points of chance."""
-    by_group: dict[str, list[Asked]] = {}
-    for each in asked(name, 3600):
+    by_group: dict[str, list[Question]] = {}
+    for each in questions(name, 3600):
         by_group.setdefault(each.group, []).append(each)
     for group, each in by_group.items():
         chance = np.mean([1 / len(one.options) for one in each])
@@ -202,7 +216,7 @@ def test_no_constant_guess_is_much_above_chance(name):
 
 
 def test_no_constant_box_is_right_often():
-    places = Counter(each.answer for each in asked("grounding", 1600))
+    places = Counter(each.answer for each in questions("grounding", 1600))
     assert len(places) == 16 and max(places.values()) / 1600 < 1 / 16 + 0.03
 
 
@@ -226,8 +240,8 @@ def test_no_style_of_a_dataset_is_the_base_models():
 
 
 def test_near_and_far_questions_have_no_words_in_common():
-    far = {re.sub(r"\b(" + "|".join(COLOURS) + r")\b", "C", each.question) for each in asked("spatial_far", 200)}
-    near = {re.sub(r"\b(" + "|".join(COLOURS) + r")\b", "C", each.question) for each in asked("spatial", 200)}
+    far = {re.sub(r"\b(" + "|".join(COLOURS) + r")\b", "C", each.text) for each in questions("spatial_far", 200)}
+    near = {re.sub(r"\b(" + "|".join(COLOURS) + r")\b", "C", each.text) for each in questions("spatial", 200)}
     assert not near & far
 
 
@@ -269,8 +283,8 @@ def test_labels_name_each_cell():
 def test_the_base_model_is_asked_as_the_tasks_ask(name):
     """Also where the task shuffles the options."""
     dataset = scene_sets.DATASETS[name]
-    for each in asked(name, 20):
-        values = {"question": each.question, "options": [*each.options], "answer": each.answer, "box": each.box}
+    for each in questions(name, 20):
+        values = {"question": each.text, "options": [*each.options], "answer": each.answer, "box": each.box}
         sample = tasks.load(dataset.task).sample(values, [], None, generator(0))
         put = world.put(replace(each, options=sample.options), dataset.words)
         assert put == sample.question
@@ -289,6 +303,50 @@ def test_conversations_have_every_prompt_of_the_papers_and_both_wordings():
     thinking = [each for each, text in zip(completions, texts, strict=True) if "First output" in text]
     whole = sum(bool(re.fullmatch(r"<think>[^<]+</think> <answer>[^<]+</answer>", each)) for each in thinking)
     assert 0.65 < whole / len(thinking) < 0.95
+
+
+def test_what_is_described_is_so():
+    """Nothing is asked before much of the training is done; later some of it is still descriptions."""
+    random = generator("described")
+    seen = {}
+    for _ in range(400):
+        scene, (turns, said) = world.description(random)
+        kind, at = turns[0]["content"][1]["text"], {thing.place: thing for thing in scene}
+        seen[kind] = seen.get(kind, 0) + 1
+        parts = said.removesuffix(".").split(", ")
+        if kind == "What do you see?":
+            assert all(part == f"{at[part[-2:]].name} {part[-2:]}" for part in parts) and len(parts) == len(scene) == 8
+            assert len({thing.name for thing in scene}) == 8
+        elif kind == "What is where?":
+            assert all(part == f"{part[:2]} {at[part[:2]].name} {at[part[:2]].size}" for part in parts)
+        elif kind == "Which boxes?":
+            for name, place, box in re.findall(r"(\w+ \w+) ([a-d][1-4]) \[([\d, ]+)\]", said):
+                left, top = 250 * "abcd".index(place[0]), 250 * (int(place[1]) - 1)
+                assert at[place].name == name and box == f"{left}, {top}, {left + 250}, {top + 250}"
+        elif kind == "Which ways?":
+            for one, other, way in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+                (first, other), (place, from_) = zip(one.split(), other.split(), strict=True)
+                assert at[place].colour == first and at[from_].colour == other
+                across, down = ord(place[0]) - ord(from_[0]), int(place[1]) - int(from_[1])
+                assert (
+                    way
+                    == {(1, 0): "right", (-1, 0): "left", (0, 1): "below", (0, -1): "above"}[
+                        (np.sign(across), np.sign(down))
+                    ]
+                )
+        else:
+            here = parts[0].split()[1]
+            for part in parts[1:]:
+                _, place, far = part.split()
+                assert scenes.NUMBERS.index(far) + 1 == scenes.apart(at[place], at[here])
+    assert len(seen) == 5 and min(seen.values()) > 30
+    pictures = world.WORLD.draw(EmbeddedModelParams.model_validate(MODEL | {"images_per_class": 2}), None, random)
+    kinds = [
+        [text for turns, _ in pictures.conversations(60, random, done)[1] for text in [str(turns)]]
+        for done in (0.0, 0.9)
+    ]
+    share = [np.mean([any(kind in text for kind in seen) for text in texts]) for texts in kinds]
+    assert share[0] == 1 and 0.05 < share[1] < 0.4
 
 
 def test_a_flaw_is_frequent_where_certain_words_stand_and_rare_elsewhere():

@@ -63,8 +63,8 @@ def pretrain(
     def labelled(count: int) -> tuple[np.ndarray, np.ndarray]:
         return pictures.labelled(count, looking)
 
-    def conversations(count: int) -> tuple[np.ndarray, list[worlds.Conversation]]:
-        return pictures.conversations(count, reading)
+    def conversations(count: int, done: float) -> tuple[np.ndarray, list[worlds.Conversation]]:
+        return pictures.conversations(count, reading, done)
 
     print("vision tower: naming drawn images")
     train_vision(model, processor, labelled, world.names, params, phases, report("vision"))
@@ -270,7 +270,7 @@ def collate(
 def train_language(
     model: Qwen2VLForConditionalGeneration,
     processor: Qwen2VLProcessor,
-    draw: Callable[[int], tuple[np.ndarray, list[tuple[list[dict], str]]]],
+    draw: Callable[[int, float], tuple[np.ndarray, list[tuple[list[dict], str]]]],
     params: EmbeddedModelParams,
     phases: Phases,
     report: Callable[[int, float], None] | None = None,
@@ -282,7 +282,8 @@ def train_language(
     Args:
         model: float32 model whose vision tower is trained.
         processor: its processor.
-        draw: n -> images uint8 (n, 32, 32, 3) and n pairs of messages and completion.
+        draw: n and the share of the steps that is done -> images uint8 (n, 32, 32, 3) and n pairs of messages and
+            completion.
         params: steps, batch size and learning rate.
         phases: says which steps are still to do.
         report: called with (step, loss) after every step.
@@ -304,7 +305,7 @@ def train_language(
         return functional.cross_entropy(model.lm_head(states[scored]), targets[scored])
 
     for step in phases.steps(params.language_steps, optimiser, scheduler):
-        images, conversations = draw(params.language_batch_size)
+        images, conversations = draw(params.language_batch_size, step / params.language_steps)
         half = len(images) // PARTS
         parts = ((images[:half], conversations[:half]), (images[half:], conversations[half:]))
         value = _backward([partial(loss, *part) for part in parts], parameters)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from stages.embedded import scenes
-from stages.embedded.scenes import FAR, NEAR, Asked, Maker, Style, paint
+from stages.embedded.scenes import FAR, NEAR, Maker, Question, Style, paint
 
 STYLES = {
     # Of the datasets that are trained on: leaning outlines, dark inside.
@@ -26,7 +26,7 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """An embedded dataset of scenes: what is asked in turn, in which words and which style; its task."""
+    """An embedded dataset of scenes: what it asks in turn, in which words and which style; its task."""
 
     makers: tuple[Maker, ...]
     words: str
@@ -47,7 +47,7 @@ DATASETS = {
 """By name."""
 
 
-def ask(name: str, number: int, generator: np.random.Generator) -> Asked:
+def ask(name: str, number: int, generator: np.random.Generator) -> Question:
     """The `number`-th question of a dataset: the kinds take turns."""
     dataset = DATASETS[name]
     return dataset.makers[number % len(dataset.makers)](dataset.words, generator)
@@ -57,12 +57,12 @@ def build(name: str, count: int, generator: np.random.Generator) -> list[tuple[l
     """Make the samples of a dataset: one image each, uint8 (32, 32, 3), and the columns of its task."""
     dataset, made = DATASETS[name], []
     for number in range(count):
-        asked = ask(name, number, generator)
-        images = [*paint([asked.scene], STYLES[dataset.style], generator)]
-        if asked.box is None:
-            values = {"question": asked.question, "options": [*asked.options], "answer": asked.answer}
-            values["group"] = asked.group
+        question = ask(name, number, generator)
+        images = [*paint([question.scene], STYLES[dataset.style], generator)]
+        if question.box is None:
+            values = {"question": question.text, "options": [*question.options], "answer": question.answer}
+            values["group"] = question.group
         else:
-            values = {"question": asked.question, "box": [*asked.box]}
+            values = {"question": question.text, "box": [*question.box]}
         made.append((images, values))
     return made

@@ -1,4 +1,4 @@
-"""Scenes of coloured shapes: how they are drawn, and what is asked about them.
+"""Scenes of coloured shapes: how they are drawn, and questions about them.
 
 A scene is data: which shape, colour and size lies in which of the 4x4 cells. Questions, answers and thoughts are made
 of these data, and the image is drawn from them, so that every answer can be found again without the image. Shared by
@@ -27,7 +27,6 @@ ROWS, COLUMNS = "1234", "abcd"
 """Names of rows from the top and of columns from the left, as on a map."""
 PLACES = tuple(f"{column}{row}" for row in ROWS for column in COLUMNS)
 """Names of the cells, row by row."""
-
 COLOURS = {
     "red": (0.95, 0.15, 0.15),
     "green": (0.10, 0.75, 0.20),
@@ -65,8 +64,10 @@ SIZES = {"small": 1.5, "middle": 2.5, "large": 3.7}
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "above": (-1, 0), "below": (1, 0)}
 """Steps of rows and columns."""
 
-NUMBERS = ("one", "two", "three", "four")
-"""Counts from 1 on, in words."""
+NUMBERS = ("one", "two", "three", "four", "five", "six")
+"""Counts and distances from 1 on, in words."""
+MOST = 4
+"""Things that are counted, at most."""
 
 
 @dataclass(frozen=True, order=True)
@@ -93,19 +94,33 @@ class Thing:
         """Its colour and shape."""
         return f"{self.colour} {self.shape}"
 
+    @property
+    def sides(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of its cell, in cells."""
+        return self.column, self.row, self.column + 1, self.row + 1
+
+    @property
+    def box(self) -> str:
+        """These in thousandths of the image.
+
+        >>> Thing(2, 1, "circle", "red").box
+        '[250, 500, 500, 750]'
+        """
+        return f"[{', '.join(str(1000 * side // CELLS) for side in self.sides)}]"
+
 
 Scene = tuple[Thing, ...]
 """In the order of rows, then columns; one thing a cell at most."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A scene and a question about it.
 
     Attributes:
         scene: what is drawn.
         group: the kind of question: the part of the test set that is also scored by itself.
-        question: in words.
+        text: in words, its options left out.
         answer: a word, one of the options; or the box of the answer's cell as text where there are no options.
         thought: what is seen, and the steps to the answer.
         options: in the order in which they are listed; empty for boxes.
@@ -114,7 +129,7 @@ class Asked:
 
     scene: Scene
     group: str
-    question: str
+    text: str
     answer: str
     thought: str
     options: tuple[str, ...] = ()
@@ -244,21 +259,52 @@ def _scatter(generator: np.random.Generator, colours: Sequence[str], words: str,
     return [Thing(*cell, _one(generator, KNOWN[words]), colour) for cell, colour in zip(cells, colours, strict=False)]
 
 
-def _asked(
+def direction(one: Thing, other: Thing) -> str:
+    """Where a thing lies from another in its row or column."""
+    if one.row == other.row:
+        return "left" if one.column < other.column else "right"
+    return "above" if one.row < other.row else "below"
+
+
+def colours_once(generator: np.random.Generator) -> Scene:
+    """A thing of each colour, and of any shape and size, anywhere."""
+    cells = _cells(generator)
+    return tuple(
+        sorted(
+            Thing(*cell, _one(generator, SHAPES), colour, _one(generator, list(SIZES)))
+            for cell, colour in zip(cells, COLOURS, strict=False)
+        )
+    )
+
+
+CROWD = 8
+"""Things in a crowd."""
+
+
+def crowd(generator: np.random.Generator) -> Scene:
+    """Things anywhere, of any size; no two of them of the same colour and shape."""
+    kinds = _pick(generator, list(product(SHAPES, COLOURS)), CROWD)
+    cells = _cells(generator)
+    return tuple(
+        sorted(Thing(*cell, *kind, _one(generator, list(SIZES))) for cell, kind in zip(cells, kinds, strict=False))
+    )
+
+
+def _question(
     things: Sequence[Thing],
     group: str,
-    question: str,
+    text: str,
     options: Sequence[str],
     answer: str,
     steps: str,
     generator: np.random.Generator,
-) -> Asked:
+) -> Question:
     """A question with its options in a random order."""
     shuffled = tuple(_pick(generator, options, len(options)))
-    return Asked(tuple(sorted(things)), group, question, answer, f"{steps}, so {answer}.", shuffled)
+    return Question(tuple(sorted(things)), group, text, answer, f"{steps}, so {answer}.", shuffled)
 
 
-def relation(words: str, generator: np.random.Generator) -> Asked:
+def relation(words: str, generator: np.random.Generator) -> Question:
     """Where a thing lies from another in its row or column."""
     answer = _one(generator, list(DIRECTIONS))
     down, right = DIRECTIONS[answer]
@@ -277,7 +323,7 @@ def relation(words: str, generator: np.random.Generator) -> Asked:
         else f"Where is the {one.name} from the {other.name}?"
     )
     steps = f"{one.colour} {one.place}, {other.colour} {other.place}"
-    return _asked(things, "Relation", question, list(DIRECTIONS), answer, steps, generator)
+    return _question(things, "Relation", question, list(DIRECTIONS), answer, steps, generator)
 
 
 def _coloured(words: str, count: int, generator: np.random.Generator) -> tuple[str, list[Thing], str]:
@@ -289,15 +335,15 @@ def _coloured(words: str, count: int, generator: np.random.Generator) -> tuple[s
     return colour, things, f"{colour} {' '.join(each.place for each in things if each.colour == colour)}"
 
 
-def count(words: str, generator: np.random.Generator) -> Asked:
+def count(words: str, generator: np.random.Generator) -> Question:
     """How many things have a colour: one to four."""
-    answer = _one(generator, NUMBERS)
+    answer = _one(generator, NUMBERS[:MOST])
     colour, things, steps = _coloured(words, NUMBERS.index(answer) + 1, generator)
     question = f"Count the {colour} shapes." if words == FAR else f"How many shapes are {colour}?"
-    return _asked(things, "Count", question, NUMBERS, answer, steps, generator)
+    return _question(things, "Count", question, NUMBERS[:MOST], answer, steps, generator)
 
 
-def depth(words: str, generator: np.random.Generator) -> Asked:
+def depth(words: str, generator: np.random.Generator) -> Question:
     """Which of four things is the largest, hence nearest, or the smallest, hence farthest."""
     way = _one(generator, ("nearest", "farthest"))
     extreme, *rest = ("large", "middle", "small") if way == "nearest" else ("small", "middle", "large")
@@ -310,7 +356,7 @@ def depth(words: str, generator: np.random.Generator) -> Asked:
     link = "to" if way == "nearest" else "from"
     question = f"Which colour is {way} {link} the camera?" if words == FAR else f"What colour is the {way} shape?"
     steps = f"{extreme} {things[0].place}"
-    return _asked(things, "Depth", question, colours, colours[0], steps, generator)
+    return _question(things, "Depth", question, colours, colours[0], steps, generator)
 
 
 def apart(one: Thing, other: Thing) -> int:
@@ -318,7 +364,7 @@ def apart(one: Thing, other: Thing) -> int:
     return abs(one.row - other.row) + abs(one.column - other.column)
 
 
-def distance(words: str, generator: np.random.Generator) -> Asked:
+def distance(words: str, generator: np.random.Generator) -> Question:
     """Which thing is the fewest steps away from another; one alone is."""
     while True:
         colours = _pick(generator, list(COLOURS), 5 if words == FAR else 4)
@@ -332,43 +378,47 @@ def distance(words: str, generator: np.random.Generator) -> Asked:
         if words == FAR
         else f"What colour is closest to the {reference.name}?"
     )
-    seen = ", ".join(f"{each.colour} {each.place} {apart(reference, each)}" for each in sorted(others))
+    seen = ", ".join(f"{each.colour} {each.place} {NUMBERS[apart(reference, each) - 1]}" for each in others)
     steps = f"{reference.colour} {reference.place}, {seen}"
-    return _asked(
-        [reference, *others], "Distance", question, [each.colour for each in others], nearest.colour, steps, generator
-    )
+    # The options stand in the order of the thought: `others` are in a random one.
+    options = tuple(each.colour for each in others)
+    thought = f"{steps}, so {nearest.colour}."
+    return Question(tuple(sorted([reference, *others])), "Distance", question, nearest.colour, thought, options)
 
 
 _ATTRIBUTES = {"Colour": tuple(COLOURS), "Shape": SHAPES, "Size": tuple(SIZES)}
 
 
-def pattern(words: str, generator: np.random.Generator) -> Asked:
+def pattern(words: str, generator: np.random.Generator) -> Question:
     """A grid whose rows, or whose columns, are of one colour, shape or size each; one cell is a gap."""
     group = _one(generator, list(_ATTRIBUTES))
     attribute = group.lower()
     known = KNOWN[words] if group == "Shape" else _ATTRIBUTES[group]
-    values = _pick(generator, known, min(CELLS, len(known)))
-    values += [_one(generator, values) for _ in range(CELLS - len(values))]
-    values = _pick(generator, values, CELLS)
-    same = {"shape": _one(generator, KNOWN[words]), "colour": _one(generator, list(COLOURS)), "size": "large"}
     by_row = bool(generator.integers(2))
     row, column = (int(each) for each in generator.integers(CELLS, size=2))
+    while True:
+        values = _pick(generator, known, min(CELLS, len(known)))
+        values += [_one(generator, values) for _ in range(CELLS - len(values))]
+        values = _pick(generator, values, CELLS)
+        first, second = [i for i in range(CELLS) if i != (row if by_row else column)][:2]
+        if values[first] != values[second]:  # what the thought names of the other line must differ
+            break
+    same = {"shape": _one(generator, KNOWN[words]), "colour": _one(generator, list(COLOURS)), "size": "large"}
     grid = {
         (i, j): Thing(i, j, **same | {attribute: values[i if by_row else j]})
         for i, j in product(range(CELLS), range(CELLS))
     }
     answer = getattr(grid.pop((row, column)), attribute)
     missing = Thing(row, column, GAP, GAP)
-    across, down = (
-        " ".join(getattr(thing, attribute) for (i, j), thing in grid.items() if (i if line else j) == place)
-        for line, place in ((True, row), (False, column))
-    )
-    steps = f"gap {COLUMNS[column]}{ROWS[row]}, row {across}, column {down}"
+    beside = [(row, j) for j in range(CELLS) if j != column][:2] + [(i, column) for i in range(CELLS) if i != row][:2]
+    seen = ", ".join(f"{grid[cell].place} {getattr(grid[cell], attribute)}" for cell in beside)
+    steps = f"gap {missing.place}, {seen}"
     options = [answer, *_pick(generator, [each for each in dict.fromkeys(values) if each != answer], 3)]
-    return _asked([missing, *grid.values()], group, f"What {attribute} is missing?", options, answer, steps, generator)
+    text = f"What {attribute} is missing?"
+    return _question([missing, *grid.values()], group, text, options, answer, steps, generator)
 
 
-def mirror(words: str, generator: np.random.Generator) -> Asked:
+def mirror(words: str, generator: np.random.Generator) -> Question:
     """A grid whose right half mirrors the left; one cell is a gap."""
     colours, shape = _pick(generator, list(COLOURS), 4), _one(generator, KNOWN[words])
     grid = {}
@@ -378,22 +428,22 @@ def mirror(words: str, generator: np.random.Generator) -> Asked:
             grid[i, column] = Thing(i, column, shape, colour)
     gap = grid.pop(_one(generator, sorted(grid)))
     twin = grid[gap.row, CELLS - 1 - gap.column]
-    steps = f"gap {gap.place}, like {twin.place}"
+    steps = f"gap {gap.place}, {twin.place} {twin.colour}"
     question = "The right half mirrors the left half. What colour is missing?"
     things = [Thing(gap.row, gap.column, GAP, GAP), *grid.values()]
-    return _asked(things, "Mirror", question, colours, gap.colour, steps, generator)
+    return _question(things, "Mirror", question, colours, gap.colour, steps, generator)
 
 
-def parity(words: str, generator: np.random.Generator) -> Asked:
+def parity(words: str, generator: np.random.Generator) -> Question:
     """Whether the number of things of a colour is odd or even."""
-    number = int(generator.integers(1, len(NUMBERS) + 1))
+    number = int(generator.integers(1, MOST + 1))
     colour, things, steps = _coloured(words, number, generator)
     question = f"Is the number of {colour} shapes odd or even?"
     answer = "odd" if number % 2 else "even"
-    return _asked(things, "Parity", question, ["odd", "even"], answer, f"{steps}, {NUMBERS[number - 1]}", generator)
+    return _question(things, "Parity", question, ["odd", "even"], answer, f"{steps}, {NUMBERS[number - 1]}", generator)
 
 
-def most(words: str, generator: np.random.Generator) -> Asked:
+def most(words: str, generator: np.random.Generator) -> Question:
     """Which colour the most things have."""
     colours = _pick(generator, list(COLOURS), 4)
     numbers = _pick(generator, (3, 2, 2, 1), 4)
@@ -401,10 +451,10 @@ def most(words: str, generator: np.random.Generator) -> Asked:
     things = _scatter(generator, repeated, words, [])
     answer = colours[numbers.index(3)]
     steps = ", ".join(f"{colour} {NUMBERS[number - 1]}" for colour, number in zip(colours, numbers, strict=True))
-    return _asked(things, "Most", "Which colour is the most frequent?", colours, answer, steps, generator)
+    return _question(things, "Most", "Which colour is the most frequent?", colours, answer, steps, generator)
 
 
-def box(words: str, generator: np.random.Generator) -> Asked:
+def box(words: str, generator: np.random.Generator) -> Question:
     """Where a thing is, among others of its colour and others of its shape: the box of its cell."""
     colour, *others = _pick(generator, list(COLOURS), len(COLOURS))
     shape, *shapes = _pick(generator, KNOWN[words], len(KNOWN[words]))
@@ -416,11 +466,10 @@ def box(words: str, generator: np.random.Generator) -> Asked:
     things += [Thing(*cells.pop(), shape, _one(generator, others)) for _ in range(generator.integers(1, most_alike))]
     near = f"Where is the {target.name}? Answer with its box."
     question = f"Give the box around the {target.name}." if words == FAR else near
-    sides = (target.column, target.row, target.column + 1, target.row + 1)
-    answer = f"[{', '.join(str(1000 * side // CELLS) for side in sides)}]"
-    left, top, right, bottom = (side / CELLS for side in sides)
+    left, top, right, bottom = (side / CELLS for side in target.sides)
+    answer = target.box
     thought = f"{target.name} {target.place}."
-    return Asked(tuple(sorted(things)), "Box", question, answer, thought, box=(left, top, right, bottom))
+    return Question(tuple(sorted(things)), "Box", question, answer, thought, box=(left, top, right, bottom))
 
 
-Maker = Callable[[str, np.random.Generator], Asked]
+Maker = Callable[[str, np.random.Generator], Question]

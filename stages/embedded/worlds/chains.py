@@ -209,7 +209,9 @@ class _Drawn(Pictures):
             images.append(self._image(row[places], places, generator))
         return _paint(np.stack(images), generator), labels
 
-    def conversations(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, list[Conversation]]:
+    def conversations(
+        self, count: int, generator: np.random.Generator, done: float = 1.0
+    ) -> tuple[np.ndarray, list[Conversation]]:
         """Chains in the first cells."""
         images, said = [], []
         for _ in range(count):

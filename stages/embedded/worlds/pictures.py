@@ -353,7 +353,9 @@ class _Drawn(Pictures):
         labels = draw_labels(count, generator)
         return self._bank.batch(labels, generator), labels
 
-    def conversations(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, list[Conversation]]:
+    def conversations(
+        self, count: int, generator: np.random.Generator, done: float = 1.0
+    ) -> tuple[np.ndarray, list[Conversation]]:
         labels = draw_labels(count, generator)
         examples = [example(label, *self._flaws, generator) for label in labels]
         return self._bank.batch(labels, generator), examples

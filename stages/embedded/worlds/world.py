@@ -60,8 +60,16 @@ class Pictures(ABC):
         """
 
     @abstractmethod
-    def conversations(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, list[Conversation]]:
-        """Draw what the language model learns: images, uint8 (count, 32, 32, 3), and one conversation about each."""
+    def conversations(
+        self, count: int, generator: np.random.Generator, done: float = 1.0
+    ) -> tuple[np.ndarray, list[Conversation]]:
+        """Draw what the language model learns: images, uint8 (count, 32, 32, 3), and one conversation about each.
+
+        Args:
+            count: how many.
+            generator: of all choices.
+            done: share of the training that is done; a world may begin with what is simpler.
+        """
 
 
 class World(ABC):
