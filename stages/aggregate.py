@@ -1,6 +1,6 @@
 """Stage `aggregate`: the records of the grid's cells become the tables of the paper, a summary and plots.
 
-Reads metrics/records; writes metrics/summary.json, metrics/tables, metrics/plots.
+Reads metrics/records and facts; writes metrics/summary.json, metrics/claims.json, metrics/tables, metrics/plots.
 """
 
 import json
@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.report import curves, depth, markdown, plots, summary, tables
+from stages.report import claims, curves, depth, markdown, plots, published, summary, tables
+from stages.report.claims import Ledger, read_ledger
 from stages.report.footnotes import Reported, read_reported
 from stages.report.records import OWN, Records, read_records
 from stages.runtime import environment
-from stages.runtime.files import write_file
+from stages.runtime.files import json_text, write_file
 from stages.tasks.settings import OPEN_SET
 
 METRICS = Path("metrics")
@@ -20,7 +21,7 @@ DIFFERENCE = ("no_thinking", "cls_rl")
 """The methods whose difference in transfer has a plot, first minus second (P1 Figure 7a)."""
 
 
-def report(records: Records, grid: Reported) -> dict[str, bytes]:
+def report(records: Records, grid: Reported, ledger: Ledger) -> dict[str, bytes]:
     """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table.
 
     Those of `_analyses` are there only where the grid has what they show.
@@ -46,7 +47,21 @@ def report(records: Records, grid: Reported) -> dict[str, bytes]:
         "plots/training_curves.png": plots.training_curves(training_curves, grid),
         "summary.json": (json.dumps(numbers, indent=2) + "\n").encode(),
     }
-    return files | _analyses(records, grid)
+    return files | _claims(records, grid, ledger) | _analyses(records, grid)
+
+
+def _claims(records: Records, grid: Reported, ledger: Ledger) -> dict[str, bytes]:
+    """The claims with their verdicts, and the cells that have a published number."""
+    judged = claims.judge(ledger, records, grid)
+    verdicts, compared = claims.table(judged, ledger, grid), published.compare(ledger.published, records, grid)
+    why_none = published.why_none(ledger.published, grid)
+    return {
+        "claims.json": json_text(claims.numbers(judged)).encode(),
+        "tables/claims.csv": _csv(verdicts, "%.6g"),
+        "tables/claims.md": markdown.claims(verdicts, grid).encode(),
+        "tables/published.csv": _csv(compared, "%.2f"),
+        "tables/published.md": markdown.published(compared, why_none, grid).encode(),
+    }
 
 
 def _difference(transfer: pd.DataFrame, grid: Reported) -> dict[str, bytes]:
@@ -98,13 +113,13 @@ def _analyses(records: Records, grid: Reported) -> dict[str, bytes]:
 
 def run(grid: Reported, metrics: Path = METRICS) -> None:
     """Compute all, then write all: an error leaves nothing half-written."""
-    for name, content in report(read_records(grid, metrics / "records"), grid).items():
+    for name, content in report(read_records(grid, metrics / "records"), grid, read_ledger()).items():
         with write_file(metrics / name) as unfinished:
             unfinished.write_bytes(content)
 
 
 def aggregate() -> None:
-    """Write `metrics/summary.json`, `metrics/tables/` and `metrics/plots/`."""
+    """Write `metrics/summary.json`, `metrics/claims.json`, `metrics/tables/` and `metrics/plots/`."""
     run(read_reported(METRICS / "records"))
     environment.record("aggregate")
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from stages import aggregate
 from stages.evaluation import scoring
 from stages.report import markdown, plots, tables
+from stages.report.claims import read_ledger
 from stages.report.curves import by_dataset, mean_curves
 from stages.report.footnotes import Reported
 from stages.report.records import RULES, Part, read_records
@@ -124,7 +125,7 @@ def write_cells(metrics: Path, grid: Reported, correct=None, shuffle: int | None
 
 
 def report(metrics: Path, grid: Reported) -> dict[str, bytes]:
-    return aggregate.report(read_records(grid, metrics / "records"), grid)
+    return aggregate.report(read_records(grid, metrics / "records"), grid, read_ledger())
 
 
 def params(grid: Reported) -> dict:

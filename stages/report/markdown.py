@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from stages.report.claims import VERDICTS
 from stages.report.footnotes import Reported, with_notes
 from stages.report.records import BASE_TO_NEW, FEW_SHOT, OPEN_SET, OWN, RULES, ZERO_SHOT
 from stages.report.statistics import two_decimals
@@ -289,6 +290,122 @@ def _matrix(
     wide = rows.pivot(index=keys, columns="column", values="cell")
     order = pd.MultiIndex.from_frame(rows[keys].drop_duplicates())
     return wide.loc[order, list(dict.fromkeys(rows["column"]))].reset_index()
+
+
+def claims(table: pd.DataFrame, grid: Reported) -> str:
+    """A row for each claim that the grid can judge; then what it lacks for the others; then the stages."""
+    judged, absent = table[table["lacks"] == ""], table[table["lacks"] != ""]
+    lines = ["# Claims", ""]
+    lines += [
+        "What the two papers claim (P1, P2) and what is asked beside them (ours), by `facts/claims.yaml`, each as a",
+        "difference between two methods. A verdict is about this grid's base model and datasets, by exact match, at 5%",
+        f"after Holm's correction for the {len(judged)} claims that this grid can judge; `p` is corrected so.",
+        "Intervals are of 95%, not corrected, over seeds and test images of these datasets; in the last column as if the",
+        "datasets too were drawn from others like them, and with † that is all that can be said. `same` is supported",
+        "where the difference is shown to lie within the margin (two one-sided tests). `would decide`: how many seeds,",
+        "or test images of each dataset, would show a difference such as was found in 80% of all cases. Published",
+        "differences are of other models and data: they stand here to be read, and nothing is tested against them.",
+    ]
+    lines += [*_one_seed(grid), _REBUILD, "", _grid(grid), ""]
+    counts = table["verdict"].value_counts()
+    lines += [", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts) + "."]
+    if len(judged):
+        lines += ["", _table(pd.DataFrame([_claim(row) for row in judged.itertuples()]))]
+    if len(absent):
+        lines += ["", "## Not in this grid", "", "What `params.yaml` would need for them:", ""]
+        lines += [_table(absent[["claim", "source", "lacks"]])]
+    if len(judged):
+        shown = judged.drop(columns="claim").rename(columns={"name": "claim"})
+        lines += _stages(shown.assign(claim=_code(shown["claim"])), ["claim", "quantity", "first", "second"])
+    return _text(lines, grid)
+
+
+def _one_seed(grid: Reported) -> list[str]:
+    if len(grid.seeds) > 1:
+        return []
+    return [
+        "One seed: each method was trained once on each dataset, and nothing here says what another training gives."
+    ]
+
+
+def _claim(row: tuple) -> dict[str, str]:
+    unit = "" if row.unit == "points" else f" {row.unit}"
+    only_like_these = "†" if row.seeds == 1 and pd.isna(row.images) else ""
+    of_substring = row.substring_verdict and f"{row.substring_verdict}, {_signed(row.substring)}"
+    like_these = row.like_these_verdict and f"{row.like_these_verdict} [{_signed(row.like_these_low)}, "
+    return {
+        "verdict": f"**{row.verdict}**" + (", one training" if row.seeds == 1 and not only_like_these else ""),
+        "claim": row.claim,
+        "source": row.source,
+        "published": _published(row),
+        "expected": f"same, ±{row.margin:g}" if row.expected == "same" else row.expected,
+        "here": f"{_signed(row.effect)} [{_signed(row.low)}, {_signed(row.high)}]{unit}{only_like_these}",
+        "p": _p(row.p),
+        "would decide": _would_decide(row),
+        "by substring match": of_substring,
+        "datasets like these": like_these and f"{like_these}{_signed(row.like_these_high)}]",
+    }
+
+
+def _would_decide(row: tuple) -> str:
+    if row.verdict != "undecided":
+        return ""
+    counts = ((row.seeds_needed, "seeds"), (row.images_needed, "images"))
+    needed = [f"{count} {what}" for count, what in counts if not pd.isna(count)]
+    return " or ".join(needed) or ("unknown from one seed" if row.seeds == 1 else "neither would")
+
+
+def _published(row: tuple) -> str:
+    if pd.isna(row.published):
+        return "-"
+    of_both = "" if pd.isna(row.published_first) else f"{row.published_first:g} - {row.published_second:g} = "
+    return f"{of_both}{_signed(row.published)}{row.published_unit}"
+
+
+def _signed(value: float) -> str:
+    """With its sign, `-` where there is none.
+
+    >>> [_signed(value) for value in (1.005, -2.0, float("nan"))]
+    ['+1.01', '-2.00', '-']
+    """
+    return "-" if pd.isna(value) else f"{two_decimals(value) + 0.0:+.2f}"
+
+
+def _p(p: float) -> str:
+    """A p-value, `-` where there is none.
+
+    >>> [_p(p) for p in (0.25, 0.0004, 1e-9, float("nan"))]
+    ['0.25', '0.0004', '<0.0001', '-']
+    """
+    return "-" if pd.isna(p) else "<0.0001" if p < 0.0001 else f"{p:.2g}"
+
+
+def published(table: pd.DataFrame, why_none: str, grid: Reported) -> str:
+    """A row for each published number of a cell that the grid has."""
+    lines = ["# Against the published numbers", ""]
+    lines += [
+        "Numbers of `facts/published.csv` beside the cells that they are of: of the same model, data, method and",
+        "setting, and of no other. By substring match, the published rule; the interval is of 95%, over seeds and test",
+        "images. The papers print single runs.",
+    ]
+    lines += [*_one_seed(grid), _REBUILD, "", _grid(grid), ""]
+    if table.empty:
+        return _text([*lines, f"No cell of this grid has a published number: {why_none}."], grid)
+    shown = pd.DataFrame(
+        {
+            "quantity": [f"{row.quantity} {row.group}".strip() for row in table.itertuples()],
+            "method": table["method"],
+            "trained on": table["trained_on"],
+            "tested on": table["evaluated_on"],
+            "published": [f"{value:.2f}" for value in table["published"]],
+            "ours": [f"{row.ours:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in table.itertuples()],
+            "difference": [_signed(value) for value in table["difference"]],
+            "in our interval": table["inside"],
+            "published in": table["table"],
+            "stage": [", ".join(f"`{name}`" for name in stage.split()) for stage in table["stage"]],
+        }
+    )
+    return _text([*lines, _table(shown)], grid)
 
 
 def training_cost(table: pd.DataFrame, grid: Reported) -> str:

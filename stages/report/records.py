@@ -24,6 +24,8 @@ RULES = {"substring": "substring match", "exact": "exact match"}
 
 PARTS = {FEW_SHOT: ("all",), BASE_TO_NEW: ("base", "new"), OPEN_SET: ("open",)}
 ZERO_SHOT = "zero_shot"
+ANSWER = ("reward/accuracy", "reward/equality", "reward/overlap")
+"""The columns of a training curve that are rewards for the right answer."""
 OWN = "own"
 """The prompt of a model's own method."""
 
@@ -159,7 +161,8 @@ class Records:
         costs: one row per trained cell: stage, setting, method, dataset, seed, steps, samples_seen, prompt_tokens,
             completion_tokens.
         curves: one row per optimiser step of the cells whose method has rewards: stage, method, step, reward,
-            completion_length (tokens).
+            completion_length (tokens), answer (the mean of the rewards that pay the right answer, each at most 1; nan
+            without one).
         prompted: as evaluations, of the models that were evaluated with several prompts, with a column prompt: the
             name of one, or `own`; empty where the grid has no such prompts.
         targets: as prompted, of the datasets for testing alone; empty where the grid has none.
@@ -369,10 +372,12 @@ def _curve(path: Path, stage: str, method: str) -> pd.DataFrame:
         curve = curve.reindex(columns=columns).iloc[:0]
     if absent := [name for name in columns if name not in curve]:
         raise _corrupt(path, stage, f"has no column {absent[0]!r}")
+    paid = [name for name in ANSWER if name in curve]
     try:
-        curve = curve[columns].astype("float64")
+        curve = curve[[*columns, *paid]].astype("float64")
     except ValueError as error:
         raise _corrupt(path, stage, str(error)) from None
+    curve = curve[columns].assign(answer=curve[paid].mean(axis=1))
     curve.insert(0, "stage", stage)
     curve.insert(1, "method", method)
     return curve

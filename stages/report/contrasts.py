@@ -1,0 +1,281 @@
+"""Contrasts: what one method has more of than another, on which cells; the language of `facts/claims.yaml`.
+
+A quantity says what is measured, a side of a contrast for which method. Both choose marks, or values, from the records
+of a grid; what their difference is worth says `stages.report.inference`.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BeforeValidator, Field, model_validator
+
+from stages.report import inference
+from stages.report.footnotes import Reported
+from stages.report.inference import Cell, Estimate, Marks
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, OPEN_SET, OWN, ZERO_SHOT, Records, has_transfer
+from stages.runtime.params import Section
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is measured.
+
+    Attributes:
+        setting: of the cells.
+        parts: of their test sets; of two, the harmonic mean.
+        where: on the dataset that was trained on, on the others, on those for testing alone, or in training.
+        value: the number of a test set or of a training, in `unit`; None where each sample is right or wrong.
+        unit: of differences.
+    """
+
+    setting: str = FEW_SHOT
+    parts: tuple[str, ...] = ("all",)
+    where: Literal["own", "others", "targets", "costs", "curves", "steps"] = "own"
+    value: Callable[[Any], float] | None = None
+    unit: str = "points"
+
+
+def _early(curve: pd.DataFrame) -> float:
+    """The reward for the answer, in percent of the most: its mean over the first half of the steps."""
+    return 100 * float(curve.sort_values("step")["answer"].iloc[: -(-len(curve) // 2)].mean())
+
+
+QUANTITIES = {
+    "few_shot": Quantity(),
+    "base": Quantity(BASE_TO_NEW, ("base",)),
+    "new": Quantity(BASE_TO_NEW, ("new",)),
+    "H": Quantity(BASE_TO_NEW, ("base", "new")),
+    "open_set": Quantity(OPEN_SET, ("open",)),
+    "transfer": Quantity(where="others"),
+    "target": Quantity(where="targets"),
+    "by_step": Quantity(where="steps", value=lambda steps: float(steps["exact"].mean())),
+    "reward": Quantity(where="curves", value=_early),
+    "think": Quantity(value=lambda part: 100 * part.thinking / part.samples),
+    "tokens": Quantity(value=lambda part: part.mean_completion_tokens, unit="tokens"),
+    "training_tokens": Quantity(
+        where="costs", value=lambda cells: float(cells["completion_tokens"].sum()) / 1000, unit="thousand tokens"
+    ),
+}
+TRAINED = ("costs", "curves", "steps")
+"""Where there is nothing of the base model, no prompt but a method's own, and no group."""
+
+
+ALL = "all"
+"""All datasets of a grid."""
+
+
+class Side(Section):
+    """One side of a contrast.
+
+    Attributes:
+        method: of the grid, or `zero_shot`.
+        prompts: the first of them that the grid has is what it is evaluated with; none: its own.
+        groups: of test samples; none: those of the contrast.
+    """
+
+    method: str
+    prompts: list[str] = Field(default_factory=list)
+    groups: list[str] = Field(default_factory=list)
+
+
+AnySide = Annotated[Side, BeforeValidator(lambda side: {"method": side} if isinstance(side, str) else side)]
+
+
+class Contrast(Section):
+    """First minus second; see `facts/claims.yaml` for the keys."""
+
+    first: AnySide
+    second: AnySide
+    quantity: Literal[tuple(QUANTITIES)]  # type: ignore[valid-type]
+    datasets: list[str] = Field(default_factory=list)
+    targets: list[str] = Field(default_factory=list)
+    groups: list[str] = Field(default_factory=list)
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """Both."""
+        return self.first, self.second
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Contrast":
+        where = QUANTITIES[self.quantity].where
+        if (where == "targets") != bool(self.targets):
+            raise ValueError("targets with quantity: target, and with no other")
+        for side in self.sides:
+            if where in TRAINED and (side.method == ZERO_SHOT or side.prompts or side.groups or self.groups):
+                raise ValueError(f"methods, without prompts or groups, where quantity: {self.quantity} is of training")
+        return self
+
+
+def datasets_of(contrast: Contrast, grid: Reported, other_tasks: Iterable[str]) -> list[str]:
+    """Those of the grid that the contrast is about, in the grid's order."""
+    if ALL in contrast.datasets:
+        return grid.datasets
+    if contrast.datasets:
+        return [name for name in grid.datasets if name in contrast.datasets]
+    return [name for name in grid.datasets if name not in other_tasks]
+
+
+def lacks(contrast: Contrast, grid: Reported, other_tasks: Iterable[str]) -> list[str]:
+    """What a grid would need for a contrast and has not, in the words of `params.yaml`; nothing if it has all."""
+    quantity = QUANTITIES[contrast.quantity]
+    datasets = datasets_of(contrast, grid, other_tasks)
+    wanted = {f"methods: {side.method}": side.method in (ZERO_SHOT, *grid.methods) for side in contrast.sides}
+    wanted[f"settings: {quantity.setting}"] = quantity.setting in grid.settings
+    wanted[f"transfer: {FEW_SHOT}"] = quantity.where != "others" or has_transfer(grid)
+    wanted[f"by_step: {FEW_SHOT}"] = quantity.where != "steps" or FEW_SHOT in grid.by_step
+    for side in contrast.sides:
+        key = "prompts" if side.method != ZERO_SHOT or quantity.where == "targets" else "zero_shot_prompts"
+        wanted[f"{key}: {' or '.join(side.prompts)}"] = not side.prompts or _prompt(side, grid, quantity) != OWN
+    wanted[f"datasets: {' or '.join(contrast.datasets) or 'classification'}"] = bool(datasets)
+    wanted["datasets: a second one"] = quantity.where != "others" or len(datasets) != 1
+    targets = " or ".join(contrast.targets)
+    wanted[f"targets: {targets}"] = not targets or any(name in grid.targets for name in contrast.targets)
+    return [name for name, there in wanted.items() if not there]
+
+
+def difference(
+    contrast: Contrast, records: Records, grid: Reported, datasets: Sequence[str], rule: str, like_these: bool = False
+) -> Estimate:
+    """First minus second, in the unit of the quantity, with what it is worth; see `parts` for the arguments.
+
+    Args:
+        like_these: as if the datasets were drawn from others like them; else over these.
+    """
+    both = [each for side in contrast.sides for each in parts(side, contrast, records, grid, datasets, rule)]
+    function = inference.H_DIFFERENCE if len(both) > 2 else inference.DIFFERENCE
+    if like_these:
+        return inference.over_datasets(function, *both)
+    if QUANTITIES[contrast.quantity].value is not None:
+        return inference.estimate_of_values(function, *both)
+    return inference.estimate(function, *both)
+
+
+def words(side: Side) -> str:
+    """A side as tables name it.
+
+    >>> words(Side(method="cls_rl")), words(Side(method="cls_rl", prompts=["empty_think"], groups=["1", "2"]))
+    ('cls_rl', 'cls_rl (empty_think, groups 1 2)')
+    """
+    more = [*side.prompts, *([f"groups {' '.join(side.groups)}"] if side.groups else [])]
+    return f"{side.method} ({', '.join(more)})" if more else side.method
+
+
+def parts(
+    side: Side, contrast: Contrast, records: Records, grid: Reported, datasets: Sequence[str], rule: str
+) -> list[Marks]:
+    """What one side has, for each part of its quantity: (seeds, images) of marks, or (seeds, 1) of values.
+
+    Values are given in hundredths, since `stages.report.inference` makes percent of shares.
+
+    Args:
+        side: of the contrast.
+        contrast: nothing of which the grid lacks.
+        records: of the grid.
+        grid: its axes.
+        datasets: see `datasets_of`.
+        rule: when a sample is right; see `stages.report.records.RULES`.
+
+    Raises:
+        LookupError: a test set has no such group; its text is what the grid lacks.
+    """
+    quantity = QUANTITIES[contrast.quantity]
+    if quantity.where in TRAINED:
+        return [_of_trainings(side, quantity, records, grid, datasets)]
+    found = []
+    for part in quantity.parts:
+        values: dict[Cell, list[np.ndarray]] = defaultdict(list)
+        for trained, row in _rows(side, quantity, part, records, grid, datasets, contrast.targets):
+            groups = side.groups or contrast.groups
+            for name, each in _samples(row, groups).items():
+                if quantity.value is None:
+                    found_here = np.array([mark == "1" for mark in each.right[rule]])
+                else:
+                    found_here = np.array([quantity.value(each) / 100])
+                values[Cell(trained, row.evaluated_on, name)].append(found_here)
+        found.append({cell: np.stack(rows) for cell, rows in values.items()})
+    return found
+
+
+def _of_trainings(side: Side, quantity: Quantity, records: Records, grid: Reported, datasets: Sequence[str]) -> Marks:
+    frame = getattr(records, quantity.where)
+    stage = "by_step" if quantity.where == "steps" else "train"
+    found = {}
+    for dataset in datasets:
+        names = [f"{stage}@{quantity.setting}-{side.method}-{dataset}-{seed}" for seed in grid.seeds]
+        values = [[quantity.value(frame[frame["stage"] == name]) / 100] for name in names]
+        found[Cell(dataset, dataset)] = np.array(values)
+    return found
+
+
+def _samples(row: Any, groups: Sequence[str]) -> dict[str, Any]:
+    """What a row has of all its samples, or of each group of them."""
+    if not groups:
+        return {row.part: row}
+    if absent := [name for name in groups if name not in row.groups]:
+        raise LookupError(f"groups: {', '.join(absent)} of {row.evaluated_on}")
+    return {name: row.groups[name] for name in groups}
+
+
+def _rows(
+    side: Side,
+    quantity: Quantity,
+    part: str,
+    records: Records,
+    grid: Reported,
+    datasets: Sequence[str],
+    targets: Sequence[str],
+) -> Iterable[tuple[str, Any]]:
+    """Each row of the cells, by seed, with what was trained on: of the base model, all that it is set against."""
+    frame, prompt = records.evaluations, _prompt(side, grid, quantity)
+    if quantity.where == "targets":
+        frame = records.targets[records.targets["prompt"] == prompt]
+    elif prompt != OWN:
+        frame = records.prompted[records.prompted["prompt"] == prompt]
+    tested = targets if quantity.where == "targets" else datasets
+    chosen = (frame["method"] == side.method) & (frame["setting"] == quantity.setting) & (frame["part"] == part)
+    frame = frame[chosen & frame["evaluated_on"].isin(tested)]
+    for row in frame.itertuples():
+        for trained in [row.trained_on] if isinstance(row.trained_on, str) else datasets:
+            own = trained == row.evaluated_on
+            if trained in datasets and {"own": own, "others": not own, "targets": True}[quantity.where]:
+                yield trained, row
+
+
+def _prompt(side: Side, grid: Reported, quantity: Quantity) -> str:
+    there = grid.zero_shot_prompts if side.method == ZERO_SHOT and quantity.where != "targets" else grid.prompts
+    return next((prompt for prompt in side.prompts if prompt in there), OWN)
+
+
+def stages(contrast: Contrast, grid: Reported, datasets: Sequence[str]) -> list[str]:
+    """The stages that make both sides; patterns for `dvc repro --glob` where several do."""
+    quantity = QUANTITIES[contrast.quantity]
+    whole = list(datasets) == grid.datasets and len(datasets) > 1
+    seeds = "*" if len(grid.seeds) > 1 else str(grid.seeds[0])
+    found = []
+    for side in contrast.sides:
+        prompt = _prompt(side, grid, quantity)
+        for dataset in ["*"] if whole else datasets:
+            base = side.method == ZERO_SHOT
+            cell = f"{quantity.setting}-{dataset}" if base else f"{quantity.setting}-{side.method}-{dataset}"
+            if quantity.where == "targets":
+                for target in [name for name in grid.targets if name in contrast.targets]:
+                    if base:
+                        found.append(f"target_zero_shot@{target}")
+                    elif prompt == OWN:
+                        found.append(f"target_eval@{side.method}-{dataset}-{target}-{seeds}")
+                    else:
+                        found.append(f"target_prompt@{side.method}-{dataset}-{target}-{prompt}-{seeds}")
+            elif quantity.where in TRAINED:
+                found.append(f"{'by_step' if quantity.where == 'steps' else 'train'}@{cell}-{seeds}")
+            elif quantity.where == "others" and not base:
+                found.append(f"cross_eval@{cell}-*-{seeds}")
+            elif prompt != OWN:
+                found.append(f"{'prompt_zero_shot' if base else 'prompt_eval'}@{cell}-{prompt}-{seeds}")
+            else:
+                found.append(f"{'zero_shot' if base else 'evaluate'}@{cell}-{seeds}")
+    return list(dict.fromkeys(found))
