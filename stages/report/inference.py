@@ -7,12 +7,12 @@ what another base model would give.
 
 There are two questions, and a mean has an interval for both:
 
-- Over these datasets (`estimate`): other seeds and other test images of the same datasets. The variance of a mean is
-  put together from what trainings, images and both show (`Variance`), each without bias. The percentiles of a bootstrap
-  over seeds and images have a bias: too little between few seeds, and what belongs to a seed and an image together
-  counts up to three times (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 2007). The interval is
-  Student's with Satterthwaite's degrees of freedom, so few seeds make it wide. With one seed nothing is known of
-  others, and it holds for that training alone.
+- Over these datasets (`estimate`): other seeds and other test images of the same datasets. The variance is put together
+  from what trainings and images show (`Variance`), each without bias. The percentiles of a bootstrap over seeds and
+  images have a bias: too little between few seeds, and what belongs to a seed and an image together counts up to three
+  times (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 2007). Few seeds say little of how much seeds
+  differ, and the interval is as wide as that makes it (`_tail`). With one seed nothing is known of others, and it holds
+  for that training alone.
 - Over datasets like these (`over_datasets`): as if the datasets too were drawn. By the jackknife over datasets, which
   for a mean is the standard error over them; the degrees of freedom are their number less one.
 
@@ -27,7 +27,7 @@ from math import isnan, nan
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import nctdtr, stdtr, stdtrit
+from scipy.special import gammaincinv, nctdtr, ndtr, stdtr, stdtrit
 
 from stages.report.statistics import harmonic_mean
 
@@ -51,42 +51,44 @@ Marks = Mapping[Cell, np.ndarray]
 
 @dataclass(frozen=True)
 class Variance:
-    """The variance of a number, by what it comes from, in squared points; components are at least 0.
+    """The variance of a number by what it comes from, in squared points.
 
     Attributes:
-        seeds: of other trainings; nan with one seed, where nothing is known of it.
-        images: of other test images.
-        both: of what depends on the training and the image together; with one seed it is in `images`.
-        seeds_df, images_df: the degrees of freedom that `seeds` + `both` and `images` + `both` were estimated with.
+        by_seed: what the trainings show of it: of other trainings, and of `both`; nan with one seed.
+        by_image: what the test images show: of other images, and of `both`.
+        both: of what depends on the training and the image together, at most `by_image`; 0 with one seed.
+        seeds_df, images_df: the degrees of freedom of the first two; that of seeds nan with one.
     """
 
-    seeds: float
-    images: float
+    by_seed: float
+    by_image: float
     both: float
     seeds_df: float
     images_df: float
 
     @property
-    def total(self) -> float:
-        """With one seed, of that training alone."""
-        return self.images + self.both + (0.0 if isnan(self.seeds) else self.seeds)
+    def seeds(self) -> float:
+        """Of other trainings; nan with one seed, where nothing is known of it."""
+        return self.by_seed if isnan(self.by_seed) else max(0.0, self.by_seed - self.both)
 
     @property
-    def df(self) -> float:
-        """Satterthwaite's degrees of freedom of the total."""
-        if isnan(self.seeds) or self.seeds == 0:
-            return self.images_df
-        squares = (self.seeds + self.both) ** 2 / self.seeds_df + (self.images + self.both) ** 2 / self.images_df
-        return self.total**2 / squares
+    def images(self) -> float:
+        """Of other test images; with one seed with what belongs to seed and image together."""
+        return self.by_image - self.both
+
+    @property
+    def total(self) -> float:
+        """With one seed, of that training alone."""
+        return self.by_image + (0.0 if isnan(self.by_seed) else self.seeds)
 
     def with_more(self, seeds: float, images: float, now: int) -> "Variance":
-        """What it would be with so many times the seeds (of which there are `now`) and the images."""
-        known = not isnan(self.seeds)
+        """What is to be expected of so many times the seeds (of which there are `now`) and the images."""
+        both = self.both / (seeds * images)
         return Variance(
-            self.seeds / seeds,
-            self.images / images,
-            self.both / (seeds * images),
-            self.seeds_df * (now * seeds - 1) / (now - 1) if known else nan,
+            self.seeds / seeds + both,
+            self.images / images + both,
+            both,
+            self.seeds_df * (now * seeds - 1) / (now - 1) if now > 1 else nan,
             self.images_df * images,
         )
 
@@ -102,8 +104,6 @@ class Estimate:
         seeds: trainings of each cell; with 1 the interval holds for that seed alone.
         images: the fewest test images of a cell.
         variance: None over datasets.
-        error: standard error.
-        df: its degrees of freedom.
     """
 
     value: float
@@ -113,8 +113,6 @@ class Estimate:
     seeds: int
     images: int
     variance: Variance | None = None
-    error: float = nan
-    df: float = nan
 
 
 @dataclass(frozen=True)
@@ -176,7 +174,7 @@ def estimate(function: Function, *parts: Marks, crossed: bool = True) -> Estimat
             influence[cell] = influence[cell] + added if cell in influence else added
     least = max(100 * abs(weight) / len(part) for part, weight in zip(parts, slope, strict=True))
     variance = _variance(influence, least, crossed)
-    return _student(100 * function.value(means), variance.total, variance.df, parts, variance)
+    return _estimate(100 * function.value(means), variance, parts, variance)
 
 
 def estimate_of_values(function: Function, *parts: Marks) -> Estimate:
@@ -196,7 +194,8 @@ def estimate_of_values(function: Function, *parts: Marks) -> Estimate:
         return Estimate(value, nan, nan, nan, *_sizes(parts))
     of_seeds = [_of_sum(sums) for sums in by_training.values()]
     df = _satterthwaite(of_seeds, [len(sums) - 1 for sums in by_training.values()])
-    return _student(value, sum(of_seeds), df, parts, Variance(sum(of_seeds), 0.0, 0.0, df, 1.0))
+    variance = Variance(float(sum(of_seeds)), 0.0, 0.0, df, MOST)
+    return _estimate(value, variance, parts, variance)
 
 
 def over_datasets(function: Function, *parts: Marks) -> Estimate:
@@ -231,7 +230,7 @@ def over_datasets(function: Function, *parts: Marks) -> Estimate:
 
     left_out = np.array([without(name) for name in names])
     variance = (len(names) - 1) / len(names) * float(((left_out - left_out.mean()) ** 2).sum())
-    return _student(value, variance, len(names) - 1, parts, None)
+    return _estimate(value, Variance(nan, variance, 0.0, nan, len(names) - 1), parts)
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
@@ -273,17 +272,22 @@ def p_beyond(found: Estimate, margin: float) -> float:
         found: a difference.
         margin: what may be called the same.
     """
-    if isnan(found.p) or found.error == 0:
-        return nan if isnan(found.p) else 0.0
-    return float(stdtr(found.df, -abs(margin - abs(found.value)) / found.error))
+    return nan if found.variance is None else _tail(found.variance, abs(margin - abs(found.value))) / 2
 
 
 def power(value: float, variance: Variance, alpha: float = 1 - LEVEL) -> float:
-    """How likely a two-sided test at `alpha` finds a true difference of `value` points."""
-    if variance.total == 0:
+    """How likely a two-sided test at `alpha` finds a true difference of `value` points: by the noncentral t.
+
+    The degrees of freedom are Satterthwaite's.
+    """
+    total = variance.total
+    if total == 0:
         return float(value != 0)
-    limit, shift = stdtrit(variance.df, 1 - alpha / 2), abs(value) / variance.total**0.5
-    return float(1 - nctdtr(variance.df, shift, limit) + nctdtr(variance.df, shift, -limit))
+    df = variance.images_df
+    if variance.seeds > 0:
+        df = total**2 / (variance.by_seed**2 / variance.seeds_df + variance.by_image**2 / variance.images_df)
+    limit, shift = _half(variance, alpha) / total**0.5, abs(value) / total**0.5
+    return float(1 - nctdtr(df, shift, limit) + nctdtr(df, shift, -limit))
 
 
 def seeds_needed(found: Estimate, alpha: float = 1 - LEVEL) -> int | None:
@@ -332,11 +336,48 @@ def _sizes(parts: Sequence[Marks]) -> tuple[int, int]:
     return max(seeds for seeds, _ in shapes), min(images for _, images in shapes)
 
 
-def _student(value: float, squared: float, df: float, parts: Sequence[Marks], variance: Variance | None) -> Estimate:
-    error = squared**0.5
-    half = float(stdtrit(df, (1 + LEVEL) / 2)) * error
-    p = 2 * float(stdtr(df, -abs(value) / error)) if error > 0 else float(value == 0)
-    return Estimate(value, value - half, value + half, p, *_sizes(parts), variance, error, df)
+def _estimate(value: float, of: Variance, parts: Sequence[Marks], variance: Variance | None = None) -> Estimate:
+    half = _half(of, 1 - LEVEL)
+    return Estimate(value, value - half, value + half, _tail(of, abs(value)), *_sizes(parts), variance)
+
+
+_SCORES = np.linspace(-8.0, 8.0, 161)
+_WEIGHTS = np.exp(-(_SCORES**2) / 2) / np.exp(-(_SCORES**2) / 2).sum()
+
+
+@cache
+def _factors(df: float) -> np.ndarray:
+    """What a variance estimated with `df` degrees of freedom may be of what was estimated, at each of `_SCORES`."""
+    return df / (2 * gammaincinv(df / 2, ndtr(_SCORES)))
+
+
+def _tail(variance: Variance, distance: float) -> float:
+    """How likely a number with that variance is further than `distance` points from its truth.
+
+    By Student's distribution, for the images; the seeds' variance, known from few, is averaged over what it may be
+    (chi-square, as in a generalised confidence interval: Weerahandi, JASA 1993). Without images' variance the average
+    is Student's distribution with the degrees of freedom of the seeds.
+    """
+    if variance.total == 0:
+        return float(distance == 0)
+    if isnan(variance.by_seed):
+        return float(2 * stdtr(variance.images_df, -distance / variance.by_image**0.5))
+    seeds = np.maximum(0.0, variance.by_seed * _factors(variance.seeds_df) - variance.both)
+    error = np.sqrt(np.maximum(seeds + variance.by_image, np.finfo(float).tiny))
+    return float(2 * (_WEIGHTS * stdtr(variance.images_df, -distance / error)).sum())
+
+
+def _half(variance: Variance, alpha: float) -> float:
+    """The distance that `alpha` lies beyond."""
+    if variance.total == 0:
+        return 0.0
+    low = float(stdtrit(variance.images_df, 1 - alpha / 2)) * variance.by_image**0.5
+    if isnan(variance.by_seed) or variance.by_seed == 0:
+        return low
+    from scipy.optimize import brentq
+
+    high = low + float(stdtrit(variance.seeds_df, 1 - alpha / 2)) * variance.by_seed**0.5
+    return float(brentq(lambda half: _tail(variance, half) - alpha, low * (1 - 1e-9), 2 * high, rtol=1e-10))
 
 
 def _variance(influence: Mapping[Cell, np.ndarray], least: float, crossed: bool) -> Variance:
@@ -367,11 +408,8 @@ def _variance(influence: Mapping[Cell, np.ndarray], least: float, crossed: bool)
     if not several:
         return Variance(nan, images, 0.0, nan, images_df)
     of_seeds = [_of_sum(sums) for sums in several]
-    both = min(both, images) if crossed else images
-    seeds = max(0.0, sum(of_seeds) - both)
-    return Variance(
-        seeds, images - both, both, _satterthwaite(of_seeds, [len(each) - 1 for each in several]), images_df
-    )
+    seeds_df = _satterthwaite(of_seeds, [len(sums) - 1 for sums in several])
+    return Variance(sum(of_seeds), images, min(both, images) if crossed else images, seeds_df, images_df)
 
 
 def _add(sums: dict, key: str | tuple[str, str], values: np.ndarray, cell: Cell) -> None:
@@ -387,9 +425,17 @@ def _of_sum(values: np.ndarray) -> float:
 
 
 def _satterthwaite(variances: Sequence[float], degrees: Sequence[int]) -> float:
-    """The degrees of freedom of a sum of variances."""
-    squares = sum(each**2 / max(degree, 1) for each, degree in zip(variances, degrees, strict=True))
-    return sum(variances) ** 2 / squares if squares > 0 else float(sum(degrees))
+    """The degrees of freedom of a sum of variances, by Satterthwaite.
+
+    His formula with estimates for variances gives too few where each has few (arXiv 2503.22080). The square of a variance
+    is estimated without bias with `degree + 2` in place of `degree`; with 2 less in the end the result is right on
+    average where all variances are alike.
+    """
+    degrees = [max(degree, 1) for degree in degrees]
+    squares = sum(each**2 / (degree + 2) for each, degree in zip(variances, degrees, strict=True))
+    if squares == 0:
+        return float(sum(degrees))
+    return float(min(max(sum(variances) ** 2 / squares - 2, min(degrees)), sum(degrees)))
 
 
 @cache
