@@ -22,6 +22,7 @@ from stages.report.records import RULES, Part, read_records
 from stages.report.statistics import harmonic_mean, wilson_interval
 from stages.runtime.errors import UserError
 from stages.tasks import task as tasks
+from tests.conftest import ROOT
 
 FULL = Reported(
     model="embedded",
@@ -318,6 +319,7 @@ def test_the_stage_takes_model_and_footnotes_from_where_they_are(tmp_path, in_di
     write_cells(tmp_path / "metrics", SMALL)
     (tmp_path / "params.yaml").write_text(json.dumps(params(SMALL) | {"model": "qwen2_vl_2b"}))
     (tmp_path / "metrics/records/download/digits.json").write_text(json.dumps({"notes": [note]}))
+    (tmp_path / "facts").symlink_to(ROOT / "facts")
     in_directory(tmp_path)
     aggregate.aggregate()
     for name in ("few_shot", "base_to_new", "transfer", "training_cost"):
@@ -485,14 +487,14 @@ def test_partial_grids(tmp_path, change, absent):
 
 
 def report_files(grid: Reported = FULL) -> list[str]:
-    names = ["base_to_new", "few_shot", "transfer", "training_cost"]
+    names = ["base_to_new", "claims", "few_shot", "published", "transfer", "training_cost"]
     plots = ["transfer_heatmap.png", "training_curves.csv", "training_curves.png"]
     if grid.methods != ["sft"]:
         plots += ["curves_by_dataset.csv", "curves_by_dataset.png"]
     if {"cls_rl", "no_thinking"} <= set(grid.methods) and {"few_shot"} <= {*grid.transfer} & {*grid.settings}:
         plots += ["transfer_difference.png"]
     tables = [f"tables/{name}.{kind}" for name in names for kind in ("csv", "md")]
-    return ["summary.json", *tables, *(f"plots/{name}" for name in plots)]
+    return ["claims.json", "summary.json", *tables, *(f"plots/{name}" for name in plots)]
 
 
 def test_leftovers_of_a_larger_grid_are_ignored(tmp_path):

@@ -226,9 +226,11 @@ def over_datasets(function: Function, *parts: Marks) -> Estimate:
             ]
             for part in of_cells
         ]
-        return 100 * function.value(np.array([np.mean(each) for each in kept]))
+        return 100 * function.value(np.array([np.mean(each) if each else nan for each in kept]))
 
     left_out = np.array([without(name) for name in names])
+    if np.isnan(left_out).any():  # of two datasets, each with the other's model, one alone has no cell
+        return Estimate(value, nan, nan, nan, *_sizes(parts))
     variance = (len(names) - 1) / len(names) * float(((left_out - left_out.mean()) ** 2).sum())
     return _estimate(value, Variance(nan, variance, 0.0, nan, len(names) - 1), parts)
 

@@ -300,11 +300,12 @@ def claims(table: pd.DataFrame, grid: Reported) -> str:
         "What the two papers claim (P1, P2) and what is asked beside them (ours), by `facts/claims.yaml`, each as a",
         "difference between two methods. A verdict is about this grid's base model and datasets, by exact match, at 5%",
         f"after Holm's correction for the {len(judged)} claims that this grid can judge; `p` is corrected so.",
-        "Intervals are of 95%, not corrected, over seeds and test images of these datasets; in the last column as if the",
-        "datasets too were drawn from others like them, and with † that is all that can be said. `same` is supported",
-        "where the difference is shown to lie within the margin (two one-sided tests). `would decide`: how many seeds,",
-        "or test images of each dataset, would show a difference such as was found in 80% of all cases. Published",
-        "differences are of other models and data: they stand here to be read, and nothing is tested against them.",
+        "Intervals are of 95%, not corrected, over seeds and test images of these datasets; in the last column as if",
+        "the datasets too were drawn from others like them, and with † that is all that can be said. `same` is",
+        "supported where the difference is shown to lie within the margin (two one-sided tests). `would decide`: how",
+        "many seeds, or test images of each dataset, would show a difference such as was found in 80% of all cases, at",
+        "5% divided by the number of claims. Published differences are of other models and data: they are to be read, and",
+        "nothing is tested against them.",
     ]
     lines += [*_one_seed(grid), _REBUILD, "", _grid(grid), ""]
     counts = table["verdict"].value_counts()

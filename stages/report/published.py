@@ -4,7 +4,7 @@
 against a cell of the same model, data, method and setting, and against no other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -166,7 +166,7 @@ def _set_against(
     number: tuple, place: Place, sides: Sequence[Side], names: Names, records: Records, grid: Reported
 ) -> dict | None:
     """The row of a number, None if the grid has not what it is of."""
-    same = [name for name in [*grid.datasets, *grid.targets] if name not in grid.notes]
+    same = [name for name in [*grid.datasets, *grid.targets] if not of_other_data(grid.notes.get(name, ()))]
     tested = names.averages.get(number.eval_dataset) or [names.datasets.get(number.eval_dataset, "")]
     mean, trained = len(tested) > 1, names.datasets.get(number.train_dataset, tested[0])
     quantity = place.quantity
@@ -214,6 +214,15 @@ def _set_against(
     }
 
 
+def of_other_data(notes: Iterable[str]) -> bool:
+    """Whether footnotes of a dataset say that it is not what the paper has.
+
+    >>> of_other_data(["DTD: 1880 test images, the paper has 1692"]), of_other_data(["substring match cannot tell ..."])
+    (True, False)
+    """
+    return any("the paper" in note or "are kept" in note for note in notes)
+
+
 def why_none(published: Published, grid: Reported) -> str:
     """Why no published number is of a cell of the grid."""
     models, datasets = published.names.models.values(), published.names.datasets.values()
@@ -222,6 +231,6 @@ def why_none(published: Published, grid: Reported) -> str:
     own = [*grid.datasets, *grid.targets]
     if not {*own} & {*datasets}:
         return f"{', '.join(own)} are none of the datasets {', '.join(datasets)}"
-    if other := [name for name in own if name in grid.notes]:
+    if other := [name for name in own if of_other_data(grid.notes.get(name, ()))]:
         return f"the data of {', '.join(other)} are others than the paper's, as the notes say"
     return "the numbers are of other methods and settings"
