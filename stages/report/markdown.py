@@ -304,8 +304,8 @@ def claims(table: pd.DataFrame, grid: Reported) -> str:
         "the datasets too were drawn from others like them, and with † that is all that can be said. `same` is",
         "supported where the difference is shown to lie within the margin (two one-sided tests). `would decide`: how",
         "many seeds, or test images of each dataset, would show a difference such as was found in 80% of all cases, at",
-        "5% divided by the number of claims. Published differences are of other models and data: they are to be read, and",
-        "nothing is tested against them.",
+        "5% divided by the number of claims. Published differences are of other models and data: nothing is tested",
+        "against them.",
     ]
     lines += [*_one_seed(grid), _REBUILD, "", _grid(grid), ""]
     counts = table["verdict"].value_counts()
