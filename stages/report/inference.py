@@ -122,10 +122,12 @@ class Function:
     Attributes:
         value: float of the means, float64 (parts,), shares.
         slope: its gradient there, float64 (parts,).
+        least: of what it can be, in percent; the most is 100.
     """
 
     value: Callable[[np.ndarray], float]
     slope: Callable[[np.ndarray], np.ndarray]
+    least: float = -100.0
 
 
 def _h_slope(means: np.ndarray) -> np.ndarray:
@@ -133,13 +135,13 @@ def _h_slope(means: np.ndarray) -> np.ndarray:
     return 2 * (means[::-1] / means.sum()) ** 2 if means.any() else np.full(2, 2.0)
 
 
-ACCURACY = Function(lambda means: float(means[0]), lambda means: np.ones(1))
+ACCURACY = Function(lambda means: float(means[0]), lambda means: np.ones(1), 0.0)
 """The mean of one part."""
 
 DIFFERENCE = Function(lambda means: float(means[0] - means[1]), lambda means: np.array([1.0, -1.0]))
 """The first part's mean minus the second's: of two methods, or of a method and zero-shot (a gain)."""
 
-H = Function(lambda means: float(harmonic_mean(means[0], means[1])), _h_slope)
+H = Function(lambda means: float(harmonic_mean(means[0], means[1])), _h_slope, 0.0)
 """The harmonic mean of two parts' means, base and new (P1 Table 9)."""
 
 H_DIFFERENCE = Function(
@@ -163,7 +165,7 @@ def estimate(function: Function, *parts: Marks, crossed: bool = True) -> Estimat
     >>> few = {Cell("digits", "digits"): np.array([[True, False, True, True]] * 5)}
     >>> found = estimate(ACCURACY, few)
     >>> found.value, found.seeds, found.images, round(found.low, 1)
-    (75.0, 5, 4, -4.6)
+    (75.0, 5, 4, 0.0)
     """
     means = _means(parts)
     slope = function.slope(means)
@@ -174,7 +176,7 @@ def estimate(function: Function, *parts: Marks, crossed: bool = True) -> Estimat
             influence[cell] = influence[cell] + added if cell in influence else added
     least = max(100 * abs(weight) / len(part) for part, weight in zip(parts, slope, strict=True))
     variance = _variance(influence, least, crossed)
-    return _estimate(100 * function.value(means), variance, parts, variance)
+    return _estimate(function, 100 * function.value(means), variance, parts, variance)
 
 
 def estimate_of_values(function: Function, *parts: Marks) -> Estimate:
@@ -204,10 +206,10 @@ def over_datasets(function: Function, *parts: Marks) -> Estimate:
     A dataset is left out both as trained on and as tested on. Where all cells were trained on one dataset, those that
     were tested on are left out; and the reverse.
 
-    >>> sets = {Cell(name, name): np.array([[True] * n + [False] * (4 - n)]) for n, name in enumerate("abcd")}
-    >>> found = over_datasets(ACCURACY, sets)  # 0, 25, 50, 75: a standard deviation of 32.3 over 4, Student's 3.18
-    >>> round(found.value, 1), round((found.high - found.low) / 2 / 3.1824, 2)
-    (37.5, 16.14)
+    >>> sets = {Cell(str(n), str(n)): np.array([[True] * n + [False] * (8 - n)]) for n in (3, 4, 5)}
+    >>> found = over_datasets(ACCURACY, sets)  # a standard deviation of 12.5 over the root of 3, Student's 4.303
+    >>> found.value, round(found.high - found.value, 2)
+    (50.0, 31.05)
     """
     cells = {cell for part in parts for cell in part}
     trained, tested = {cell.trained for cell in cells}, {cell.tested for cell in cells}
@@ -232,7 +234,7 @@ def over_datasets(function: Function, *parts: Marks) -> Estimate:
     if np.isnan(left_out).any():  # of two datasets, each with the other's model, one alone has no cell
         return Estimate(value, nan, nan, nan, *_sizes(parts))
     variance = (len(names) - 1) / len(names) * float(((left_out - left_out.mean()) ** 2).sum())
-    return _estimate(value, Variance(nan, variance, 0.0, nan, len(names) - 1), parts)
+    return _estimate(function, value, Variance(nan, variance, 0.0, nan, len(names) - 1), parts)
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
@@ -338,9 +340,12 @@ def _sizes(parts: Sequence[Marks]) -> tuple[int, int]:
     return max(seeds for seeds, _ in shapes), min(images for _, images in shapes)
 
 
-def _estimate(value: float, of: Variance, parts: Sequence[Marks], variance: Variance | None = None) -> Estimate:
+def _estimate(
+    function: Function, value: float, of: Variance, parts: Sequence[Marks], variance: Variance | None = None
+) -> Estimate:
     half = _half(of, 1 - LEVEL)
-    return Estimate(value, value - half, value + half, _tail(of, abs(value)), *_sizes(parts), variance)
+    low, high = max(value - half, function.least), min(value + half, 100.0)
+    return Estimate(value, low, high, _tail(of, abs(value)), *_sizes(parts), variance)
 
 
 _SCORES = np.linspace(-8.0, 8.0, 161)
@@ -405,13 +410,13 @@ def _variance(influence: Mapping[Cell, np.ndarray], least: float, crossed: bool)
             both += seeds * images / ((seeds - 1) * (images - 1)) * float((rest**2).sum())
     of_images = [max(_of_sum(sums), (least / len(sums)) ** 2) for sums in by_image.values()]
     images_df = _satterthwaite(of_images, [len(sums) - 1 for sums in by_image.values()])
-    images = sum(of_images)
+    images = float(sum(of_images))
     several = [sums for sums in by_training.values() if len(sums) > 1]
     if not several:
         return Variance(nan, images, 0.0, nan, images_df)
     of_seeds = [_of_sum(sums) for sums in several]
     seeds_df = _satterthwaite(of_seeds, [len(sums) - 1 for sums in several])
-    return Variance(sum(of_seeds), images, min(both, images) if crossed else images, seeds_df, images_df)
+    return Variance(float(sum(of_seeds)), images, min(both, images) if crossed else images, seeds_df, images_df)
 
 
 def _add(sums: dict, key: str | tuple[str, str], values: np.ndarray, cell: Cell) -> None:
@@ -429,8 +434,8 @@ def _of_sum(values: np.ndarray) -> float:
 def _satterthwaite(variances: Sequence[float], degrees: Sequence[int]) -> float:
     """The degrees of freedom of a sum of variances, by Satterthwaite.
 
-    His formula with estimates for variances gives too few where each has few (arXiv 2503.22080). The square of a variance
-    is estimated without bias with `degree + 2` in place of `degree`; with 2 less in the end the result is right on
+    His formula with estimates for variances gives too few where each has few (arXiv 2503.22080). The square of a
+    variance is estimated without bias with `degree + 2` in place of `degree`; with 2 less in the end it is right on
     average where all variances are alike.
     """
     degrees = [max(degree, 1) for degree in degrees]
