@@ -82,7 +82,14 @@ class Side(Section):
     groups: list[str] = Field(default_factory=list)
 
 
-AnySide = Annotated[Side, BeforeValidator(lambda side: {"method": side} if isinstance(side, str) else side)]
+def _side(value: Any) -> Any:
+    if isinstance(value, dict) and "method" not in value:
+        raise ValueError(f"a method, or a mapping of {', '.join(Side.model_fields)} with a method")
+    return {"method": value} if isinstance(value, str) else value
+
+
+AnySide = Annotated[Side, BeforeValidator(_side)]
+"""A method's name stands for the method with its own prompt."""
 
 
 class Contrast(Section):
@@ -147,10 +154,12 @@ def difference(
         like_these: as if the datasets were drawn from others like them; else over these.
     """
     both = [each for side in contrast.sides for each in parts(side, contrast, records, grid, datasets, rule)]
+    of_values = QUANTITIES[contrast.quantity].value is not None
     function = inference.H_DIFFERENCE if len(both) > 2 else inference.DIFFERENCE
+    function = inference.DIFFERENCE_OF_VALUES if of_values else function
     if like_these:
         return inference.over_datasets(function, *both)
-    if QUANTITIES[contrast.quantity].value is not None:
+    if of_values:
         return inference.estimate_of_values(function, *both)
     return inference.estimate(function, *both)
 
@@ -251,16 +260,24 @@ def _prompt(side: Side, grid: Reported, quantity: Quantity) -> str:
     return next((prompt for prompt in side.prompts if prompt in there), OWN)
 
 
-def stages(contrast: Contrast, grid: Reported, datasets: Sequence[str]) -> list[str]:
-    """The stages that make both sides; patterns for `dvc repro --glob` where several do."""
+def stages(contrast: Contrast, grid: Reported, datasets: Sequence[str], tested: str | None = None) -> list[str]:
+    """The stages that make both sides; patterns for `dvc repro --glob` where several do.
+
+    Args:
+        contrast: nothing of which the grid lacks.
+        grid: its axes.
+        datasets: that are trained on.
+        tested: one dataset that is tested on; None: all that the contrast is about.
+    """
     quantity = QUANTITIES[contrast.quantity]
     whole = list(datasets) == grid.datasets and len(datasets) > 1
     seeds = "*" if len(grid.seeds) > 1 else str(grid.seeds[0])
     found = []
     for side in contrast.sides:
         prompt = _prompt(side, grid, quantity)
-        for dataset in ["*"] if whole else datasets:
+        for name in ["*"] if whole else datasets:
             base = side.method == ZERO_SHOT
+            dataset = tested if tested and base else name
             cell = f"{quantity.setting}-{dataset}" if base else f"{quantity.setting}-{side.method}-{dataset}"
             if quantity.where == "targets":
                 for target in [name for name in grid.targets if name in contrast.targets]:
@@ -273,7 +290,7 @@ def stages(contrast: Contrast, grid: Reported, datasets: Sequence[str]) -> list[
             elif quantity.where in TRAINED:
                 found.append(f"{'by_step' if quantity.where == 'steps' else 'train'}@{cell}-{seeds}")
             elif quantity.where == "others" and not base:
-                found.append(f"cross_eval@{cell}-*-{seeds}")
+                found.append(f"cross_eval@{cell}-{tested or '*'}-{seeds}")
             elif prompt != OWN:
                 found.append(f"{'prompt_zero_shot' if base else 'prompt_eval'}@{cell}-{prompt}-{seeds}")
             else:

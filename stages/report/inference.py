@@ -23,7 +23,7 @@ simulation how often the intervals hold the truth, and how often a bootstrap's d
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import isnan, nan
+from math import inf, isnan, nan
 from typing import NamedTuple
 
 import numpy as np
@@ -122,12 +122,13 @@ class Function:
     Attributes:
         value: float of the means, float64 (parts,), shares.
         slope: its gradient there, float64 (parts,).
-        least: of what it can be, in percent; the most is 100.
+        least, most: what it can be, in percent.
     """
 
     value: Callable[[np.ndarray], float]
     slope: Callable[[np.ndarray], np.ndarray]
     least: float = -100.0
+    most: float = 100.0
 
 
 def _h_slope(means: np.ndarray) -> np.ndarray:
@@ -140,6 +141,9 @@ ACCURACY = Function(lambda means: float(means[0]), lambda means: np.ones(1), 0.0
 
 DIFFERENCE = Function(lambda means: float(means[0] - means[1]), lambda means: np.array([1.0, -1.0]))
 """The first part's mean minus the second's: of two methods, or of a method and zero-shot (a gain)."""
+
+DIFFERENCE_OF_VALUES = Function(DIFFERENCE.value, DIFFERENCE.slope, -inf, inf)
+"""The same of numbers that are no shares, such as tokens."""
 
 H = Function(lambda means: float(harmonic_mean(means[0], means[1])), _h_slope, 0.0)
 """The harmonic mean of two parts' means, base and new (P1 Table 9)."""
@@ -197,7 +201,7 @@ def estimate_of_values(function: Function, *parts: Marks) -> Estimate:
     of_seeds = [_of_sum(sums) for sums in by_training.values()]
     df = _satterthwaite(of_seeds, [len(sums) - 1 for sums in by_training.values()])
     variance = Variance(float(sum(of_seeds)), 0.0, 0.0, df, MOST)
-    return _estimate(value, variance, parts, variance)
+    return _estimate(function, value, variance, parts, variance)
 
 
 def over_datasets(function: Function, *parts: Marks) -> Estimate:
@@ -344,7 +348,7 @@ def _estimate(
     function: Function, value: float, of: Variance, parts: Sequence[Marks], variance: Variance | None = None
 ) -> Estimate:
     half = _half(of, 1 - LEVEL)
-    low, high = max(value - half, function.least), min(value + half, 100.0)
+    low, high = max(value - half, function.least), min(value + half, function.most)
     return Estimate(value, low, high, _tail(of, abs(value)), *_sizes(parts), variance)
 
 

@@ -210,7 +210,11 @@ def _set_against(
         "high": found.high,
         "difference": found.value - number.value,
         "inside": "yes" if found.low <= number.value <= found.high else "no",
-        "stage": " ".join(contrasts.stages(contrast, grid, datasets)),
+        "stage": " ".join(
+            contrasts.stages(contrast, grid, datasets)
+            if mean
+            else contrasts.stages(contrast, grid, [trained], tested[0])
+        ),
     }
 
 
