@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from stages.report import inference
 from stages.report.footnotes import Reported
-from stages.report.inference import Cell, Estimate, Marks
+from stages.report.inference import Cell, Estimate, Function, Marks
 from stages.report.records import BASE_TO_NEW, FEW_SHOT, OPEN_SET, OWN, ZERO_SHOT, Records, has_transfer
 from stages.runtime.params import Section
 
@@ -41,7 +41,15 @@ class Quantity:
 
 def _early(curve: pd.DataFrame) -> float:
     """The reward for the answer, in percent of the most: its mean over the first half of the steps."""
+    if not curve["answer"].notna().any():
+        raise LookupError("a reward for the answer")
     return 100 * float(curve.sort_values("step")["answer"].iloc[: -(-len(curve) // 2)].mean())
+
+
+def _think(part: Any) -> float:
+    if part.thinking is None or pd.isna(part.thinking):
+        raise LookupError("completions that may think")
+    return 100 * part.thinking / part.samples
 
 
 QUANTITIES = {
@@ -54,7 +62,7 @@ QUANTITIES = {
     "target": Quantity(where="targets"),
     "by_step": Quantity(where="steps", value=lambda steps: float(steps["exact"].mean())),
     "reward": Quantity(where="curves", value=_early),
-    "think": Quantity(value=lambda part: 100 * part.thinking / part.samples),
+    "think": Quantity(value=_think),
     "tokens": Quantity(value=lambda part: part.mean_completion_tokens, unit="tokens"),
     "training_tokens": Quantity(
         where="costs", value=lambda cells: float(cells["completion_tokens"].sum()) / 1000, unit="thousand tokens"
@@ -154,14 +162,22 @@ def difference(
         like_these: as if the datasets were drawn from others like them; else over these.
     """
     both = [each for side in contrast.sides for each in parts(side, contrast, records, grid, datasets, rule)]
-    of_values = QUANTITIES[contrast.quantity].value is not None
-    function = inference.H_DIFFERENCE if len(both) > 2 else inference.DIFFERENCE
-    function = inference.DIFFERENCE_OF_VALUES if of_values else function
+    return worth(QUANTITIES[contrast.quantity], inference.minus(function_of(contrast)), both, like_these)
+
+
+def function_of(contrast: Contrast) -> Function:
+    """What makes one number of the parts of one side."""
+    quantity = QUANTITIES[contrast.quantity]
+    if quantity.value is not None:
+        return inference.VALUE
+    return inference.ACCURACY if len(quantity.parts) == 1 else inference.H
+
+
+def worth(quantity: Quantity, function: Function, of: Sequence[Marks], like_these: bool = False) -> Estimate:
+    """A function of the means of parts; of values that have no images, over the seeds alone."""
     if like_these:
-        return inference.over_datasets(function, *both)
-    if of_values:
-        return inference.estimate_of_values(function, *both)
-    return inference.estimate(function, *both)
+        return inference.over_datasets(function, *of)
+    return (inference.estimate if quantity.value is None else inference.estimate_of_values)(function, *of)
 
 
 def words(side: Side) -> str:

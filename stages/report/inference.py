@@ -142,8 +142,8 @@ ACCURACY = Function(lambda means: float(means[0]), lambda means: np.ones(1), 0.0
 DIFFERENCE = Function(lambda means: float(means[0] - means[1]), lambda means: np.array([1.0, -1.0]))
 """The first part's mean minus the second's: of two methods, or of a method and zero-shot (a gain)."""
 
-DIFFERENCE_OF_VALUES = Function(DIFFERENCE.value, DIFFERENCE.slope, -inf, inf)
-"""The same of numbers that are no shares, such as tokens."""
+VALUE = Function(ACCURACY.value, ACCURACY.slope, 0.0, inf)
+"""The mean of one part of numbers that are no shares, such as tokens."""
 
 H = Function(lambda means: float(harmonic_mean(means[0], means[1])), _h_slope, 0.0)
 """The harmonic mean of two parts' means, base and new (P1 Table 9)."""
@@ -153,6 +153,23 @@ H_DIFFERENCE = Function(
     lambda means: np.concatenate([_h_slope(means[:2]), -_h_slope(means[2:])]),
 )
 """H of the first base and new minus H of the second."""
+
+
+def minus(function: Function) -> Function:
+    """The same function of some parts, less that of as many others."""
+
+    def halves(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return means[: len(means) // 2], means[len(means) // 2 :]
+
+    def value(means: np.ndarray) -> float:
+        first, second = map(function.value, halves(means))
+        return first - second
+
+    def slope(means: np.ndarray) -> np.ndarray:
+        first, second = map(function.slope, halves(means))
+        return np.concatenate([first, -second])
+
+    return Function(value, slope, function.least - function.most, function.most - function.least)
 
 
 def estimate(function: Function, *parts: Marks, crossed: bool = True) -> Estimate:

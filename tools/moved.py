@@ -1,0 +1,274 @@
+"""What a change did: which methods and which claims moved, and whether by more than chance.
+
+    dvc exp run -S reward=equality
+    python -m tools.moved                   # the workspace against HEAD
+    python -m tools.moved main my-exp       # one commit, branch or experiment against another
+
+Both sides are compared on the same test images and, by seed, on the same shots, so all is paired: what moved is
+estimated as the tables estimate a difference (`stages.report.inference`), by one rule, and p-values are corrected by
+Holm's method for what moved. Records of another revision come from DVC's cache; where it lacks them, the verdicts of
+both (metrics/claims.json, which git has) are all that can be said. Reads, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+from dvc.api import DVCFileSystem
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.scm import RevError, resolve_rev
+from ruamel.yaml import YAML
+
+from stages.report import claims, contrasts, inference
+from stages.report.claims import ALPHA, Ledger, read_ledger
+from stages.report.contrasts import QUANTITIES, Contrast
+from stages.report.footnotes import Reported
+from stages.report.inference import Estimate, Marks
+from stages.report.records import RULES, ZERO_SHOT, Records, read_records
+from stages.runtime.errors import UserError, reported
+
+WORKSPACE = "workspace"
+AXES = ("datasets", "methods", "settings", "seeds", "transfer", "targets", "by_step", "prompts", "zero_shot_prompts")
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A state of the project.
+
+    Attributes:
+        name: as it was asked for.
+        folder: with params.yaml, dvc.lock and metrics/records.
+    """
+
+    name: str
+    folder: Path
+
+    def yaml(self, name: str) -> dict:
+        """A file of the folder."""
+        return YAML(typ="safe").load(self.folder / name)
+
+    def test_sets(self) -> dict[str, str]:
+        """The md5 in dvc.lock of each test set."""
+        outs = [out for stage in self.yaml("dvc.lock")["stages"].values() for out in stage.get("outs", ())]
+        return {out["path"]: out.get("md5") for out in outs if "/test/" in out["path"] or "data/target/" in out["path"]}
+
+
+def commit_of(name: str) -> str:
+    """The commit that a revision is.
+
+    Raises:
+        UserError: there is no such revision.
+    """
+    # By git first: DVC's own way took origin's HEAD for a detached one.
+    done = subprocess.run(
+        ["git", "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"], capture_output=True, text=True
+    )
+    if done.returncode == 0:
+        return done.stdout.strip()
+    with Repo() as repo:
+        try:
+            return resolve_rev(repo.scm, name)
+        except RevError:
+            raise UserError(
+                f"revision: {name!r} is invalid; valid: a commit, a branch, a tag, an experiment of `dvc exp list`, or "
+                f"{WORKSPACE}"
+            ) from None
+
+
+@contextmanager
+def revision(name: str) -> Iterator[Revision]:
+    """A revision's files in a folder; the workspace is where it is.
+
+    Raises:
+        UserError: there is no such revision.
+        FileNotFoundError: DVC's cache has not its records.
+    """
+    if name == WORKSPACE:
+        yield Revision(name, Path())
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        files = DVCFileSystem(rev=commit_of(name))
+        for path in ("params.yaml", "dvc.lock", "metrics/records"):
+            files.get(path, str(Path(folder) / path), recursive=True)
+        yield Revision(name, Path(folder))
+
+
+def common(old: Revision, new: Revision) -> tuple[Reported, list[str]]:
+    """The cells that both have, and the datasets left out since their test images differ.
+
+    Raises:
+        UserError: they have nothing in common.
+    """
+    both = [each.yaml("params.yaml") for each in (old, new)]
+    sets = [each.test_sets() for each in (old, new)]
+    differ = {Path(path).stem for path, md5 in sets[0].items() if sets[1].get(path, md5) != md5}
+    axes = {
+        axis: [value for value in both[1].get(axis, []) if value in both[0].get(axis, []) and value not in differ]
+        for axis in AXES
+    }
+    if empty := [axis for axis in ("datasets", "methods", "settings", "seeds") if not axes[axis]]:
+        raise UserError(f"{old.name} and {new.name} have no {empty[0]} in common; valid: revisions of one grid")
+    return Reported(**axes, model=both[1]["model"]), sorted(differ & {*both[1]["datasets"], *both[1]["targets"]})
+
+
+def moves(old: Records, new: Records, grid: Reported, ledger: Ledger, rule: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What moved, of the methods by themselves and of the claims.
+
+    Returns:
+        method, quantity, old, new, and those of `_table`; and claim, old, new (differences), old_verdict, new_verdict,
+        and those of `_table`.
+    """
+    found = []
+    for method, quantity in product([ZERO_SHOT, *grid.methods], QUANTITIES):
+        if QUANTITIES[quantity].where == "targets":
+            targets = {"targets": grid.targets}
+            if not grid.targets:
+                continue
+        else:
+            targets = {}
+        if method == ZERO_SHOT and QUANTITIES[quantity].where in (*contrasts.TRAINED, "others"):
+            continue
+        contrast = Contrast(first=method, second=method, quantity=quantity, datasets=[contrasts.ALL], **targets)
+        if row := _move(contrast, contrast.sides[:1], old, new, grid, ledger, rule):
+            found.append({"method": method, "quantity": quantity} | row)
+    judged = [{each.name: each for each in claims.judge(ledger, side, grid)} for side in (old, new)]
+    of_claims = []
+    for name, claim in ledger.claims.items():
+        if row := _move(claim, claim.sides, old, new, grid, ledger, rule):
+            verdicts = {"old_verdict": judged[0][name].verdict, "new_verdict": judged[1][name].verdict}
+            of_claims.append({"claim": name} | verdicts | row)
+    return _table(found), _table(of_claims)
+
+
+def _move(
+    contrast: Contrast, sides: Sequence, old: Records, new: Records, grid: Reported, ledger: Ledger, rule: str
+) -> dict | None:
+    """The numbers of one side, or of the difference of two; None where the grid has them not, or all is as it was."""
+    quantity, datasets = QUANTITIES[contrast.quantity], contrasts.datasets_of(contrast, grid, ledger.other_tasks)
+    if contrasts.lacks(contrast, grid, ledger.other_tasks):
+        return None
+    try:
+        then, now = (
+            [part for side in sides for part in contrasts.parts(side, contrast, records, grid, datasets, rule)]
+            for records in (old, new)
+        )
+    except LookupError:  # a group of samples, or completions that may think
+        return None
+    if _same(then, now):
+        return None
+    function = contrasts.function_of(contrast)
+    function = inference.minus(function) if len(sides) > 1 else function
+    change = contrasts.worth(quantity, inference.minus(function), [*now, *then])
+    if np.isnan(change.p):
+        change = contrasts.worth(quantity, inference.minus(function), [*now, *then], like_these=True)
+    values = {name: contrasts.worth(quantity, function, parts).value for name, parts in (("old", then), ("new", now))}
+    return values | {"change": change, "unit": quantity.unit}
+
+
+def _same(then: Sequence[Marks], now: Sequence[Marks]) -> bool:
+    return all(
+        cells.keys() == others.keys() and all(np.array_equal(cells[cell], others[cell]) for cell in cells)
+        for cells, others in zip(then, now, strict=True)
+    )
+
+
+def _table(rows: list[dict]) -> pd.DataFrame:
+    """With change, low, high, p (corrected), moved (by more than chance) in the place of an estimate."""
+    changes: list[Estimate] = [row.pop("change") for row in rows]
+    corrected = inference.holm([change.p for change in changes])
+    for row, change, p in zip(rows, changes, corrected, strict=True):
+        row |= {"change": change.value, "low": change.low, "high": change.high, "p": float(p)}
+        row |= {"moved": "yes" if p < ALPHA else "no"}
+    return pd.DataFrame(rows)
+
+
+def show(table: pd.DataFrame) -> str:
+    """As text: numbers with two decimals, the interval behind the change."""
+    if table.empty:
+        return "nothing"
+    shown = table.drop(columns=["change", "low", "high", "p", "moved", "unit", "old", "new"])
+    for name in ("old", "new"):
+        shown[name] = [f"{value:.2f}" for value in table[name]]
+    shown["change [95%]"] = [f"{row.change:+.2f} [{row.low:+.2f}, {row.high:+.2f}]" for row in table.itertuples()]
+    shown["p"] = ["-" if np.isnan(p) else f"{p:.2g}" for p in table["p"]]
+    shown["more than chance"] = table["moved"]
+    return shown.to_markdown(index=False, disable_numparse=True)
+
+
+def verdicts(old: str, new: str) -> str:
+    """The verdicts of two revisions that differ, by metrics/claims.json alone.
+
+    Raises:
+        UserError: a revision has no such file.
+    """
+    both = [_claims(name) for name in (old, new)]
+    rows = [
+        {"claim": name, "old verdict": then["verdict"], "new verdict": now["verdict"], "old": then.get("effect", "-"),
+         "new": now.get("effect", "-")}
+        for name, now in both[1].items()
+        if (then := both[0].get(name, {"verdict": "-"})) != now
+    ]  # fmt: skip
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) if rows else "nothing"
+
+
+def _claims(name: str) -> dict:
+    path = "metrics/claims.json"
+    if name == WORKSPACE:
+        if not Path(path).exists():
+            raise UserError(f"{path} is missing: run `dvc repro aggregate`")
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    done = subprocess.run(["git", "show", f"{commit_of(name)}:./{path}"], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"revision: {name} has no {path}; valid: a revision in which stage aggregate has run")
+    return json.loads(done.stdout)
+
+
+def moved(
+    old: Annotated[str, typer.Argument(help="a commit, branch, tag or experiment")] = "HEAD",
+    new: Annotated[str, typer.Argument(help="another, or the workspace")] = WORKSPACE,
+    rule: Annotated[str, typer.Option(help=f"when an answer is right: {' or '.join(RULES)}")] = claims.RULE,
+) -> None:
+    """Say which methods and claims moved, and whether by more than chance."""
+    if rule not in RULES:
+        raise UserError(f"--rule: {rule!r} is invalid; valid: {', '.join(RULES)}")
+    try:
+        with revision(old) as before, revision(new) as after:
+            grid, left_out = common(before, after)
+            records = [read_records(grid, each.folder / "metrics/records") for each in (before, after)]
+    except (FileNotFoundError, DvcException) as error:
+        print(
+            f"Records of {old} or {new} are not in DVC's cache ({type(error).__name__}), so it cannot be said what is"
+        )
+        print("more than chance; `dvc fetch` gets them where there is a remote. Verdicts that differ:\n")
+        print(verdicts(old, new))
+        return
+    methods, of_claims = moves(*records, grid, read_ledger(), rule)
+    print(f"{old} (old) and {new} (new): datasets {', '.join(grid.datasets)}; seeds {', '.join(map(str, grid.seeds))}.")
+    print(f"By {RULES[rule]}, on the same test images; p corrected for what moved; tokens by the seeds or datasets.")
+    if left_out:
+        print(f"Left out, since their test images differ: {', '.join(left_out)}.")
+    if len(grid.seeds) == 1:
+        print(
+            "One seed: another training of the same kind moves numbers too, and what is more than chance for these two"
+        )
+        print("trainings may be less than that.")
+    print(f"\nMethods (percent, or tokens):\n\n{show(methods)}\n\nClaims (first minus second):\n\n{show(of_claims)}")
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(moved)
+    with reported():
+        app()
