@@ -25,10 +25,9 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import typer
-from dvc.api import DVCFileSystem
-from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.scm import RevError, resolve_rev
+from dvc_data.hashfile.db import HashFileDB
 from ruamel.yaml import YAML
 
 from stages.report import claims, contrasts, inference
@@ -40,6 +39,8 @@ from stages.report.records import RULES, ZERO_SHOT, Records, read_records
 from stages.runtime.errors import UserError, reported
 
 WORKSPACE = "workspace"
+RECORDS = Path("metrics/records")
+CLAIMS = "metrics/claims.json"
 AXES = ("datasets", "methods", "settings", "seeds", "transfer", "targets", "by_step", "prompts", "zero_shot_prompts")
 
 
@@ -49,60 +50,89 @@ class Revision:
 
     Attributes:
         name: as it was asked for.
-        folder: with params.yaml, dvc.lock and metrics/records.
+        commit: None of the workspace.
     """
 
     name: str
-    folder: Path
+    commit: str | None
 
-    def yaml(self, name: str) -> dict:
-        """A file of the folder."""
-        return YAML(typ="safe").load(self.folder / name)
+    @classmethod
+    def of(cls, name: str) -> Revision:
+        """Find a commit, a branch, a tag or an experiment.
 
-    def test_sets(self) -> dict[str, str]:
-        """The md5 in dvc.lock of each test set."""
-        outs = [out for stage in self.yaml("dvc.lock")["stages"].values() for out in stage.get("outs", ())]
-        return {out["path"]: out.get("md5") for out in outs if "/test/" in out["path"] or "data/target/" in out["path"]}
+        Raises:
+            UserError: there is no such revision.
+        """
+        if name == WORKSPACE:
+            return cls(name, None)
+        # By git first: DVC's own way takes origin's HEAD for one that is detached.
+        done = subprocess.run(
+            ["git", "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"], capture_output=True, text=True
+        )
+        if done.returncode == 0:
+            return cls(name, done.stdout.strip())
+        with Repo() as repo:
+            try:
+                return cls(name, resolve_rev(repo.scm, name))
+            except RevError:
+                raise UserError(
+                    f"revision: {name!r} is invalid; valid: a commit, a branch, a tag, an experiment of "
+                    f"`dvc exp list`, or {WORKSPACE}"
+                ) from None
+
+    def read(self, path: str) -> str:
+        """A file that git has.
+
+        Raises:
+            UserError: it is missing.
+        """
+        if self.commit is None:
+            if not Path(path).exists():
+                raise UserError(f"{path} is missing: run `dvc repro`")
+            return Path(path).read_text(encoding="utf-8")
+        done = subprocess.run(["git", "show", f"{self.commit}:./{path}"], capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"revision: {self.name} has no {path}; valid: a revision with results of `dvc repro`")
+        return done.stdout
+
+    def outputs(self) -> dict[str, str]:
+        """The md5 in dvc.lock of each output, by its path."""
+        lock = YAML(typ="safe").load(self.read("dvc.lock"))
+        outs = [out for stage in lock["stages"].values() for out in stage.get("outs", ())]
+        return {out["path"]: out["md5"] for out in outs if "md5" in out}
+
+    @contextmanager
+    def records(self) -> Iterator[Path]:
+        """A folder with its records: the workspace's own, or links into DVC's cache.
+
+        Raises:
+            LookupError: the cache has not all of them.
+        """
+        if self.commit is None:
+            yield RECORDS
+            return
+        with tempfile.TemporaryDirectory() as folder, Repo() as repo:
+            odb = repo.cache.local
+            for path, md5 in self.outputs().items():
+                if not Path(path).is_relative_to(RECORDS):
+                    continue
+                for inner, content in _files(odb, md5):
+                    link = Path(folder) / Path(path).relative_to(RECORDS) / inner
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(content)
+            yield Path(folder)
 
 
-def commit_of(name: str) -> str:
-    """The commit that a revision is.
-
-    Raises:
-        UserError: there is no such revision.
-    """
-    # By git first: DVC's own way took origin's HEAD for a detached one.
-    done = subprocess.run(
-        ["git", "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"], capture_output=True, text=True
-    )
-    if done.returncode == 0:
-        return done.stdout.strip()
-    with Repo() as repo:
-        try:
-            return resolve_rev(repo.scm, name)
-        except RevError:
-            raise UserError(
-                f"revision: {name!r} is invalid; valid: a commit, a branch, a tag, an experiment of `dvc exp list`, or "
-                f"{WORKSPACE}"
-            ) from None
-
-
-@contextmanager
-def revision(name: str) -> Iterator[Revision]:
-    """A revision's files in a folder; the workspace is where it is.
-
-    Raises:
-        UserError: there is no such revision.
-        FileNotFoundError: DVC's cache has not its records.
-    """
-    if name == WORKSPACE:
-        yield Revision(name, Path())
+def _files(odb: HashFileDB, md5: str) -> Iterator[tuple[str, Path]]:
+    """The files of an output in the cache, by their paths inside it."""
+    content = Path(odb.oid_to_path(md5)).absolute()
+    if not content.exists():
+        raise LookupError(md5)
+    if not md5.endswith(".dir"):
+        yield "", content
         return
-    with tempfile.TemporaryDirectory() as folder:
-        files = DVCFileSystem(rev=commit_of(name))
-        for path in ("params.yaml", "dvc.lock", "metrics/records"):
-            files.get(path, str(Path(folder) / path), recursive=True)
-        yield Revision(name, Path(folder))
+    for entry in json.loads(content.read_text(encoding="utf-8")):
+        yield entry["relpath"], next(_files(odb, entry["md5"]))[1]
 
 
 def common(old: Revision, new: Revision) -> tuple[Reported, list[str]]:
@@ -111,8 +141,11 @@ def common(old: Revision, new: Revision) -> tuple[Reported, list[str]]:
     Raises:
         UserError: they have nothing in common.
     """
-    both = [each.yaml("params.yaml") for each in (old, new)]
-    sets = [each.test_sets() for each in (old, new)]
+    both = [YAML(typ="safe").load(each.read("params.yaml")) for each in (old, new)]
+    sets = [
+        {path: md5 for path, md5 in each.outputs().items() if "/test/" in path or path.startswith("data/target/")}
+        for each in (old, new)
+    ]
     differ = {Path(path).stem for path, md5 in sets[0].items() if sets[1].get(path, md5) != md5}
     axes = {
         axis: [value for value in both[1].get(axis, []) if value in both[0].get(axis, []) and value not in differ]
@@ -120,7 +153,8 @@ def common(old: Revision, new: Revision) -> tuple[Reported, list[str]]:
     }
     if empty := [axis for axis in ("datasets", "methods", "settings", "seeds") if not axes[axis]]:
         raise UserError(f"{old.name} and {new.name} have no {empty[0]} in common; valid: revisions of one grid")
-    return Reported(**axes, model=both[1]["model"]), sorted(differ & {*both[1]["datasets"], *both[1]["targets"]})
+    asked = {*both[1]["datasets"], *both[1].get("targets", [])}
+    return Reported(**axes, model=both[1]["model"]), sorted(differ & asked)
 
 
 def moves(old: Records, new: Records, grid: Reported, ledger: Ledger, rule: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -207,32 +241,17 @@ def show(table: pd.DataFrame) -> str:
     return shown.to_markdown(index=False, disable_numparse=True)
 
 
-def verdicts(old: str, new: str) -> str:
-    """The verdicts of two revisions that differ, by metrics/claims.json alone.
-
-    Raises:
-        UserError: a revision has no such file.
-    """
-    both = [_claims(name) for name in (old, new)]
+def verdicts(old: Revision, new: Revision) -> str:
+    """The verdicts of two revisions that differ, by metrics/claims.json alone."""
+    before, after = (json.loads(each.read(CLAIMS)) for each in (old, new))
+    nothing = {"verdict": "-"}
     rows = [
-        {"claim": name, "old verdict": then["verdict"], "new verdict": now["verdict"], "old": then.get("effect", "-"),
-         "new": now.get("effect", "-")}
-        for name, now in both[1].items()
-        if (then := both[0].get(name, {"verdict": "-"})) != now
-    ]  # fmt: skip
+        {"claim": name, "old_verdict": then["verdict"], "new_verdict": now["verdict"]}
+        | {"old": then.get("effect", "-"), "new": now.get("effect", "-")}
+        for name in dict.fromkeys([*before, *after])
+        if (then := before.get(name, nothing)) != (now := after.get(name, nothing))
+    ]
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) if rows else "nothing"
-
-
-def _claims(name: str) -> dict:
-    path = "metrics/claims.json"
-    if name == WORKSPACE:
-        if not Path(path).exists():
-            raise UserError(f"{path} is missing: run `dvc repro aggregate`")
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    done = subprocess.run(["git", "show", f"{commit_of(name)}:./{path}"], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"revision: {name} has no {path}; valid: a revision in which stage aggregate has run")
-    return json.loads(done.stdout)
 
 
 def moved(
@@ -243,16 +262,15 @@ def moved(
     """Say which methods and claims moved, and whether by more than chance."""
     if rule not in RULES:
         raise UserError(f"--rule: {rule!r} is invalid; valid: {', '.join(RULES)}")
+    before, after = Revision.of(old), Revision.of(new)
+    grid, left_out = common(before, after)
     try:
-        with revision(old) as before, revision(new) as after:
-            grid, left_out = common(before, after)
-            records = [read_records(grid, each.folder / "metrics/records") for each in (before, after)]
-    except (FileNotFoundError, DvcException) as error:
-        print(
-            f"Records of {old} or {new} are not in DVC's cache ({type(error).__name__}), so it cannot be said what is"
-        )
-        print("more than chance; `dvc fetch` gets them where there is a remote. Verdicts that differ:\n")
-        print(verdicts(old, new))
+        with before.records() as then, after.records() as now:
+            records = [read_records(grid, folder) for folder in (then, now)]
+    except LookupError:
+        print("DVC's cache has not all records of these revisions, so it cannot be said what is more than chance;")
+        print(f"`dvc fetch` gets them where there is a remote. Claims that differ, by {CLAIMS}:\n")
+        print(verdicts(before, after))
         return
     methods, of_claims = moves(*records, grid, read_ledger(), rule)
     print(f"{old} (old) and {new} (new): datasets {', '.join(grid.datasets)}; seeds {', '.join(map(str, grid.seeds))}.")
