@@ -235,7 +235,10 @@ def show(table: pd.DataFrame) -> str:
     shown = table.drop(columns=["change", "low", "high", "p", "moved", "unit", "old", "new"])
     for name in ("old", "new"):
         shown[name] = [f"{value:.2f}" for value in table[name]]
-    shown["change [95%]"] = [f"{row.change:+.2f} [{row.low:+.2f}, {row.high:+.2f}]" for row in table.itertuples()]
+    shown["change [95%]"] = [
+        f"{row.change:+.2f}" + ("" if np.isnan(row.low) else f" [{row.low:+.2f}, {row.high:+.2f}]")
+        for row in table.itertuples()
+    ]
     shown["p"] = ["-" if np.isnan(p) else f"{p:.2g}" for p in table["p"]]
     shown["more than chance"] = table["moved"]
     return shown.to_markdown(index=False, disable_numparse=True)
