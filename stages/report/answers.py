@@ -1,0 +1,85 @@
+"""The marks of every test image, as `stages.report.inference` takes them."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from stages.report.inference import Cell, Marks
+from stages.report.records import OWN, ZERO_SHOT
+
+Key = tuple[str, str, str, str | None, str, str, int]
+"""Setting, method, prompt, trained on (None of zero-shot), tested on, part, seed."""
+
+
+class Answers:
+    """Right and wrong of every evaluation of a grid.
+
+    Attributes:
+        seeds: of the grid, in its order.
+        crossed: whether all seeds were tested on the same images, as they are where no seed draws them.
+    """
+
+    def __init__(self, frames: Iterable[pd.DataFrame], seeds: Sequence[int]):
+        """Index some of the frames of `stages.report.records.Records` that have a column `right`."""
+        self.seeds = tuple(seeds)
+        self._marks: dict[Key, dict[str, str]] = {}
+        images: dict[tuple[str, str, str], set[str | None]] = {}
+        for frame in frames:
+            for row in frame.to_dict("records"):
+                trained = None if row["method"] == ZERO_SHOT else row["trained_on"]
+                key = (row["setting"], row["method"], row.get("prompt", OWN), trained, row["evaluated_on"], row["part"])
+                self._marks[*key, row["seed"]] = row["right"]
+                images.setdefault((row["setting"], row["evaluated_on"], row["part"]), set()).add(row["images"])
+        self.crossed = all(len(each) == 1 for each in images.values())
+
+    def has(self, setting: str, method: str, trained: str, tested: str, part: str = "all", prompt: str = OWN) -> bool:
+        """Whether that was evaluated, with the first seed."""
+        return self._key(setting, method, prompt, trained, tested, part, self.seeds[0]) is not None
+
+    def marks(
+        self,
+        rule: str,
+        setting: str,
+        method: str,
+        pairs: Iterable[tuple[str, str]],
+        part: str = "all",
+        seeds: Sequence[int] | None = None,
+        prompt: str = OWN,
+    ) -> Marks:
+        """The marks of a method by cell.
+
+        Args:
+            rule: `substring` or `exact`.
+            setting: of the evaluations.
+            method: or `zero_shot`, whose marks are the same whatever was trained on.
+            pairs: trained on and tested on, of each cell; in-domain both are the same.
+            part: of the test set.
+            seeds: some of the grid's; all where None.
+            prompt: that it was evaluated with.
+
+        Raises:
+            KeyError: one was not evaluated.
+        """
+        chosen = self.seeds if seeds is None else seeds
+        return {
+            Cell(trained, tested, part): self._stack(rule, (setting, method, prompt, trained, tested, part), chosen)
+            for trained, tested in pairs
+        }
+
+    def _stack(self, rule: str, cell: tuple[str, str, str, str, str, str], seeds: Sequence[int]) -> np.ndarray:
+        keys = [self._key(*cell, seed) for seed in seeds]
+        if None in keys:
+            raise KeyError((*cell, seeds[keys.index(None)]))
+        texts = [self._marks[key][rule] for key in dict.fromkeys(keys)]
+        return np.array([np.frombuffer(text.encode(), dtype=np.uint8) == ord("1") for text in texts])
+
+    def _key(
+        self, setting: str, method: str, prompt: str, trained: str, tested: str, part: str, seed: int
+    ) -> Key | None:
+        source = None if method == ZERO_SHOT else trained
+        # The base model on a dataset for testing alone has no seed, which is written 0.
+        for each in (seed, 0) if source is None else (seed,):
+            if (key := (setting, method, prompt, source, tested, part, each)) in self._marks:
+                return key
+        return None
