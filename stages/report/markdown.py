@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from stages.report.footnotes import Reported, with_notes
-from stages.report.records import BASE_TO_NEW, FEW_SHOT, OPEN_SET, OWN, RULES, ZERO_SHOT
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, MEAN, OPEN_SET, OWN, RULES, ZERO_SHOT
 from stages.report.statistics import two_decimals
-from stages.report.tables import HALVES, MEAN, headline, rows_of
+from stages.report.tables import HALVES, headline, rows_of
 
 _BOTH = "substring match (the published rule) and exact match."
 _REBUILD = "A stage is rebuilt by `dvc repro <stage>`, a pattern of several by `dvc repro --glob '<pattern>'`."

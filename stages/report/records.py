@@ -24,6 +24,8 @@ RULES = {"substring": "substring match", "exact": "exact match"}
 
 PARTS = {FEW_SHOT: ("all",), BASE_TO_NEW: ("base", "new"), OPEN_SET: ("open",)}
 ZERO_SHOT = "zero_shot"
+MEAN = "mean"
+"""In place of a dataset or a seed: the mean over all."""
 OWN = "own"
 """The prompt of a model's own method."""
 
