@@ -24,6 +24,7 @@ class Answers:
         """Index some of the frames of `stages.report.records.Records` that have a column `right`."""
         self.seeds = tuple(seeds)
         self._marks: dict[Key, dict[str, str]] = {}
+        self._arrays: dict[tuple[Key, str], np.ndarray] = {}
         images: dict[tuple[str, str, str], set[str | None]] = {}
         for frame in frames:
             for row in frame.to_dict("records"):
@@ -71,8 +72,13 @@ class Answers:
         keys = [self._key(*cell, seed) for seed in seeds]
         if None in keys:
             raise KeyError((*cell, seeds[keys.index(None)]))
-        texts = [self._marks[key][rule] for key in dict.fromkeys(keys)]
-        return np.array([np.frombuffer(text.encode(), dtype=np.uint8) == ord("1") for text in texts])
+        return np.array([self._decoded(key, rule) for key in dict.fromkeys(keys)])
+
+    def _decoded(self, key: Key, rule: str) -> np.ndarray:
+        if (key, rule) not in self._arrays:
+            text = self._marks[key][rule].encode()
+            self._arrays[key, rule] = np.frombuffer(text, dtype=np.uint8) == ord("1")
+        return self._arrays[key, rule]
 
     def _key(
         self, setting: str, method: str, prompt: str, trained: str, tested: str, part: str, seed: int

@@ -7,7 +7,7 @@ many datasets (cells; means over one axis; over both), of one seed or of all tog
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 import pandas as pd
 
@@ -28,6 +28,9 @@ SURE = 0.05
 """A difference is held to be one where its corrected p-value is less."""
 
 TRANSFER = "transfer"
+OTHERS = "others"
+"""As trained on and tested on: the mean over all pairs of different datasets, transfer without its diagonal."""
+
 PLACE = ["table", "rule", "part", "trained_on", "tested_on", "seed"]
 COLUMNS = [*PLACE, "method", "against", "seeds", "images", "difference", "low", "high", "test", "p", "comparisons"]
 COLUMNS += ["p_holm", "drawn_low", "drawn_high", "drawn_p", "drawn_p_holm"]
@@ -38,10 +41,10 @@ def contrasts(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
 
     Returns:
         table (`few_shot`, `base_to_new`, `open_set` or `transfer`), rule, part (`all`, `base`, `new`, `H` or `open`),
-        trained_on, tested_on (datasets, or `mean`), seed (of the row; `mean` over several), method, against, seeds (how
-        many), images (the fewest of a dataset), difference (method minus against, in points), low, high (95%, over
-        these datasets), test (`mcnemar` or `interval`), p, comparisons (of the family), p_holm; of means over all
-        datasets also drawn_low, drawn_high, drawn_p, drawn_p_holm: the same over datasets like these.
+        trained_on, tested_on (datasets, `mean` or `others`), seed (of the row; `mean` over several), method, against,
+        seeds (how many), images (the fewest of a dataset), difference (method minus against, in points), low, high
+        (95%, over these datasets), test (`mcnemar` or `interval`), p, comparisons (of the family), p_holm; of means
+        over all datasets also drawn_low, drawn_high, drawn_p, drawn_p_holm: the same over datasets like these.
     """
     answers = Answers([evaluations], grid.seeds)
     rows: list[dict] = []
@@ -51,7 +54,7 @@ def contrasts(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     if has_transfer(grid) and len(grid.datasets) > 1:
         rows += _transfer(answers, grid)
     table = pd.DataFrame(rows, columns=[name for name in COLUMNS if not name.endswith(("p_holm", "comparisons"))])
-    averaged = (table[["trained_on", "tested_on"]] == MEAN).sum(axis=1)
+    averaged = table[["trained_on", "tested_on"]].isin([MEAN, OTHERS]).sum(axis=1)
     families = table.groupby([table["table"], table["rule"], averaged, table["seed"]], sort=False)
     table["comparisons"] = families["p"].transform("size")
     for name in ("p", "drawn_p"):
@@ -83,15 +86,12 @@ def _in_domain(answers: Answers, grid: Grid, setting: str) -> Iterator[dict]:
 def _transfer(answers: Answers, grid: Grid) -> Iterator[dict]:
     axis = [*grid.datasets, MEAN]
     for rule in RULES:
-        for source in axis:
-            for target in axis:
-                pairs = [
-                    (one, other)
-                    for one in (grid.datasets if source == MEAN else [source])
-                    for other in (grid.datasets if target == MEAN else [target])
-                ]
-                place = (TRANSFER, rule, "all", source, target)
-                yield from _place(answers, grid, FEW_SHOT, place, pairs, list(grid.seeds))
+        for source, target in [*product(axis, axis), (OTHERS, OTHERS)]:
+            sources = grid.datasets if source in (MEAN, OTHERS) else [source]
+            targets = grid.datasets if target in (MEAN, OTHERS) else [target]
+            pairs = [pair for pair in product(sources, targets) if source != OTHERS or pair[0] != pair[1]]
+            place = (TRANSFER, rule, "all", source, target)
+            yield from _place(answers, grid, FEW_SHOT, place, pairs, list(grid.seeds))
 
 
 def _seeds(grid: Grid) -> list[list[int]]:

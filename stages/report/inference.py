@@ -305,7 +305,7 @@ def _estimate(
     return Estimate(value, low, high, _tail(of, abs(value)), *_sizes(parts), variance)
 
 
-_SCORES = np.linspace(-8.0, 8.0, 161)
+_SCORES = np.linspace(-8.0, 8.0, 97)
 _WEIGHTS = np.exp(-(_SCORES**2) / 2) / np.exp(-(_SCORES**2) / 2).sum()
 
 
@@ -341,7 +341,7 @@ def _half(variance: Variance, alpha: float) -> float:
     from scipy.optimize import brentq
 
     high = low + float(stdtrit(variance.seeds_df, 1 - alpha / 2)) * variance.by_seed**0.5
-    return float(brentq(lambda half: _tail(variance, half) - alpha, low * (1 - 1e-9), 2 * high, rtol=1e-10))
+    return float(brentq(lambda half: _tail(variance, half) - alpha, low * (1 - 1e-9), 2 * high, xtol=1e-6))
 
 
 def _variance(influence: Mapping[Cell, np.ndarray], least: float, crossed: bool) -> Variance:
