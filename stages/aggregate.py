@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.report import claims, curves, depth, markdown, plots, published, summary, tables
+from stages.report import claims, contrasts, curves, depth, markdown, plots, published, summary, tables
 from stages.report.claims import Ledger, read_ledger
 from stages.report.footnotes import Reported, read_reported
 from stages.report.records import OWN, Records, read_records
@@ -29,16 +29,19 @@ def report(records: Records, grid: Reported, ledger: Ledger) -> dict[str, bytes]
     base_to_new = tables.base_to_new(records.evaluations, grid)
     few_shot = tables.few_shot(records.evaluations, grid)
     transfer = tables.transfer(records.evaluations, grid)
+    compared = contrasts.contrasts(records.evaluations, grid)
     training_cost = tables.training_cost(records.costs, grid)
     training_curves = curves.mean_curves(records.curves)
     numbers = summary.summarise(records.evaluations, base_to_new, few_shot, transfer, grid)
     files = {
         "tables/base_to_new.csv": _csv(base_to_new, "%.2f"),
-        "tables/base_to_new.md": markdown.base_to_new(base_to_new, grid).encode(),
+        "tables/base_to_new.md": markdown.base_to_new(base_to_new, grid, compared).encode(),
         "tables/few_shot.csv": _csv(few_shot, "%.2f"),
-        "tables/few_shot.md": markdown.few_shot(few_shot, grid).encode(),
+        "tables/few_shot.md": markdown.few_shot(few_shot, grid, compared).encode(),
         "tables/transfer.csv": _csv(transfer, "%.2f"),
-        "tables/transfer.md": markdown.transfer(transfer, grid).encode(),
+        "tables/transfer.md": markdown.transfer(transfer, grid, compared).encode(),
+        "tables/contrasts.csv": _csv(compared, "%.6g"),
+        "tables/contrasts.md": markdown.contrasts(compared, grid).encode(),
         "tables/training_cost.csv": _csv(training_cost, "%.12g"),
         "tables/training_cost.md": markdown.training_cost(training_cost, grid).encode(),
         **_difference(transfer, grid),
@@ -47,7 +50,7 @@ def report(records: Records, grid: Reported, ledger: Ledger) -> dict[str, bytes]
         "plots/training_curves.png": plots.training_curves(training_curves, grid),
         "summary.json": (json.dumps(numbers, indent=2) + "\n").encode(),
     }
-    return files | _claims(records, grid, ledger) | _analyses(records, grid)
+    return files | _claims(records, grid, ledger) | _analyses(records, grid, compared)
 
 
 def _claims(records: Records, grid: Reported, ledger: Ledger) -> dict[str, bytes]:
@@ -70,7 +73,7 @@ def _difference(transfer: pd.DataFrame, grid: Reported) -> dict[str, bytes]:
     return {"plots/transfer_difference.png": plots.transfer_difference(transfer, grid, *DIFFERENCE)}
 
 
-def _analyses(records: Records, grid: Reported) -> dict[str, bytes]:
+def _analyses(records: Records, grid: Reported, compared: pd.DataFrame) -> dict[str, bytes]:
     """The files of what not every grid has."""
     evaluations, prompted, files = records.evaluations, records.prompted, {}
     targets = records.targets[records.targets["prompt"] == OWN] if len(records.targets) else records.targets
@@ -80,7 +83,8 @@ def _analyses(records: Records, grid: Reported) -> dict[str, bytes]:
         files[f"tables/{name}.csv"], files[f"tables/{name}.md"] = _csv(table, form), page.encode()
 
     if OPEN_SET in grid.settings:
-        add("open_set", table := tables.few_shot(evaluations, grid, OPEN_SET), markdown.few_shot(table, grid, OPEN_SET))
+        table = tables.few_shot(evaluations, grid, OPEN_SET)
+        add("open_set", table, markdown.few_shot(table, grid, compared, OPEN_SET))
     if any(evaluations["sub_scores"]):
         add("sub_scores", table := tables.sub_scores(evaluations, grid), markdown.sub_scores(table, grid))
     if len(records.targets):

@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 from stages.methods import method as methods
 from stages.report import claims, markdown, published
 from stages.report.claims import read_ledger
-from stages.report.contrasts import QUANTITIES
 from stages.report.footnotes import Reported
+from stages.report.quantities import QUANTITIES
 from stages.report.records import Part, Records
 from stages.runtime.errors import UserError
 from stages.sources import facts

@@ -9,7 +9,7 @@ import pytest
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
-from stages.report import contrasts
+from stages.report import quantities
 from stages.report.claims import read_ledger
 from stages.report.footnotes import Reported
 from stages.runtime.params import read_grid
@@ -151,4 +151,4 @@ def test_a_claim_that_is_added_is_judged_or_says_what_it_lacks(changing):
     claims = read_ledger().claims
     assert list(claims)[-1] == "few_shot_describe_first_over_cls_rl"
     grid = Reported(**read_grid().model_dump(), model="embedded")
-    assert contrasts.lacks(claims["few_shot_describe_first_over_cls_rl"], grid, ()) == ["methods: describe_first"]
+    assert quantities.lacks(claims["few_shot_describe_first_over_cls_rl"], grid, ()) == ["methods: describe_first"]

@@ -186,14 +186,18 @@ def test_intervals_hold_the_truth_in_95_of_100_draws(name):
     assert 93.5 <= coverage(function, levels, 2000, *rest) <= (97.5 if name in TWO_SEEDS else 96.5)
 
 
-def held_over_datasets(function: Function, draws: int, names: str, seeds: int) -> float:
-    """The truth is that of all datasets there could be."""
+def held_over_datasets(function: Function, draws: int, names: str, seeds: int, transfer: bool = False) -> float:
+    """The truth is that of all datasets there could be, of which these are drawn: as trained on and as tested on."""
     random, held, apart = np.random.Generator(np.random.PCG64(7)), 0, np.array([0.0, 0.3])
+    far, own, of_source = 0.5, np.array([0.0, 0.3]), 0.2 * transfer
     for _ in range(draws):
-        levels = {cell: 0.3 + random.normal(0, 0.5) + apart * random.normal(1, 1, 2) for cell in in_domain(names)}
+        tested = {name: random.normal(0, far) + own * random.normal(0, 1) for name in names}
+        trained = {name: of_source * random.normal(0, 1, 2) for name in names}
+        cells = [Cell(*pair) for pair in product(names, names)] if transfer else in_domain(names)
+        levels = {cell: 0.3 + apart + tested[cell.tested] + trained[cell.trained] for cell in cells}
         (first, second), _ = draw(random, levels, seeds, 250, SAME)
-        spread = sum(each**2 for each in SAME.values()) + 0.5**2
-        true = 100 * ndtr((0.3 + apart) / (spread + apart**2) ** 0.5)
+        spread = sum(each**2 for each in SAME.values()) + far**2 + own**2 + of_source**2
+        true = 100 * ndtr((0.3 + apart) / spread**0.5)
         found = over_datasets(function, *((first, second) if function is DIFFERENCE else (first,)))
         held += found.low <= (true[0] - true[1] if function is DIFFERENCE else true[0]) <= found.high
     return 100 * held / draws
@@ -207,6 +211,12 @@ def test_intervals_over_datasets_hold_the_truth():
 @pytest.mark.parametrize(("function", "names", "seeds"), [*product((ACCURACY, DIFFERENCE), (FOUR, SIX), (1, 5))])
 def test_intervals_over_datasets_hold_the_truth_in_95_of_100_draws(function, names, seeds):
     assert 93.5 <= held_over_datasets(function, 2000, names, seeds) <= 96.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("names", "seeds"), [(FOUR, 1), (SIX, 2)])
+def test_gains_over_datasets_hold_the_truth_in_95_of_100_draws(names, seeds):
+    assert 93.5 <= held_over_datasets(DIFFERENCE, 2000, names, seeds, transfer=True) <= 97.5
 
 
 def alarms(draws: int, names: str, seeds: int, apart: float = 0.0, alpha: float = 0.05) -> float:

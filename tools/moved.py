@@ -30,11 +30,11 @@ from dvc.scm import RevError, resolve_rev
 from dvc_data.hashfile.db import HashFileDB
 from ruamel.yaml import YAML
 
-from stages.report import claims, contrasts, inference
+from stages.report import claims, inference, quantities
 from stages.report.claims import ALPHA, Ledger, read_ledger
-from stages.report.contrasts import QUANTITIES, Contrast
 from stages.report.footnotes import Reported
 from stages.report.inference import Estimate, Marks
+from stages.report.quantities import QUANTITIES, Contrast, Measured, Side
 from stages.report.records import RULES, ZERO_SHOT, Records, read_records
 from stages.runtime.errors import UserError, reported
 
@@ -164,6 +164,7 @@ def moves(old: Records, new: Records, grid: Reported, ledger: Ledger, rule: str)
         method, quantity, old, new, and those of `_table`; and claim, old, new (differences), old_verdict, new_verdict,
         and those of `_table`.
     """
+    measured = [Measured.of(grid, records) for records in (old, new)]
     found = []
     for method, quantity in product([ZERO_SHOT, *grid.methods], QUANTITIES):
         if QUANTITIES[quantity].where == "targets":
@@ -172,42 +173,47 @@ def moves(old: Records, new: Records, grid: Reported, ledger: Ledger, rule: str)
                 continue
         else:
             targets = {}
-        if method == ZERO_SHOT and QUANTITIES[quantity].where in (*contrasts.TRAINED, "others"):
+        if method == ZERO_SHOT and QUANTITIES[quantity].where in (*quantities.TRAINED, "others"):
             continue
-        contrast = Contrast(first=method, second=method, quantity=quantity, datasets=[contrasts.ALL], **targets)
-        if row := _move(contrast, contrast.sides[:1], old, new, grid, ledger, rule):
+        contrast = Contrast(first=method, second=method, quantity=quantity, datasets=[quantities.ALL], **targets)
+        if row := _move(contrast, contrast.sides[:1], measured, ledger, rule):
             found.append({"method": method, "quantity": quantity} | row)
     judged = [{each.name: each for each in claims.judge(ledger, side, grid)} for side in (old, new)]
     of_claims = []
     for name, claim in ledger.claims.items():
-        if row := _move(claim, claim.sides, old, new, grid, ledger, rule):
+        if row := _move(claim, claim.sides, measured, ledger, rule):
             verdicts = {"old_verdict": judged[0][name].verdict, "new_verdict": judged[1][name].verdict}
             of_claims.append({"claim": name} | verdicts | row)
     return _table(found), _table(of_claims)
 
 
 def _move(
-    contrast: Contrast, sides: Sequence, old: Records, new: Records, grid: Reported, ledger: Ledger, rule: str
+    contrast: Contrast, sides: Sequence[Side], measured: Sequence[Measured], ledger: Ledger, rule: str
 ) -> dict | None:
     """The numbers of one side, or of the difference of two; None where the grid has them not, or all is as it was."""
-    quantity, datasets = QUANTITIES[contrast.quantity], contrasts.datasets_of(contrast, grid, ledger.other_tasks)
-    if contrasts.lacks(contrast, grid, ledger.other_tasks):
+    quantity, grid = QUANTITIES[contrast.quantity], measured[0].grid
+    datasets = quantities.datasets_of(contrast, grid, ledger.other_tasks)
+    if quantities.lacks(contrast, grid, ledger.other_tasks):
         return None
     try:
         then, now = (
-            [part for side in sides for part in contrasts.parts(side, contrast, records, grid, datasets, rule)]
-            for records in (old, new)
+            [part for side in sides for part in quantities.parts(side, contrast, each, datasets, rule)]
+            for each in measured
         )
     except LookupError:  # a group of samples, or completions that may think
         return None
     if _same(then, now):
         return None
-    function = contrasts.function_of(contrast)
+    function = quantities.function_of(contrast)
     function = inference.minus(function) if len(sides) > 1 else function
-    change = contrasts.worth(quantity, inference.minus(function), [*now, *then])
+    crossed = all(each.answers.crossed for each in measured)
+    both = quantity, inference.minus(function), [*now, *then], crossed
+    change = quantities.worth(*both)
     if np.isnan(change.p):
-        change = contrasts.worth(quantity, inference.minus(function), [*now, *then], like_these=True)
-    values = {name: contrasts.worth(quantity, function, parts).value for name, parts in (("old", then), ("new", now))}
+        change = quantities.worth(*both, like_these=True)
+    values = {
+        name: quantities.worth(quantity, function, of, crossed).value for name, of in (("old", then), ("new", now))
+    }
     return values | {"change": change, "unit": quantity.unit}
 
 

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import Field, model_validator
 
-from stages.report import contrasts, inference
-from stages.report.contrasts import QUANTITIES, Contrast
+from stages.report import inference, quantities
 from stages.report.footnotes import Reported
 from stages.report.inference import Estimate
 from stages.report.published import Published, read_published
+from stages.report.quantities import QUANTITIES, Contrast, Measured
 from stages.report.records import Records
 from stages.report.statistics import two_decimals
 from stages.runtime.errors import UserError
@@ -148,14 +148,15 @@ class Judged:
 
 def judge(ledger: Ledger, records: Records, grid: Reported) -> list[Judged]:
     """Judge every claim, in the order of the file."""
+    measured = Measured.of(grid, records)
     found: dict[str, Judged] = {}
     estimates: dict[str, dict[str, Estimate | None]] = {}
     for name, claim in ledger.claims.items():
-        datasets = contrasts.datasets_of(claim, grid, ledger.other_tasks)
-        lacks = contrasts.lacks(claim, grid, ledger.other_tasks)
+        datasets = quantities.datasets_of(claim, grid, ledger.other_tasks)
+        lacks = quantities.lacks(claim, grid, ledger.other_tasks)
         if not lacks:
             try:
-                estimates[name] = _estimates(claim, records, grid, datasets)
+                estimates[name] = _estimates(claim, measured, datasets)
             except LookupError as error:
                 lacks = [str(error.args[0])]
         found[name] = Judged(name, claim, tuple(lacks), () if lacks else tuple(datasets))
@@ -169,13 +170,13 @@ def judge(ledger: Ledger, records: Records, grid: Reported) -> list[Judged]:
     return list(found.values())
 
 
-def _estimates(claim: Claim, records: Records, grid: Reported, datasets: Sequence[str]) -> dict[str, Estimate | None]:
-    exact = contrasts.difference(claim, records, grid, datasets, RULE)
-    like_these = contrasts.difference(claim, records, grid, datasets, RULE, like_these=True)
+def _estimates(claim: Claim, measured: Measured, datasets: Sequence[str]) -> dict[str, Estimate | None]:
+    exact = quantities.difference(claim, measured, datasets, RULE)
+    like_these = quantities.difference(claim, measured, datasets, RULE, like_these=True)
     of_marks = QUANTITIES[claim.quantity].value is None
     return {
         "worth": like_these if isnan(exact.p) and not isnan(like_these.p) else exact,
-        "other_rule": contrasts.difference(claim, records, grid, datasets, OTHER_RULE) if of_marks else None,
+        "other_rule": quantities.difference(claim, measured, datasets, OTHER_RULE) if of_marks else None,
         "like_these": None if isnan(like_these.p) else like_these,
     }
 
@@ -270,8 +271,8 @@ def _row(each: Judged, ledger: Ledger, grid: Reported) -> dict[str, Any]:
         "verdict": each.verdict,
         "claim": claim.claim,
         "source": claim.source,
-        "first": contrasts.words(claim.first),
-        "second": contrasts.words(claim.second),
+        "first": quantities.words(claim.first),
+        "second": quantities.words(claim.second),
         "quantity": claim.quantity,
         "unit": quantity.unit,
         "expected": claim.expected,
@@ -294,7 +295,7 @@ def _row(each: Judged, ledger: Ledger, grid: Reported) -> dict[str, Any]:
         "like_these_p": each.like_these.p if each.like_these else nan,
         "like_these_verdict": each.like_these.verdict if each.like_these else "",
         "lacks": "; ".join(each.lacks),
-        "stage": "" if each.lacks else " ".join(contrasts.stages(claim, grid, each.datasets)),
+        "stage": "" if each.lacks else " ".join(quantities.stages(claim, grid, each.datasets)),
     }
 
 

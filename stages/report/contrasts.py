@@ -1,314 +1,132 @@
-"""Contrasts: what one method has more of than another, on which cells; the language of `facts/claims.yaml`.
+"""Which differences between methods are more than chance: every pair of methods at every place of the tables.
 
-A quantity says what is measured, a side of a contrast for which method. Both choose marks, or values, from the records
-of a grid; what their difference is worth says `stages.report.inference`.
+At a place of one seed McNemar's exact test on the same test images; at a place of several, and of means and H, the
+p-value that belongs to the interval of `stages.report.inference`, since the answers of several seeds on one image are
+not independent. p-values are corrected by Holm for all comparisons of their family: those of one table and rule over as
+many datasets (cells; means over one axis; over both), of one seed or of all together.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Sequence
+from itertools import combinations, product
 
-import numpy as np
 import pandas as pd
-from pydantic import BeforeValidator, Field, model_validator
 
-from stages.report import inference
-from stages.report.footnotes import Reported
-from stages.report.inference import Cell, Estimate, Function, Marks
-from stages.report.records import BASE_TO_NEW, FEW_SHOT, OPEN_SET, OWN, ZERO_SHOT, Records, has_transfer
-from stages.runtime.params import Section
+from stages.report.answers import Answers
+from stages.report.inference import (
+    DIFFERENCE,
+    H_DIFFERENCE,
+    Marks,
+    estimate,
+    holm,
+    mcnemar,
+    over_datasets,
+)
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, MEAN, OPEN_SET, RULES, ZERO_SHOT, has_transfer
+from stages.runtime.params import Grid
+
+SURE = 0.05
+"""A difference is held to be one where its corrected p-value is less."""
+
+TRANSFER = "transfer"
+OTHERS = "others"
+"""As trained on and tested on: the mean over all pairs of different datasets, transfer without its diagonal."""
+
+PLACE = ["table", "rule", "part", "trained_on", "tested_on", "seed"]
+COLUMNS = [*PLACE, "method", "against", "seeds", "images", "difference", "low", "high", "test", "p", "comparisons"]
+COLUMNS += ["p_holm", "drawn_low", "drawn_high", "drawn_p", "drawn_p_holm"]
 
 
-@dataclass(frozen=True)
-class Quantity:
-    """What is measured.
+def contrasts(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+    """Compare every two methods, zero-shot too, at every place of the tables.
 
-    Attributes:
-        setting: of the cells.
-        parts: of their test sets; of two, the harmonic mean.
-        where: on the dataset that was trained on, on the others, on those for testing alone, or in training.
-        value: the number of a test set or of a training, in `unit`; None where each sample is right or wrong.
-        unit: of differences.
+    Returns:
+        table (`few_shot`, `base_to_new`, `open_set` or `transfer`), rule, part (`all`, `base`, `new`, `H` or `open`),
+        trained_on, tested_on (datasets, `mean` or `others`), seed (of the row; `mean` over several), method, against,
+        seeds (how many), images (the fewest of a dataset), difference (method minus against, in points), low, high
+        (95%, over these datasets), test (`mcnemar` or `interval`), p, comparisons (of the family), p_holm; of means
+        over all datasets also drawn_low, drawn_high, drawn_p, drawn_p_holm: the same over datasets like these.
     """
-
-    setting: str = FEW_SHOT
-    parts: tuple[str, ...] = ("all",)
-    where: Literal["own", "others", "targets", "costs", "curves", "steps"] = "own"
-    value: Callable[[Any], float] | None = None
-    unit: str = "points"
-
-
-def _early(curve: pd.DataFrame) -> float:
-    """The reward for the answer, in percent of the most: its mean over the first half of the steps."""
-    if not curve["answer"].notna().any():
-        raise LookupError("a reward for the answer")
-    return 100 * float(curve.sort_values("step")["answer"].iloc[: -(-len(curve) // 2)].mean())
-
-
-def _think(part: Any) -> float:
-    if part.thinking is None or pd.isna(part.thinking):
-        raise LookupError("completions that may think")
-    return 100 * part.thinking / part.samples
+    answers = Answers([evaluations], grid.seeds)
+    rows: list[dict] = []
+    for setting in (FEW_SHOT, BASE_TO_NEW, OPEN_SET):
+        if setting in grid.settings:
+            rows += _in_domain(answers, grid, setting)
+    if has_transfer(grid) and len(grid.datasets) > 1:
+        rows += _transfer(answers, grid)
+    table = pd.DataFrame(rows, columns=[name for name in COLUMNS if not name.endswith(("p_holm", "comparisons"))])
+    averaged = table[["trained_on", "tested_on"]].isin([MEAN, OTHERS]).sum(axis=1)
+    families = table.groupby([table["table"], table["rule"], averaged, table["seed"]], sort=False)
+    table["comparisons"] = families["p"].transform("size")
+    for name in ("p", "drawn_p"):
+        table[f"{name}_holm"] = families[name].transform(holm)
+    return table[COLUMNS]
 
 
-QUANTITIES = {
-    "few_shot": Quantity(),
-    "base": Quantity(BASE_TO_NEW, ("base",)),
-    "new": Quantity(BASE_TO_NEW, ("new",)),
-    "H": Quantity(BASE_TO_NEW, ("base", "new")),
-    "open_set": Quantity(OPEN_SET, ("open",)),
-    "transfer": Quantity(where="others"),
-    "target": Quantity(where="targets"),
-    "by_step": Quantity(where="steps", value=lambda steps: float(steps["exact"].mean())),
-    "reward": Quantity(where="curves", value=_early),
-    "think": Quantity(value=_think),
-    "tokens": Quantity(value=lambda part: part.mean_completion_tokens, unit="tokens"),
-    "training_tokens": Quantity(
-        where="costs", value=lambda cells: float(cells["completion_tokens"].sum()) / 1000, unit="thousand tokens"
-    ),
-}
-TRAINED = ("costs", "curves", "steps")
-"""Where there is nothing of the base model, no prompt but a method's own, and no group."""
+def better(found: pd.DataFrame) -> set[tuple[str, ...]]:
+    """The methods that are better than every other at their place: (*`PLACE`, method)."""
+    sure = found[(found["p_holm"] < SURE) & (found["difference"] != 0)]
+    ahead = pd.concat([sure["method"].where(sure["difference"] > 0, sure["against"]), sure[PLACE]], axis=1)
+    wins = ahead.groupby([*PLACE, "method"], sort=False).size()
+    methods = found.groupby(PLACE, sort=False)["method"].nunique()  # a pair less than there are methods
+    return {key for key, count in wins.items() if count == methods[key[:-1]]}
 
 
-ALL = "all"
-"""All datasets of a grid."""
+def _in_domain(answers: Answers, grid: Grid, setting: str) -> Iterator[dict]:
+    parts = {FEW_SHOT: ["all"], BASE_TO_NEW: ["base", "new", "H"], OPEN_SET: ["open"]}[setting]
+    places = [MEAN, *grid.datasets]
+    for rule in RULES:
+        for seeds in _seeds(grid):
+            for part in parts:
+                for place in places:
+                    names = grid.datasets if place == MEAN else [place]
+                    pairs = [(name, name) for name in names]
+                    yield from _place(answers, grid, setting, (setting, rule, part, place, place), pairs, seeds)
 
 
-class Side(Section):
-    """One side of a contrast.
-
-    Attributes:
-        method: of the grid, or `zero_shot`.
-        prompts: the first of them that the grid has is what it is evaluated with; none: its own.
-        groups: of test samples; none: those of the contrast.
-    """
-
-    method: str
-    prompts: list[str] = Field(default_factory=list)
-    groups: list[str] = Field(default_factory=list)
+def _transfer(answers: Answers, grid: Grid) -> Iterator[dict]:
+    axis = [*grid.datasets, MEAN]
+    for rule in RULES:
+        for source, target in [*product(axis, axis), (OTHERS, OTHERS)]:
+            sources = grid.datasets if source in (MEAN, OTHERS) else [source]
+            targets = grid.datasets if target in (MEAN, OTHERS) else [target]
+            pairs = [pair for pair in product(sources, targets) if source != OTHERS or pair[0] != pair[1]]
+            place = (TRANSFER, rule, "all", source, target)
+            yield from _place(answers, grid, FEW_SHOT, place, pairs, list(grid.seeds))
 
 
-def _side(value: Any) -> Any:
-    if isinstance(value, dict) and "method" not in value:
-        raise ValueError(f"a method, or a mapping of {', '.join(Side.model_fields)} with a method")
-    return {"method": value} if isinstance(value, str) else value
+def _seeds(grid: Grid) -> list[list[int]]:
+    """All together, and where there are several each alone."""
+    return [list(grid.seeds), *([[seed] for seed in grid.seeds] if len(grid.seeds) > 1 else [])]
 
 
-AnySide = Annotated[Side, BeforeValidator(_side)]
-"""A method's name stands for the method with its own prompt."""
+def _place(
+    answers: Answers,
+    grid: Grid,
+    setting: str,
+    place: tuple[str, ...],
+    pairs: Sequence[tuple[str, str]],
+    seeds: list[int],
+) -> Iterator[dict]:
+    """A row for each two methods at one place."""
+    _, rule, part, *_ = place
+    halves = ("base", "new") if part == "H" else (part,)
+    marks = {
+        method: [answers.marks(rule, setting, method, pairs, half, seeds) for half in halves]
+        for method in (ZERO_SHOT, *grid.methods)
+    }
+    for against, method in combinations(marks, 2):
+        parts = [*marks[method], *marks[against]]
+        function = H_DIFFERENCE if part == "H" else DIFFERENCE
+        found = estimate(function, *parts, crossed=answers.crossed)
+        exact = len(pairs) == 1 and len(seeds) == 1 and part != "H"
+        row = dict(zip(PLACE, (*place, MEAN if len(seeds) > 1 else str(seeds[0])), strict=True))
+        row |= {"method": method, "against": against, "seeds": len(seeds), "images": found.images}
+        row |= {"difference": found.value, "low": found.low, "high": found.high}
+        row |= {"test": "mcnemar" if exact else "interval", "p": _mcnemar(parts) if exact else found.p}
+        drawn = over_datasets(function, *parts)
+        yield row | {"drawn_low": drawn.low, "drawn_high": drawn.high, "drawn_p": drawn.p}
 
 
-class Contrast(Section):
-    """First minus second; see `facts/claims.yaml` for the keys."""
-
-    first: AnySide
-    second: AnySide
-    quantity: Literal[tuple(QUANTITIES)]  # type: ignore[valid-type]
-    datasets: list[str] = Field(default_factory=list)
-    targets: list[str] = Field(default_factory=list)
-    groups: list[str] = Field(default_factory=list)
-
-    @property
-    def sides(self) -> tuple[Side, Side]:
-        """Both."""
-        return self.first, self.second
-
-    @model_validator(mode="after")
-    def _fits(self) -> "Contrast":
-        where = QUANTITIES[self.quantity].where
-        if (where == "targets") != bool(self.targets):
-            raise ValueError("targets with quantity: target, and with no other")
-        for side in self.sides:
-            if where in TRAINED and (side.method == ZERO_SHOT or side.prompts or side.groups or self.groups):
-                raise ValueError(f"methods, without prompts or groups, where quantity: {self.quantity} is of training")
-        return self
-
-
-def datasets_of(contrast: Contrast, grid: Reported, other_tasks: Iterable[str]) -> list[str]:
-    """Those of the grid that the contrast is about, in the grid's order."""
-    if ALL in contrast.datasets:
-        return grid.datasets
-    if contrast.datasets:
-        return [name for name in grid.datasets if name in contrast.datasets]
-    return [name for name in grid.datasets if name not in other_tasks]
-
-
-def lacks(contrast: Contrast, grid: Reported, other_tasks: Iterable[str]) -> list[str]:
-    """What a grid would need for a contrast and has not, in the words of `params.yaml`; nothing if it has all."""
-    quantity = QUANTITIES[contrast.quantity]
-    datasets = datasets_of(contrast, grid, other_tasks)
-    wanted = {f"methods: {side.method}": side.method in (ZERO_SHOT, *grid.methods) for side in contrast.sides}
-    wanted[f"settings: {quantity.setting}"] = quantity.setting in grid.settings
-    wanted[f"transfer: {FEW_SHOT}"] = quantity.where != "others" or has_transfer(grid)
-    wanted[f"by_step: {FEW_SHOT}"] = quantity.where != "steps" or FEW_SHOT in grid.by_step
-    for side in contrast.sides:
-        key = "prompts" if side.method != ZERO_SHOT or quantity.where == "targets" else "zero_shot_prompts"
-        wanted[f"{key}: {' or '.join(side.prompts)}"] = not side.prompts or _prompt(side, grid, quantity) != OWN
-    wanted[f"datasets: {' or '.join(contrast.datasets) or 'classification'}"] = bool(datasets)
-    wanted["datasets: a second one"] = quantity.where != "others" or len(datasets) != 1
-    targets = " or ".join(contrast.targets)
-    wanted[f"targets: {targets}"] = not targets or any(name in grid.targets for name in contrast.targets)
-    return [name for name, there in wanted.items() if not there]
-
-
-def difference(
-    contrast: Contrast, records: Records, grid: Reported, datasets: Sequence[str], rule: str, like_these: bool = False
-) -> Estimate:
-    """First minus second, in the unit of the quantity, with what it is worth; see `parts` for the arguments.
-
-    Args:
-        like_these: as if the datasets were drawn from others like them; else over these.
-    """
-    both = [each for side in contrast.sides for each in parts(side, contrast, records, grid, datasets, rule)]
-    return worth(QUANTITIES[contrast.quantity], inference.minus(function_of(contrast)), both, like_these)
-
-
-def function_of(contrast: Contrast) -> Function:
-    """What makes one number of the parts of one side."""
-    quantity = QUANTITIES[contrast.quantity]
-    if quantity.value is not None:
-        return inference.VALUE
-    return inference.ACCURACY if len(quantity.parts) == 1 else inference.H
-
-
-def worth(quantity: Quantity, function: Function, of: Sequence[Marks], like_these: bool = False) -> Estimate:
-    """A function of the means of parts; of values that have no images, over the seeds alone."""
-    if like_these:
-        return inference.over_datasets(function, *of)
-    return (inference.estimate if quantity.value is None else inference.estimate_of_values)(function, *of)
-
-
-def words(side: Side) -> str:
-    """A side as tables name it.
-
-    >>> words(Side(method="cls_rl")), words(Side(method="cls_rl", prompts=["empty_think"], groups=["1", "2"]))
-    ('cls_rl', 'cls_rl (empty_think, groups 1 2)')
-    """
-    more = [*side.prompts, *([f"groups {' '.join(side.groups)}"] if side.groups else [])]
-    return f"{side.method} ({', '.join(more)})" if more else side.method
-
-
-def parts(
-    side: Side, contrast: Contrast, records: Records, grid: Reported, datasets: Sequence[str], rule: str
-) -> list[Marks]:
-    """What one side has, for each part of its quantity: (seeds, images) of marks, or (seeds, 1) of values.
-
-    Values are given in hundredths, since `stages.report.inference` makes percent of shares.
-
-    Args:
-        side: of the contrast.
-        contrast: nothing of which the grid lacks.
-        records: of the grid.
-        grid: its axes.
-        datasets: see `datasets_of`.
-        rule: when a sample is right; see `stages.report.records.RULES`.
-
-    Raises:
-        LookupError: a test set has no such group; its text is what the grid lacks.
-    """
-    quantity = QUANTITIES[contrast.quantity]
-    if quantity.where in TRAINED:
-        return [_of_trainings(side, quantity, records, grid, datasets)]
-    found = []
-    for part in quantity.parts:
-        values: dict[Cell, list[np.ndarray]] = defaultdict(list)
-        for trained, row in _rows(side, quantity, part, records, grid, datasets, contrast.targets):
-            groups = side.groups or contrast.groups
-            for name, each in _samples(row, groups).items():
-                if quantity.value is None:
-                    found_here = np.array([mark == "1" for mark in each.right[rule]])
-                else:
-                    found_here = np.array([quantity.value(each) / 100])
-                values[Cell(trained, row.evaluated_on, name)].append(found_here)
-        found.append({cell: np.stack(rows) for cell, rows in values.items()})
-    return found
-
-
-def _of_trainings(side: Side, quantity: Quantity, records: Records, grid: Reported, datasets: Sequence[str]) -> Marks:
-    frame = getattr(records, quantity.where)
-    stage = "by_step" if quantity.where == "steps" else "train"
-    found = {}
-    for dataset in datasets:
-        names = [f"{stage}@{quantity.setting}-{side.method}-{dataset}-{seed}" for seed in grid.seeds]
-        values = [[quantity.value(frame[frame["stage"] == name]) / 100] for name in names]
-        found[Cell(dataset, dataset)] = np.array(values)
-    return found
-
-
-def _samples(row: Any, groups: Sequence[str]) -> dict[str, Any]:
-    """What a row has of all its samples, or of each group of them."""
-    if not groups:
-        return {row.part: row}
-    if absent := [name for name in groups if name not in row.groups]:
-        raise LookupError(f"groups: {', '.join(absent)} of {row.evaluated_on}")
-    return {name: row.groups[name] for name in groups}
-
-
-def _rows(
-    side: Side,
-    quantity: Quantity,
-    part: str,
-    records: Records,
-    grid: Reported,
-    datasets: Sequence[str],
-    targets: Sequence[str],
-) -> Iterable[tuple[str, Any]]:
-    """Each row of the cells, by seed, with what was trained on: of the base model, all that it is set against."""
-    frame, prompt = records.evaluations, _prompt(side, grid, quantity)
-    if quantity.where == "targets":
-        frame = records.targets[records.targets["prompt"] == prompt]
-    elif prompt != OWN:
-        frame = records.prompted[records.prompted["prompt"] == prompt]
-    tested = targets if quantity.where == "targets" else datasets
-    chosen = (frame["method"] == side.method) & (frame["setting"] == quantity.setting) & (frame["part"] == part)
-    frame = frame[chosen & frame["evaluated_on"].isin(tested)]
-    for row in frame.itertuples():
-        for trained in [row.trained_on] if isinstance(row.trained_on, str) else datasets:
-            own = trained == row.evaluated_on
-            if trained in datasets and {"own": own, "others": not own, "targets": True}[quantity.where]:
-                yield trained, row
-
-
-def _prompt(side: Side, grid: Reported, quantity: Quantity) -> str:
-    there = grid.zero_shot_prompts if side.method == ZERO_SHOT and quantity.where != "targets" else grid.prompts
-    return next((prompt for prompt in side.prompts if prompt in there), OWN)
-
-
-def stages(contrast: Contrast, grid: Reported, datasets: Sequence[str], tested: str | None = None) -> list[str]:
-    """The stages that make both sides; patterns for `dvc repro --glob` where several do.
-
-    Args:
-        contrast: nothing of which the grid lacks.
-        grid: its axes.
-        datasets: that are trained on.
-        tested: one dataset that is tested on; None: all that the contrast is about.
-    """
-    quantity = QUANTITIES[contrast.quantity]
-    whole = list(datasets) == grid.datasets and len(datasets) > 1
-    seeds = "*" if len(grid.seeds) > 1 else str(grid.seeds[0])
-    found = []
-    for side in contrast.sides:
-        prompt = _prompt(side, grid, quantity)
-        for name in ["*"] if whole else datasets:
-            base = side.method == ZERO_SHOT
-            dataset = tested if tested and base else name
-            cell = f"{quantity.setting}-{dataset}" if base else f"{quantity.setting}-{side.method}-{dataset}"
-            if quantity.where == "targets":
-                for target in [name for name in grid.targets if name in contrast.targets]:
-                    if base:
-                        found.append(f"target_zero_shot@{target}")
-                    elif prompt == OWN:
-                        found.append(f"target_eval@{side.method}-{dataset}-{target}-{seeds}")
-                    else:
-                        found.append(f"target_prompt@{side.method}-{dataset}-{target}-{prompt}-{seeds}")
-            elif quantity.where in TRAINED:
-                found.append(f"{'by_step' if quantity.where == 'steps' else 'train'}@{cell}-{seeds}")
-            elif quantity.where == "others" and not base:
-                found.append(f"cross_eval@{cell}-{tested or '*'}-{seeds}")
-            elif prompt != OWN:
-                found.append(f"{'prompt_zero_shot' if base else 'prompt_eval'}@{cell}-{prompt}-{seeds}")
-            else:
-                found.append(f"{'zero_shot' if base else 'evaluate'}@{cell}-{seeds}")
-    return list(dict.fromkeys(found))
+def _mcnemar(parts: list[Marks]) -> float:
+    first, second = (next(iter(part.values()))[0] for part in parts)
+    return mcnemar(first, second)

@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 import pandas as pd
 from pydantic import BeforeValidator
 
-from stages.report import contrasts, inference
-from stages.report.contrasts import QUANTITIES, AnySide, Contrast, Side
+from stages.report import inference, quantities
 from stages.report.footnotes import Reported
+from stages.report.quantities import QUANTITIES, AnySide, Contrast, Measured, Side
 from stages.report.records import Records
 from stages.runtime.errors import UserError
 from stages.runtime.params import Section, read_params, validate
@@ -29,7 +29,7 @@ RULE = "substring"
 
 
 class Place(Section):
-    """What a published number measures: a quantity of `stages.report.contrasts`, and perhaps a group of samples."""
+    """What a published number measures: a quantity of `stages.report.quantities`, and perhaps a group of samples."""
 
     quantity: Literal[tuple(QUANTITIES)]  # type: ignore[valid-type]
     group: str | None = None
@@ -136,13 +136,13 @@ def compare(published: Published, records: Records, grid: Reported) -> pd.DataFr
         over seeds and test images), difference (ours minus published), inside, stage; numbers that two tables print
         alike are one row.
     """
-    rows = []
+    measured, rows = Measured.of(grid, records), []
     for number in published.numbers.itertuples():
         place = published.names.cells.get(number.setting, {}).get(number.metric)
         sides = published.names.methods.get(number.method)
         if place is None or sides is None or published.names.models.get(number.model) != grid.model:
             continue
-        if row := _set_against(number, place, sides, published.names, records, grid):
+        if row := _set_against(number, place, sides, published.names, measured):
             rows.append(row)
     columns = [
         "table",
@@ -162,10 +162,9 @@ def compare(published: Published, records: Records, grid: Reported) -> pd.DataFr
     return table.groupby(keys, sort=False, dropna=False)["table"].agg("; ".join).reset_index()[columns]
 
 
-def _set_against(
-    number: tuple, place: Place, sides: Sequence[Side], names: Names, records: Records, grid: Reported
-) -> dict | None:
+def _set_against(number: tuple, place: Place, sides: Sequence[Side], names: Names, measured: Measured) -> dict | None:
     """The row of a number, None if the grid has not what it is of."""
+    grid = measured.grid
     same = [name for name in [*grid.datasets, *grid.targets] if not of_other_data(grid.notes.get(name, ()))]
     tested = names.averages.get(number.eval_dataset) or [names.datasets.get(number.eval_dataset, "")]
     mean, trained = len(tested) > 1, names.datasets.get(number.train_dataset, tested[0])
@@ -180,11 +179,11 @@ def _set_against(
     contrast = Contrast(
         first=sides[0], second=sides[-1], quantity=quantity, datasets=datasets, targets=targets, groups=groups
     )
-    if not {*datasets, *targets} <= {*same} or contrasts.lacks(contrast, grid, ()):
+    if not {*datasets, *targets} <= {*same} or quantities.lacks(contrast, grid, ()):
         return None
     parts = []
     for side in sides:
-        for marks in contrasts.parts(side, contrast, records, grid, datasets, RULE):
+        for marks in quantities.parts(side, contrast, measured, datasets, RULE):
             parts.append(
                 {
                     cell: own
@@ -195,12 +194,12 @@ def _set_against(
     function = {
         (1, 1): inference.ACCURACY, (2, 1): inference.H, (1, 2): inference.DIFFERENCE
     }[len(QUANTITIES[quantity].parts), len(sides)]  # fmt: skip
-    found = inference.estimate(function, *parts)
+    found = inference.estimate(function, *parts, crossed=measured.answers.crossed)
     return {
         "table": number.table,
         "quantity": quantity,
         "group": place.group or "",
-        "method": " minus ".join(contrasts.words(side) for side in sides),
+        "method": " minus ".join(quantities.words(side) for side in sides),
         "trained_on": "each" if mean else "-" if number.train_dataset == "-" else trained,
         "evaluated_on": f"mean of {len(tested)}" if mean else tested[0],
         "seeds": found.seeds,
@@ -211,9 +210,9 @@ def _set_against(
         "difference": found.value - number.value,
         "inside": "yes" if found.low <= number.value <= found.high else "no",
         "stage": " ".join(
-            contrasts.stages(contrast, grid, datasets)
+            quantities.stages(contrast, grid, datasets)
             if mean
-            else contrasts.stages(contrast, grid, [trained], tested[0])
+            else quantities.stages(contrast, grid, [trained], tested[0])
         ),
     }
 

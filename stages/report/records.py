@@ -26,6 +26,8 @@ PARTS = {FEW_SHOT: ("all",), BASE_TO_NEW: ("base", "new"), OPEN_SET: ("open",)}
 ZERO_SHOT = "zero_shot"
 ANSWER = ("reward/accuracy", "reward/equality", "reward/overlap")
 """The columns of a training curve that are rewards for the right answer."""
+MEAN = "mean"
+"""In place of a dataset or a seed: the mean over all."""
 OWN = "own"
 """The prompt of a model's own method."""
 
@@ -47,7 +49,8 @@ class Consistency(BaseModel):
 class Part(BaseModel, extra="allow"):
     """What one part of a test set gave: counts, and rates in percent; all else are sub-scores in percent.
 
-    `right` marks each sample by either rule, `1` right and `0` wrong. `groups` has the same of each group of its
+    `right` marks each sample by either rule, `1` right and `0` wrong, in the order of the dataset's table; `images`
+    says which samples these are: what has the same was tested on the same. `groups` has the same of each group of its
     samples, where they have groups.
     """
 
@@ -62,6 +65,7 @@ class Part(BaseModel, extra="allow"):
     completion_tokens: NonNegativeInt
     mean_completion_tokens: float = Field(ge=0)
     right: dict[str, Annotated[str, Field(pattern="^[01]*$")]]
+    images: str | None = None
     thinking: NonNegativeInt | None = None
     consistency: Consistency | None = None
     groups: "dict[str, Part]" = Field(default_factory=dict)
@@ -155,8 +159,8 @@ class Records:
         evaluations: one row per record and part: kind (the stage's group), stage, setting, method, trained_on,
             evaluated_on, seed, part, samples, substring_correct, exact_correct, substring, exact (accuracies by the two
             rules in percent), valid_rate (percent), mean_completion_tokens, sub_scores (a dictionary, in percent),
-            right (by rule, a mark for each sample), groups (by name, a `Part` of each), thinking (a count, or None),
-            consistency (a `Consistency`, or None).
+            right (by rule, a mark for each sample), images (which these are), groups (by name, a `Part` of each),
+            thinking (a count, or None), consistency (a `Consistency`, or None).
             Rates come from the counts, so nothing is rounded twice.
         costs: one row per trained cell: stage, setting, method, dataset, seed, steps, samples_seen, prompt_tokens,
             completion_tokens.
@@ -347,6 +351,7 @@ def _evaluation(
                 "mean_completion_tokens": part.completion_tokens / part.samples,
                 "sub_scores": part.sub_scores,
                 "right": part.right,
+                "images": part.images,
                 "groups": part.groups,
                 "thinking": part.thinking,
                 "consistency": part.consistency,
