@@ -222,8 +222,8 @@ def estimate_of_values(function: Function, *parts: Marks) -> Estimate:
 def over_datasets(function: Function, *parts: Marks) -> Estimate:
     """The same over datasets like these: in-domain, or of every dataset as trained on and as tested on.
 
-    Each dataset is left out in turn, in both. There is no interval (nan) where there are fewer than two, or where the
-    cells have a dataset in common that stays: it is no draw.
+    Each dataset is left out in turn, in both. There is no interval (nan) where there are fewer than two or nothing is
+    left, or where the cells have a dataset in common that stays: it is no draw.
 
     >>> sets = {Cell(str(n), str(n)): np.array([[True] * n + [False] * (8 - n)]) for n in (3, 4, 5)}
     >>> found = over_datasets(ACCURACY, sets)  # a standard deviation of 12.5 over the root of 3, Student's 4.303
@@ -237,13 +237,13 @@ def over_datasets(function: Function, *parts: Marks) -> Estimate:
         return Estimate(value, nan, nan, nan, *_sizes(parts))
     of_cells = [{cell: float(marks.mean()) for cell, marks in part.items()} for part in parts]
 
-    def without(name: str) -> float:
-        kept = [[each for cell, each in part.items() if name not in (cell.trained, cell.tested)] for part in of_cells]
-        return 100 * function.value(np.array([np.mean(each) if each else nan for each in kept]))
-
-    left_out = np.array([without(name) for name in names])
-    if np.isnan(left_out).any():  # of two datasets, each with the other's model, one alone has no cell
+    without = [
+        [[each for cell, each in part.items() if name not in (cell.trained, cell.tested)] for part in of_cells]
+        for name in names
+    ]
+    if not all(each for kept in without for each in kept):
         return Estimate(value, nan, nan, nan, *_sizes(parts))
+    left_out = 100 * np.array([function.value(np.array([np.mean(each) for each in kept])) for kept in without])
     variance = (len(names) - 1) / len(names) * float(((left_out - left_out.mean()) ** 2).sum())
     return _estimate(function, value, Variance(nan, variance, 0.0, nan, len(names) - 1), parts)
 
