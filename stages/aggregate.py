@@ -1,6 +1,6 @@
 """Stage `aggregate`: the records of the grid's cells become the tables of the paper, a summary and plots.
 
-Reads metrics/records; writes metrics/summary.json, metrics/tables, metrics/plots.
+Reads metrics/records and facts; writes metrics/summary.json, metrics/claims.json, metrics/tables, metrics/plots.
 """
 
 import json
@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.report import curves, depth, markdown, plots, summary, tables
+from stages.report import claims, contrasts, curves, depth, markdown, plots, published, summary, tables
+from stages.report.claims import Ledger, read_ledger
 from stages.report.footnotes import Reported, read_reported
 from stages.report.records import OWN, Records, read_records
 from stages.runtime import environment
-from stages.runtime.files import write_file
+from stages.runtime.files import json_text, write_file
 from stages.tasks.settings import OPEN_SET
 
 METRICS = Path("metrics")
@@ -20,7 +21,7 @@ DIFFERENCE = ("no_thinking", "cls_rl")
 """The methods whose difference in transfer has a plot, first minus second (P1 Figure 7a)."""
 
 
-def report(records: Records, grid: Reported) -> dict[str, bytes]:
+def report(records: Records, grid: Reported, ledger: Ledger) -> dict[str, bytes]:
     """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table.
 
     Those of `_analyses` are there only where the grid has what they show.
@@ -28,16 +29,19 @@ def report(records: Records, grid: Reported) -> dict[str, bytes]:
     base_to_new = tables.base_to_new(records.evaluations, grid)
     few_shot = tables.few_shot(records.evaluations, grid)
     transfer = tables.transfer(records.evaluations, grid)
+    compared = contrasts.contrasts(records.evaluations, grid)
     training_cost = tables.training_cost(records.costs, grid)
     training_curves = curves.mean_curves(records.curves)
     numbers = summary.summarise(records.evaluations, base_to_new, few_shot, transfer, grid)
     files = {
         "tables/base_to_new.csv": _csv(base_to_new, "%.2f"),
-        "tables/base_to_new.md": markdown.base_to_new(base_to_new, grid).encode(),
+        "tables/base_to_new.md": markdown.base_to_new(base_to_new, grid, compared).encode(),
         "tables/few_shot.csv": _csv(few_shot, "%.2f"),
-        "tables/few_shot.md": markdown.few_shot(few_shot, grid).encode(),
+        "tables/few_shot.md": markdown.few_shot(few_shot, grid, compared).encode(),
         "tables/transfer.csv": _csv(transfer, "%.2f"),
-        "tables/transfer.md": markdown.transfer(transfer, grid).encode(),
+        "tables/transfer.md": markdown.transfer(transfer, grid, compared).encode(),
+        "tables/contrasts.csv": _csv(compared, "%.6g"),
+        "tables/contrasts.md": markdown.contrasts(compared, grid).encode(),
         "tables/training_cost.csv": _csv(training_cost, "%.12g"),
         "tables/training_cost.md": markdown.training_cost(training_cost, grid).encode(),
         **_difference(transfer, grid),
@@ -46,7 +50,21 @@ def report(records: Records, grid: Reported) -> dict[str, bytes]:
         "plots/training_curves.png": plots.training_curves(training_curves, grid),
         "summary.json": (json.dumps(numbers, indent=2) + "\n").encode(),
     }
-    return files | _analyses(records, grid)
+    return files | _claims(records, grid, ledger) | _analyses(records, grid, compared)
+
+
+def _claims(records: Records, grid: Reported, ledger: Ledger) -> dict[str, bytes]:
+    """The claims with their verdicts, and the cells that have a published number."""
+    judged = claims.judge(ledger, records, grid)
+    verdicts, compared = claims.table(judged, ledger, grid), published.compare(ledger.published, records, grid)
+    why_none = published.why_none(ledger.published, grid)
+    return {
+        "claims.json": json_text(claims.numbers(judged)).encode(),
+        "tables/claims.csv": _csv(verdicts, "%.6g"),
+        "tables/claims.md": markdown.claims(verdicts, grid).encode(),
+        "tables/published.csv": _csv(compared, "%.2f"),
+        "tables/published.md": markdown.published(compared, why_none, grid).encode(),
+    }
 
 
 def _difference(transfer: pd.DataFrame, grid: Reported) -> dict[str, bytes]:
@@ -55,7 +73,7 @@ def _difference(transfer: pd.DataFrame, grid: Reported) -> dict[str, bytes]:
     return {"plots/transfer_difference.png": plots.transfer_difference(transfer, grid, *DIFFERENCE)}
 
 
-def _analyses(records: Records, grid: Reported) -> dict[str, bytes]:
+def _analyses(records: Records, grid: Reported, compared: pd.DataFrame) -> dict[str, bytes]:
     """The files of what not every grid has."""
     evaluations, prompted, files = records.evaluations, records.prompted, {}
     targets = records.targets[records.targets["prompt"] == OWN] if len(records.targets) else records.targets
@@ -65,7 +83,8 @@ def _analyses(records: Records, grid: Reported) -> dict[str, bytes]:
         files[f"tables/{name}.csv"], files[f"tables/{name}.md"] = _csv(table, form), page.encode()
 
     if OPEN_SET in grid.settings:
-        add("open_set", table := tables.few_shot(evaluations, grid, OPEN_SET), markdown.few_shot(table, grid, OPEN_SET))
+        table = tables.few_shot(evaluations, grid, OPEN_SET)
+        add("open_set", table, markdown.few_shot(table, grid, compared, OPEN_SET))
     if any(evaluations["sub_scores"]):
         add("sub_scores", table := tables.sub_scores(evaluations, grid), markdown.sub_scores(table, grid))
     if len(records.targets):
@@ -98,13 +117,13 @@ def _analyses(records: Records, grid: Reported) -> dict[str, bytes]:
 
 def run(grid: Reported, metrics: Path = METRICS) -> None:
     """Compute all, then write all: an error leaves nothing half-written."""
-    for name, content in report(read_records(grid, metrics / "records"), grid).items():
+    for name, content in report(read_records(grid, metrics / "records"), grid, read_ledger()).items():
         with write_file(metrics / name) as unfinished:
             unfinished.write_bytes(content)
 
 
 def aggregate() -> None:
-    """Write `metrics/summary.json`, `metrics/tables/` and `metrics/plots/`."""
+    """Write `metrics/summary.json`, `metrics/claims.json`, `metrics/tables/` and `metrics/plots/`."""
     run(read_reported(METRICS / "records"))
     environment.record("aggregate")
 

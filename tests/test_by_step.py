@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from stages import aggregate
 from stages.report import markdown, tables
+from stages.report.claims import read_ledger
 from stages.report.records import read_records
 from stages.runtime.errors import UserError
 from stages.training import snapshots
@@ -73,7 +74,7 @@ def test_its_table_and_plot_are_there_only_where_something_is_evaluated_by_step(
     with pytest.raises(UserError, match="is missing: run `dvc repro by_step@few_shot-cls_rl-digits-1`"):
         read_records(GRID, tmp_path / "records")
     write_steps(tmp_path)
-    files = aggregate.report(read_records(GRID, tmp_path / "records"), GRID)
+    files = aggregate.report(read_records(GRID, tmp_path / "records"), GRID, read_ledger())
     assert {name for name in files if "by_step" in name} == {
         "tables/by_step.csv",
         "tables/by_step.md",

@@ -9,6 +9,10 @@ import pytest
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
+from stages.report import quantities
+from stages.report.claims import read_ledger
+from stages.report.footnotes import Reported
+from stages.runtime.params import read_grid
 from tests.conftest import ROOT, Project, settle
 from tools.repro import look
 
@@ -16,9 +20,15 @@ TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 SECTIONS = dict(re.findall(r"^## An? (\w+)$(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
 BLOCK = re.compile(r"^`([^`\n]+)`[^\n]*:\n+```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-ADDED = {"dataset": "flowers", "method": "describe_first", "reward": "brevity", "task": "crowds"}
+ADDED = {"dataset": "flowers", "method": "describe_first", "reward": "brevity", "claim": "none", "task": "crowds"}
 """What the examples add, by the word that stands in the names of its stages."""
-ABOUT_ALL = {"dataset": {"aggregate"}, "method": {"aggregate", "best@digits"}, "reward": set(), "task": {"aggregate"}}
+ABOUT_ALL = {
+    "dataset": {"aggregate"},
+    "method": {"aggregate", "best@digits"},
+    "reward": set(),
+    "claim": {"aggregate"},
+    "task": {"aggregate"},
+}
 """Stages that are about several cells and run once more."""
 
 
@@ -49,8 +59,9 @@ def follow(project: Project, kind: str) -> list[str]:
             params = yaml.load(path)
             add(params, yaml.load(text))
             yaml.dump(params, path)
+        elif path.exists():  # a list that ends the file
+            path.write_text(path.read_text() + text)
         else:
-            assert not path.exists()
             path.write_text(text)
             made.append(name)
     return made
@@ -81,7 +92,7 @@ def changing(settled: Project, in_directory) -> Iterator[Project]:
 
 
 def test_every_kind_has_a_section_and_says_in_under_30_lines_what_is_to_be_written():
-    assert list(SECTIONS) == ["dataset", "method", "reward", "task", "source", "trainer"]
+    assert list(SECTIONS) == ["dataset", "method", "reward", "claim", "task", "source", "trainer"]
     for kind in SECTIONS:
         assert bool(blocks(kind)) == (kind in ADDED)
         assert SECTIONS[kind].count("```") == 2 * len(blocks(kind))
@@ -91,7 +102,9 @@ def test_every_kind_has_a_section_and_says_in_under_30_lines_what_is_to_be_writt
 
 def test_files_that_it_names_exist():
     written = {name for kind in ADDED for name in blocks(kind)}
-    paths = re.findall(r"`((?:stages|tests|docs|profiles)/[\w/]+\.\w+)", TEXT) + re.findall(r"\]\(([\w/.]+)\)", TEXT)
+    paths = re.findall(r"`((?:stages|tests|docs|facts|profiles)/[\w/]+\.\w+)", TEXT) + re.findall(
+        r"\]\(([\w/.]+)\)", TEXT
+    )
     assert len(paths) > 10
     assert not [path for path in paths if path not in written and not (ROOT / path).exists()]
 
@@ -104,7 +117,7 @@ def test_what_is_added_by_the_steps_is_new_and_makes_nothing_else_stale(kind, ch
     changing.run("dvc", "repro", "-q", "configure")
     new = stages(changing) - before
     assert new == {name for name in stages(changing) if re.search(rf"[@-]{ADDED[kind]}(-|$)", name)}
-    assert bool(new) == (kind != "reward")
+    assert bool(new) == (kind not in ("reward", "claim"))
     assert look([])[1] == new | ABOUT_ALL[kind]
     for name in made:
         changing.run("ruff", "check", "-q", name)
@@ -131,3 +144,11 @@ def test_a_method_may_import_what_it_likes(changing):
         file.write("\n\nimport stages.tasks.number  # noqa\n")
     changing.run("dvc", "repro", "-q", "configure")
     assert not [stage for stage in look([])[1] - ABOUT_ALL["method"] if "describe_first" not in stage]
+
+
+def test_a_claim_that_is_added_is_judged_or_says_what_it_lacks(changing):
+    follow(changing, "claim")
+    claims = read_ledger().claims
+    assert list(claims)[-1] == "few_shot_describe_first_over_cls_rl"
+    grid = Reported(**read_grid().model_dump(), model="embedded")
+    assert quantities.lacks(claims["few_shot_describe_first_over_cls_rl"], grid, ()) == ["methods: describe_first"]

@@ -82,6 +82,16 @@ def test_each_group_has_the_numbers_of_its_part():
     assert Part.model_validate(summary | {"groups": groups}).groups["a"].exact_correct == 1
 
 
+def test_marks_stand_in_the_order_of_the_datasets_table_whatever_a_seed_draws():
+    """So that the marks of two seeds are of the same images, one by one."""
+    found = predictions([None] * 3)
+    for order in ([2, 0, 1], [1, 2, 0]):
+        drawn = scoring.summarize(found.iloc[order])["all"]
+        assert drawn["right"] == {"substring": "101", "exact": "101"}
+        assert drawn["images"] == scoring.summarize(found)["all"]["images"]
+    assert scoring.summarize(found.iloc[:2])["all"]["images"] != drawn["images"]
+
+
 @pytest.mark.parametrize("marks", ["10", "100", "1a1", ""])
 def test_marks_that_are_not_the_counts_are_refused(marks):
     numbers = scoring.summarize(predictions([None] * 3))["all"]

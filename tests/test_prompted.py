@@ -8,6 +8,7 @@ from stages import aggregate
 from stages.evaluation import prompts
 from stages.methods import method as methods
 from stages.report import tables
+from stages.report.claims import read_ledger
 from stages.report.records import read_records
 from stages.runtime.errors import UserError
 from tests.test_report import SMALL, part, write_cells
@@ -95,7 +96,7 @@ def test_the_table_has_each_model_with_its_own_prompt_and_the_others(tmp_path):
     assert list(digits["exact"])[1:] == [34.0, digits["exact"].iloc[2], 29.0, 29.0]
     assert digits["stage"].iloc[3] == "prompt_eval@few_shot-cls_rl-digits-no_thinking-1"
     assert set(table[table["setting"] == "base_to_new"]["part"]) == {"base", "new"}
-    files = aggregate.report(read_records(GRID, tmp_path / "records"), GRID)
+    files = aggregate.report(read_records(GRID, tmp_path / "records"), GRID, read_ledger())
     text = files["tables/prompts.md"].decode()
     assert "| cls_rl    | empty_think" in text
     assert "`prompt_zero_shot@few_shot-letters-cls_rl-1`" in text
@@ -104,7 +105,7 @@ def test_the_table_has_each_model_with_its_own_prompt_and_the_others(tmp_path):
 def test_without_further_prompts_there_is_no_table(tmp_path):
     write_cells(tmp_path, SMALL)
     write_prompted(tmp_path)
-    files = aggregate.report(read_records(SMALL, tmp_path / "records"), SMALL)
+    files = aggregate.report(read_records(SMALL, tmp_path / "records"), SMALL, read_ledger())
     assert not [name for name in files if "prompts" in name]
 
 

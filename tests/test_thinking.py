@@ -11,6 +11,7 @@ from stages import aggregate
 from stages.evaluation import scoring
 from stages.methods import method as methods
 from stages.report import markdown, tables
+from stages.report.claims import read_ledger
 from stages.report.records import read_records
 from stages.tasks import classification, region
 from stages.tasks.task import Sample
@@ -156,7 +157,7 @@ def test_the_table_of_thinking(tmp_path):
     assert (own["inconsistent"], own["thought_exact"], own["no_thought_exact"]) == (50, 50, 50)
     assert own["exact"] == pytest.approx(100 * 4 / 6)
     assert np.isnan(cells.loc["zero_shot", "own"]["inconsistent"])
-    files = aggregate.report(records, GRID)
+    files = aggregate.report(records, GRID, read_ledger())
     assert not [name for name in files if "groups" in name]
     text = files["tables/thinking.md"].decode()
     assert re.search(r"\\| cls_rl +\\| empty_think +\\| digits +\\| 50.00 +\\| 66.67 +\\| 50.00 +\\|", text)

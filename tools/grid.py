@@ -27,6 +27,7 @@ LINKS = (
     ".dvcignore",
     "benchmarks",
     "dvc.yaml",
+    "facts",
     "profiles",
     "requirements.lock",
     "stages",

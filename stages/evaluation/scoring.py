@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import pandas as pd
@@ -69,11 +70,13 @@ def _thinking(completion: str, parsed: str | None, sample: Sample, task: BaseTas
 def summarize(predictions: pd.DataFrame, task: BaseTask | None = None) -> dict[str, dict[str, Any]]:
     """The numbers of each part of the test set, in the order in which the parts appear; shares in percent.
 
-    `right` has a text for each rule with a mark for each sample, in their order: `1` right, `0` wrong; so methods can
-    be compared sample by sample. `thinking` counts the completions with something in a think block; where the prompt
-    asks for it, `consistency` has what the thinking states: how often it agrees with the answer (`yes`, `no`, `none`),
-    how often it is right (`thought_correct`), and among those that disagree how often it and how often the answer is
-    right. Of a task there are the means of its sub-scores, and what it finds in all samples (`set_scores`).
+    `right` has a text for each rule with a mark for each sample: `1` right, `0` wrong. The marks stand in the order of
+    the dataset's table, whatever the order in which a seed put the samples, so methods and seeds can be compared sample
+    by sample; `images` is a digest of which samples they are. `thinking` counts the completions with something in a
+    think block; where the prompt asks for it, `consistency` has what the thinking states: how often it agrees with the
+    answer (`yes`, `no`, `none`), how often it is right (`thought_correct`), and among those that disagree how often it
+    and how often the answer is right. Of a task there are the means of its sub-scores, and what it finds in all samples
+    (`set_scores`).
 
     Where samples have groups, `groups` of a part has the same numbers of each of its groups, which are sorted.
 
@@ -109,6 +112,7 @@ def flat(numbers: Mapping[str, Any], before: str = "") -> dict[str, float]:
 
 
 def _numbers(rows: pd.DataFrame, task: BaseTask | None) -> dict[str, Any]:
+    marked = rows.sort_values("row", kind="stable")
     return {
         "samples": len(rows),
         "substring_correct": int(rows["substring_match"].sum()),
@@ -122,7 +126,8 @@ def _numbers(rows: pd.DataFrame, task: BaseTask | None) -> dict[str, Any]:
         **({"consistency": _consistency(rows)} if "agreement" in rows else {}),
         **{name: round(100 * float(rows[name].mean()), 2) for name in (task.scores if task else ())},
         **{name: round(100 * value, 2) for name, value in (task.set_scores(rows) if task else {}).items()},
-        "right": {"substring": _marks(rows["substring_match"]), "exact": _marks(rows["exact_match"])},
+        "right": {"substring": _marks(marked["substring_match"]), "exact": _marks(marked["exact_match"])},
+        "images": blake2b(" ".join(map(str, marked["row"])).encode(), digest_size=8).hexdigest(),
     }
 
 

@@ -24,6 +24,10 @@ RULES = {"substring": "substring match", "exact": "exact match"}
 
 PARTS = {FEW_SHOT: ("all",), BASE_TO_NEW: ("base", "new"), OPEN_SET: ("open",)}
 ZERO_SHOT = "zero_shot"
+ANSWER = ("reward/accuracy", "reward/equality", "reward/overlap")
+"""The columns of a training curve that are rewards for the right answer."""
+MEAN = "mean"
+"""In place of a dataset or a seed: the mean over all."""
 OWN = "own"
 """The prompt of a model's own method."""
 
@@ -45,7 +49,8 @@ class Consistency(BaseModel):
 class Part(BaseModel, extra="allow"):
     """What one part of a test set gave: counts, and rates in percent; all else are sub-scores in percent.
 
-    `right` marks each sample by either rule, `1` right and `0` wrong. `groups` has the same of each group of its
+    `right` marks each sample by either rule, `1` right and `0` wrong, in the order of the dataset's table; `images`
+    says which samples these are: what has the same was tested on the same. `groups` has the same of each group of its
     samples, where they have groups.
     """
 
@@ -60,6 +65,7 @@ class Part(BaseModel, extra="allow"):
     completion_tokens: NonNegativeInt
     mean_completion_tokens: float = Field(ge=0)
     right: dict[str, Annotated[str, Field(pattern="^[01]*$")]]
+    images: str | None = None
     thinking: NonNegativeInt | None = None
     consistency: Consistency | None = None
     groups: "dict[str, Part]" = Field(default_factory=dict)
@@ -153,13 +159,14 @@ class Records:
         evaluations: one row per record and part: kind (the stage's group), stage, setting, method, trained_on,
             evaluated_on, seed, part, samples, substring_correct, exact_correct, substring, exact (accuracies by the two
             rules in percent), valid_rate (percent), mean_completion_tokens, sub_scores (a dictionary, in percent),
-            right (by rule, a mark for each sample), groups (by name, a `Part` of each), thinking (a count, or None),
-            consistency (a `Consistency`, or None).
+            right (by rule, a mark for each sample), images (which these are), groups (by name, a `Part` of each),
+            thinking (a count, or None), consistency (a `Consistency`, or None).
             Rates come from the counts, so nothing is rounded twice.
         costs: one row per trained cell: stage, setting, method, dataset, seed, steps, samples_seen, prompt_tokens,
             completion_tokens.
         curves: one row per optimiser step of the cells whose method has rewards: stage, method, step, reward,
-            completion_length (tokens).
+            completion_length (tokens), answer (the mean of the rewards that pay the right answer, each at most 1; nan
+            without one).
         prompted: as evaluations, of the models that were evaluated with several prompts, with a column prompt: the
             name of one, or `own`; empty where the grid has no such prompts.
         targets: as prompted, of the datasets for testing alone; empty where the grid has none.
@@ -344,6 +351,7 @@ def _evaluation(
                 "mean_completion_tokens": part.completion_tokens / part.samples,
                 "sub_scores": part.sub_scores,
                 "right": part.right,
+                "images": part.images,
                 "groups": part.groups,
                 "thinking": part.thinking,
                 "consistency": part.consistency,
@@ -369,10 +377,12 @@ def _curve(path: Path, stage: str, method: str) -> pd.DataFrame:
         curve = curve.reindex(columns=columns).iloc[:0]
     if absent := [name for name in columns if name not in curve]:
         raise _corrupt(path, stage, f"has no column {absent[0]!r}")
+    paid = [name for name in ANSWER if name in curve]
     try:
-        curve = curve[columns].astype("float64")
+        curve = curve[[*columns, *paid]].astype("float64")
     except ValueError as error:
         raise _corrupt(path, stage, str(error)) from None
+    curve = curve[columns].assign(answer=curve[paid].mean(axis=1))
     curve.insert(0, "stage", stage)
     curve.insert(1, "method", method)
     return curve

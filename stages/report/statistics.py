@@ -1,5 +1,7 @@
 """The few statistics that the tables need."""
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -29,6 +31,7 @@ def harmonic_mean(first: ArrayLike, second: ArrayLike) -> np.ndarray:
     return 2 * first * np.divide(second, total, out=np.zeros_like(total), where=total != 0)
 
 
+@cache
 def wilson_interval(correct: int, samples: int) -> tuple[float, float]:
     """Return the 95% Wilson score interval of a share, in percent.
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from stages.report.records import BASE_TO_NEW, FEW_SHOT, RULES, ZERO_SHOT, has_transfer
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, MEAN, RULES, ZERO_SHOT, has_transfer
 from stages.report.statistics import two_decimals
-from stages.report.tables import HALVES, MEAN, headline, rows_of
+from stages.report.tables import HALVES, headline, rows_of
 from stages.runtime.params import Grid
 
 

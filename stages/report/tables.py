@@ -1,28 +1,31 @@
 """The tables of the paper as tidy frames: one row per cell, and rows of means.
 
 Accuracies are in percent, by two rules side by side: columns `substring` follow the published one (substring match),
-columns `exact` want exact match. Of a single cell each accuracy, a share of images, has its 95% Wilson interval in
-`_low` and `_high`; means, H and gains have none. In a row of means the axis that was averaged holds `mean`. Where the
-grid has several seeds, rows of means over seeds carry sample standard deviations over the seeds (`_sd`). The column
-`stage` names what makes the row: one stage, or a pattern for `dvc repro --glob` where several do.
+columns `exact` want exact match. Columns `_low` and `_high` hold a 95% interval: of a single cell's accuracy, a share
+of images, Wilson's; of means, H and gains that of `stages.report.inference` over these datasets. Of means over datasets
+`_drawn_low` and `_drawn_high` hold the one over datasets like these. In a row of means the axis that was averaged holds
+`mean`. Where the grid has several seeds, rows of means over seeds carry sample standard deviations over the seeds
+(`_sd`). The column `stage` names what makes the row: one stage, or a pattern for `dvc repro --glob` where several do.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 
+from stages.report.answers import Answers
 from stages.report.footnotes import Reported
-from stages.report.records import BASE_TO_NEW, FEW_SHOT, OWN, RULES, ZERO_SHOT, has_transfer
+from stages.report.inference import ACCURACY, DIFFERENCE, Function, H, Marks, estimate, over_datasets
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, MEAN, OWN, PARTS, RULES, ZERO_SHOT, has_transfer
 from stages.report.statistics import harmonic_mean, wilson_interval
 from stages.runtime.params import Grid
 
-MEAN = "mean"
 NOTHING = "-"
 """What zero-shot was trained on."""
 HALVES = ("base", "new")
 _COUNTS = ["samples", *(f"{rule}_correct" for rule in RULES)]
 _CONSISTENCY = ["yes", "no", "none", "thought_correct", "no_thought_correct", "no_answer_correct"]
+_BOUNDS = ("_low", "_high", "_drawn_low", "_drawn_high")
 _COSTS = ["steps", "samples_seen", "prompt_tokens", "completion_tokens"]
 
 
@@ -35,8 +38,9 @@ def base_to_new(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
 
     Returns:
         dataset, method, seed, stage, base_samples, base_substring_correct, base_exact_correct, the same for new; then
-        for both rules as for substring: substring_base, substring_base_low, substring_base_high, the same for new,
-        substring_H; with several seeds also `_sd` of base, new and H.
+        for both rules as for substring: substring_base, substring_base_low, substring_base_high,
+        substring_base_drawn_low, substring_base_drawn_high, the same five for new and H; with several seeds also `_sd`
+        of base, new and H.
     """
     cells = _with_intervals(_in_domain(evaluations, BASE_TO_NEW))
     halves = []
@@ -52,11 +56,19 @@ def base_to_new(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     table = _with_seeds(table, ["dataset", "method"], [*rates, *(f"{rule}_H" for rule in RULES)], grid)
     table = _with_harmonic_means(table)
     table["stage"] = [_stage(row, BASE_TO_NEW, grid) for row in table.itertuples()]
+    answers = Answers([evaluations], grid.seeds)
+    for rule in RULES:
+        for half in HALVES:
+            table = _bound(
+                table, f"{rule}_{half}", ACCURACY, answers, _marks_of(answers, grid, rule, BASE_TO_NEW, half)
+            )
+        both = [_marks_of(answers, grid, rule, BASE_TO_NEW, half) for half in HALVES]
+        table = _bound(table, f"{rule}_H", H, answers, *both)
     counts = [f"{half}_{name}" for half in HALVES for name in _COUNTS]
     table = _as_counts(_sorted(table, grid, ["dataset", "method", "seed"], mean_first=True), counts)
     columns = ["dataset", "method", "seed", "stage", *counts]
     for rule in RULES:
-        columns += [name for half in HALVES for name in _bounded(f"{rule}_{half}")] + [f"{rule}_H"]
+        columns += [name for part in (*HALVES, "H") for name in _bounded(f"{rule}_{part}", drawn=True)]
     return table[columns + [name for name in table if name.endswith("_sd")]]
 
 
@@ -65,8 +77,8 @@ def few_shot(evaluations: pd.DataFrame, grid: Grid, setting: str = FEW_SHOT) -> 
 
     Returns:
         dataset, method, seed, stage, samples, substring_correct, exact_correct, substring, substring_low,
-        substring_high, the same three of exact, valid_rate, mean_completion_tokens; with several seeds also `_sd` of
-        the rates.
+        substring_high, substring_drawn_low, substring_drawn_high, the same five of exact, valid_rate,
+        mean_completion_tokens; with several seeds also `_sd` of the rates.
     """
     values = [*RULES, "valid_rate", "mean_completion_tokens"]
     table = _with_intervals(_in_domain(evaluations, setting))
@@ -74,8 +86,12 @@ def few_shot(evaluations: pd.DataFrame, grid: Grid, setting: str = FEW_SHOT) -> 
     table = _with_means(table, "dataset", ["method", "seed"], values)
     table = _with_seeds(table, ["dataset", "method"], values, grid)
     table["stage"] = [_stage(row, setting, grid) for row in table.itertuples()]
+    answers = Answers([evaluations], grid.seeds)
+    for rule in RULES:
+        (part,) = PARTS[setting]
+        table = _bound(table, rule, ACCURACY, answers, _marks_of(answers, grid, rule, setting, part))
     table = _as_counts(_sorted(table, grid, ["method", "dataset", "seed"]), _COUNTS)
-    order = ["dataset", "method", "seed", "stage", *_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]
+    order = ["dataset", "method", "seed", "stage", *_COUNTS, *_bounded(*RULES, drawn=True), *values[len(RULES) :]]
     return table[order + [name for name in table if name.endswith("_sd")]]
 
 
@@ -86,8 +102,8 @@ def transfer(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
 
     Returns:
         method, source, target, seed, stage, zero_shot_stage, samples, substring_correct, exact_correct; then for both
-        rules as for substring: substring, substring_low, substring_high, zero_shot_substring, zero_shot_substring_low,
-        zero_shot_substring_high, substring_gain; with several seeds also `_sd` of the gains.
+        rules as for substring: substring, substring_low, substring_high, substring_drawn_low, substring_drawn_high, the
+        same five of zero_shot_substring and of substring_gain; with several seeds also `_sd` of the gains.
     """
     rates = _bounded(*RULES)
     cells = _with_intervals(evaluations[(evaluations["setting"] == FEW_SHOT) & has_transfer(grid)]).rename(
@@ -109,10 +125,17 @@ def transfer(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
         _name("zero_shot", FEW_SHOT, _any(row.target, grid.datasets), _any(row.seed, grid.seeds))
         for row in table.itertuples()
     ]
+    answers = Answers([evaluations], grid.seeds)
+    for rule in RULES:
+        own = _marks_of(answers, grid, rule, FEW_SHOT, "all")
+        base = _marks_of(answers, grid, rule, FEW_SHOT, "all", ZERO_SHOT)
+        table = _bound(table, rule, ACCURACY, answers, own)
+        table = _bound(table, f"zero_shot_{rule}", ACCURACY, answers, base)
+        table = _bound(table, f"{rule}_gain", DIFFERENCE, answers, own, base)
     table = _as_counts(_sorted(table, grid, ["method", "source", "target", "seed"]), _COUNTS)
     order = ["method", "source", "target", "seed", "stage", "zero_shot_stage", *_COUNTS]
     for rule in RULES:
-        order += [*_bounded(rule, f"zero_shot_{rule}"), f"{rule}_gain"]
+        order += _bounded(rule, f"zero_shot_{rule}", f"{rule}_gain", drawn=True)
     return table[order + [name for name in table if name.endswith("_sd")]]
 
 
@@ -331,13 +354,49 @@ def _in_domain(evaluations: pd.DataFrame, setting: str) -> pd.DataFrame:
     return evaluations[chosen].rename(columns={"evaluated_on": "dataset"})
 
 
-def _bounded(*names: str) -> list[str]:
-    """Columns of shares, each with those of its 95% interval.
+def _bounded(*names: str, drawn: bool = False) -> list[str]:
+    """Columns of shares, each with those of its 95% interval; `drawn`: also of that over datasets like these.
 
     >>> _bounded("exact")
     ['exact', 'exact_low', 'exact_high']
     """
-    return [f"{name}{bound}" for name in names for bound in ("", "_low", "_high")]
+    bounds = ("", "_low", "_high", *(("_drawn_low", "_drawn_high") if drawn else ()))
+    return [f"{name}{bound}" for name in names for bound in bounds]
+
+
+MarksOf = Callable[[tuple], Marks]
+"""The marks that a row of a table is made of."""
+
+
+def _marks_of(answers: Answers, grid: Grid, rule: str, setting: str, part: str, method: str | None = None) -> MarksOf:
+    """Of a row that says method (unless it is given), seed, and dataset or source and target."""
+
+    def names(value: str) -> list[str]:
+        return list(grid.datasets) if value == MEAN else [value]
+
+    def marks(row: tuple) -> Marks:
+        if hasattr(row, "dataset"):
+            pairs = [(name, name) for name in names(row.dataset)]
+        else:
+            pairs = [(source, target) for source in names(row.source) for target in names(row.target)]
+        seeds = None if row.seed == MEAN else [int(row.seed)]
+        return answers.marks(rule, setting, method or row.method, pairs, part, seeds)
+
+    return marks
+
+
+def _bound(table: pd.DataFrame, name: str, function: Function, answers: Answers, *parts: MarksOf) -> pd.DataFrame:
+    """Add the intervals of a column, over these datasets where a row has none, and over datasets like these."""
+    blank = pd.Series(float("nan"), index=table.index)
+    bounds = {bound: table.get(f"{name}{bound}", blank).tolist() for bound in _BOUNDS}
+    for place, row in enumerate(table.itertuples()):
+        if not pd.isna(bounds["_low"][place]):
+            continue
+        marks = [part(row) for part in parts]
+        found, drawn = estimate(function, *marks, crossed=answers.crossed), over_datasets(function, *marks)
+        for bound, value in zip(_BOUNDS, (found.low, found.high, drawn.low, drawn.high), strict=True):
+            bounds[bound][place] = value
+    return table.assign(**{f"{name}{bound}": values for bound, values in bounds.items()})
 
 
 def _with_intervals(cells: pd.DataFrame) -> pd.DataFrame:
