@@ -205,6 +205,27 @@ def test_the_page_has_every_pair_and_says_what_it_says(compared):
     assert all(said in caveats for said in ("one seed", "fewer than 3 datasets", "only 29 test images"))
 
 
+def test_gains_on_a_dataset_for_testing_alone_are_paired_with_the_base_model(metrics, evaluations):
+    """Whose record has no seed."""
+    there = evaluations[(evaluations["setting"] == "few_shot") & (evaluations["evaluated_on"] == "letters")]
+    base = there[(there["kind"] == "zero_shot") & (there["seed"] == 1)].assign(seed=0)
+    there = pd.concat([base, there[there["kind"] != "zero_shot"]]).assign(prompt="own", evaluated_on="far", thinking=0)
+    grid = GRID.model_copy(update={"targets": ["far"]})
+    table = tables.targets(there, grid).set_index(["source", "method", "seed"])
+    values = np.array(
+        [
+            np.array(marks_of(metrics, "exact", "few_shot", "sft", "letters", seed, "all"))
+            - np.array(marks_of(metrics, "exact", "few_shot", "zero_shot", "letters", 1, "all"))
+            for seed in GRID.seeds
+        ]
+    )
+    found = table.loc["letters", "sft", "mean"]
+    assert found["exact_gain"] == pytest.approx(100 * values.mean())
+    assert (found["exact_gain_high"] - found["exact_gain_low"]) / 2 == pytest.approx(half_width([values]), rel=0.02)
+    assert table.loc["-", "zero_shot", "-"]["exact_gain"] == 0
+    assert f"[{found['exact_low']:.1f}, {found['exact_high']:.1f}]" in markdown.targets(table.reset_index(), grid)
+
+
 def test_images_that_a_seed_draws_are_not_paired_over_seeds(evaluations):
     """With `split.test_per_class` seeds have other images: what they share is not known, and the interval is wider."""
     drawn = evaluations.assign(images=evaluations["seed"].astype(str))
