@@ -173,7 +173,7 @@ def contrasts(found: pd.DataFrame, grid: Reported) -> str:
             OTHERS: "Mean without the diagonal",
         }.items():
             whole = block[(block["trained_on"] == place) & (block["tested_on"] == place)]
-            if len(whole):
+            if len(whole) and len(grid.datasets) > 1:
                 lines += ["", f"{name}; {whole['comparisons'].iloc[0]} comparisons.", "", _means(whole)]
         cells = block[(block["trained_on"] == block["tested_on"]) & ~block["trained_on"].isin([MEAN, OTHERS])]
         if table != TRANSFER:
