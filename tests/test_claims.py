@@ -234,7 +234,7 @@ def test_groups_are_those_of_the_claim_or_of_a_side(tmp_path):
 
     def given(method, trained, tested, name, seed):
         right = {"1": 80, "2": 60 if method == "cls_rl" else 10, "3": 40 if method == "cls_rl" else 10}
-        thinking = {"1": seed, "2": 90, "3": 100}
+        thinking = {"1": seed, "2": 90, "3": 100 if method == "cls_rl" else 50 * (seed % 2)}
         groups = {k: part("1" * n + "0" * (100 - n), thinking=thinking[k]) for k, n in right.items()}
         return part("01", groups=groups)
 
@@ -245,10 +245,13 @@ def test_groups_are_those_of_the_claim_or_of_a_side(tmp_path):
         deep=deep,
         think={**think, "quantity": "think", "datasets": ["chains"]},
         deeper={**deep, "groups": ["2", "9"]},
+        unsure={"quantity": "think", "datasets": ["chains"], "groups": ["3"]},
     )
     found = judged(of, records(grid, given), grid)
     assert found["deep"].worth.estimate.value == 40 and found["deep"].verdict == "supported"
     assert found["think"].worth.estimate.value == 95 - 2.5 and found["think"].verdict == "supported"
+    wide = found["unsure"].worth.estimate
+    assert (wide.value, wide.low) == (-75.0, -100.0) and wide.high < 0  # a share is never more than all
     assert found["deeper"].lacks == ("groups: 9 of chains",)
 
 

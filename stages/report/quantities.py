@@ -20,6 +20,9 @@ from stages.report.inference import Cell, Estimate, Function, Marks
 from stages.report.records import BASE_TO_NEW, FEW_SHOT, OPEN_SET, OWN, ZERO_SHOT, Records, has_transfer
 from stages.runtime.params import Section
 
+POINTS = "points"
+"""The unit of differences of shares."""
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -37,7 +40,7 @@ class Quantity:
     parts: tuple[str, ...] = ("all",)
     where: Literal["own", "others", "targets", "costs", "curves", "steps"] = "own"
     value: Callable[[Any], float] | None = None
-    unit: str = "points"
+    unit: str = POINTS
 
 
 def _early(curve: pd.DataFrame) -> float:
@@ -185,7 +188,7 @@ def difference(
 def function_of(contrast: Contrast) -> Function:
     """What makes one number of the parts of one side."""
     quantity = QUANTITIES[contrast.quantity]
-    if quantity.value is not None:
+    if quantity.unit != POINTS:
         return inference.VALUE
     return inference.ACCURACY if len(quantity.parts) == 1 else inference.H
 
