@@ -8,7 +8,7 @@ GRID ?=
 AT = cd "$(if $(GRID),grids/$(GRID),.)" &&
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help repro verify test test-all torture bench bench-dag operators lint setup ui publish lock
+.PHONY: help repro verify test test-grid test-all torture bench bench-dag operators lint setup ui publish lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -22,7 +22,10 @@ verify: setup ## Rebuild CELL= (none: all) from nothing in a clone of HEAD, comp
 test: setup ## Run the tests
 	python -m pytest -n 2 --dist loadfile
 
-test-all: setup ## Run the tests, the slow ones too
+test-grid: setup ## Run the tests that run a small grid by DVC
+	python -m pytest -n 2 --dist loadfile -m "grid and not slow and not torture"
+
+test-all: setup ## Run all tests but the torture: those of grids and the slow ones too
 	python -m pytest -n 2 --dist loadfile -m "not torture"
 
 torture: setup ## Kill stages fifty times at random moments; their bytes must not change

@@ -32,6 +32,8 @@ from tests.hostile import HOSTILE, write_checkpoint
 from tests.hub import COMMIT, Hub, repository, serve
 from tests.test_warm import Server, serving, start
 
+pytestmark = pytest.mark.grid
+
 METHODS = ["sft", "no_thinking"]
 RECORDS = "metrics/records/validate/digits"
 TESTS = "metrics/records/evaluate/few_shot-digits"

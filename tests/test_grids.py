@@ -9,6 +9,8 @@ from tests.conftest import ROOT, Project
 from tests.test_verify import CELL, TINY
 from tools import grid, profile
 
+pytestmark = pytest.mark.grid
+
 GRIDS = sorted(folder.name for folder in (ROOT / grid.GRIDS).glob("*") if folder.is_dir())
 
 

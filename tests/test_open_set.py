@@ -21,6 +21,8 @@ from tests.conftest import ROOT, Project
 from tests.test_pipeline import TINY
 from tools.profile import params_of, text_of
 
+pytestmark = pytest.mark.grid
+
 TASK = classification.Task()
 BREED = TASK.open_sample("What type of animal is in the photo?", "english_setter", spaces=True)
 PETS = {"source": "coop", "path": "/data", "question": "What?", "train_per_class": None, "seed": 0}

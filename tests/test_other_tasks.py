@@ -15,6 +15,8 @@ from stages.embedded import drawing
 from tests.conftest import Project
 from tests.test_pipeline import TINY
 
+pytestmark = pytest.mark.grid
+
 DATASETS = ("choices", "sums", "boxes", "objects")
 METHODS = ("sft", "no_thinking")
 GRID = {

@@ -16,6 +16,8 @@ from ruamel.yaml import YAML
 
 from tests.conftest import ROOT, Project, clone
 
+pytestmark = pytest.mark.grid
+
 TINY = {
     "datasets": ["digits", "shapes"],
     "methods": ["sft", "cls_rl"],

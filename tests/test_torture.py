@@ -22,6 +22,8 @@ import pytest
 from stages.runtime.content import content_md5
 from tests.conftest import clone
 
+pytestmark = pytest.mark.grid
+
 TINY = {
     "datasets": ["digits"],
     "methods": ["sft", "cls_rl", "no_thinking"],

@@ -22,6 +22,8 @@ from stages.runtime.content import content_md5
 from tests.conftest import Project, clone
 from tools import verify
 
+pytestmark = pytest.mark.grid
+
 TINY = {
     "datasets": ["digits"],
     "methods": ["sft"],
