@@ -420,3 +420,15 @@ def test_the_same_marks_give_the_same_numbers():
     assert estimate(DIFFERENCE, first, second) == estimate(DIFFERENCE, first, second)
     turned = dict(reversed(first.items())), dict(reversed(second.items()))
     assert estimate(DIFFERENCE, *turned).low == pytest.approx(estimate(DIFFERENCE, first, second).low, rel=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "names", "apart"), [(1, FOUR, 0.12), (3, FOUR, 0.15), (5, SIX, 0.1)])
+def test_power_is_as_computed_in_2000_draws(seeds, names, apart):
+    random = np.random.Generator(np.random.PCG64(19))
+    levels = {cell: np.array([0.3 + apart, 0.3]) for cell in in_domain(names)}
+    spreads = SAME if seeds == 1 else SPREADS
+    found = [estimate(DIFFERENCE, *draw(random, levels, seeds, 200, spreads)[0]) for _ in range(200)]
+    value = float(np.mean([each.value for each in found]))
+    computed = 100 * float(np.mean([power(value, each.variance) for each in found]))
+    assert alarms(2000, names, seeds, apart) == pytest.approx(computed, abs=5)

@@ -174,7 +174,7 @@ def contrasts(found: pd.DataFrame, grid: Reported) -> str:
             OTHERS: "Mean without the diagonal",
         }.items():
             whole = block[(block["trained_on"] == place) & (block["tested_on"] == place)]
-            if len(whole):
+            if len(whole) and len(grid.datasets) > 1:
                 lines += ["", f"{name}; {whole['comparisons'].iloc[0]} comparisons.", "", _means(whole)]
         cells = block[(block["trained_on"] == block["tested_on"]) & ~block["trained_on"].isin([MEAN, OTHERS])]
         if table != TRANSFER:
@@ -523,14 +523,13 @@ def _cells(
     form: Callable[[float], str] = f"{{:{sign}.2f}}".format
     ends: Callable[[float], str] = f"{{:{sign}.1f}}".format
     texts = [form(value) for value in rows[name].map(two_decimals) + 0.0]
+    spreads = [f" ± {spread:.2f}" for spread in rows[f"{name}_sd"]] if f"{name}_sd" in rows else [""] * len(texts)
     before = f"{name}_" if interval is None else interval
     if f"{before}low" in rows:
-        bounds = zip(rows[f"{before}low"], rows[f"{before}high"], strict=True)
-        whole = [f" [{ends(round(low, 1) + 0.0)}, {ends(round(high, 1) + 0.0)}]" for low, high in bounds]
-        blank = rows[f"{before}low"].isna()
-        texts = [text + ("" if absent else more) for text, more, absent in zip(texts, whole, blank, strict=True)]
-    elif f"{name}_sd" in rows:
-        texts = [f"{text} ± {spread:.2f}" for text, spread in zip(texts, rows[f"{name}_sd"], strict=True)]
+        for place, (low, high) in enumerate(zip(rows[f"{before}low"], rows[f"{before}high"], strict=True)):
+            if not pd.isna(low):
+                spreads[place] = f" [{ends(round(low, 1) + 0.0)}, {ends(round(high, 1) + 0.0)}]"
+    texts = [text + spread for text, spread in zip(texts, spreads, strict=True)]
     marked = [False] * len(texts) if bold is None else bold
     return [f"**{text}**" if best else text for text, best in zip(texts, marked, strict=True)]
 
@@ -562,7 +561,9 @@ def _samples(counts: pd.Series) -> str:
 
 
 def _explanation(grid: Reported) -> list[str]:
-    return ["±: sample standard deviation over seeds."] if len(grid.seeds) > 1 else []
+    """What stands behind a number."""
+    spread = ["±: sample standard deviation over seeds."] if len(grid.seeds) > 1 else []
+    return ["In brackets the 95% interval.", *spread]
 
 
 def _caveats(grid: Reported, samples: pd.DataFrame) -> list[str]:

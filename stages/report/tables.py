@@ -10,6 +10,7 @@ of images, Wilson's; of means, H and gains that of `stages.report.inference` ove
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import pandas as pd
 
@@ -261,8 +262,9 @@ def targets(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
     Returns:
         target, source (the dataset that was trained on, `-` of the base model), method, prompt, seed, stage, samples,
         substring_correct, exact_correct, then for both rules as for substring: substring, substring_low,
-        substring_high, substring_gain (points over the base model); think (the share of completions that think, in
-        percent), mean_completion_tokens; with several seeds also `_sd` of the rates and gains.
+        substring_high, substring_gain (points over the base model), substring_gain_low, substring_gain_high; think (the
+        share of completions that think, in percent), mean_completion_tokens; with several seeds also `_sd` of the rates
+        and gains.
     """
     cells = _with_intervals(evaluations).rename(columns={"trained_on": "source", "evaluated_on": "target"})
     table = cells.assign(source=cells["source"].fillna(NOTHING), think=100 * cells["thinking"] / cells["samples"])
@@ -273,12 +275,26 @@ def targets(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
     keys = ["target", "source", "method", "prompt"]
     order = [*keys, "seed", "stage", *_COUNTS]
     for rule in RULES:
-        order += [*_bounded(rule), f"{rule}_gain"]
+        order += _bounded(rule, f"{rule}_gain")
     trained = table[table["method"] != ZERO_SHOT]
     if len(trained):
         trained = _with_seeds(trained, keys, rates, grid)
+        answers = Answers([evaluations], grid.seeds)
+
+        def marks(row: tuple, rule: str, method: str, prompt: str) -> Marks:
+            seeds = None if row.seed == MEAN else [int(row.seed)]
+            return answers.marks(rule, FEW_SHOT, method, [(row.source, row.target)], "all", seeds, prompt)
+
+        for rule in RULES:
+            own = partial(lambda row, rule: marks(row, rule, row.method, row.prompt), rule=rule)
+            without = partial(lambda row, rule: marks(row, rule, ZERO_SHOT, OWN), rule=rule)
+            trained = _bound(trained, rule, ACCURACY, answers, own)
+            trained = _bound(trained, f"{rule}_gain", DIFFERENCE, answers, own, without)
     base = base.reset_index().assign(seed="-", **({f"{rate}_sd": 0.0 for rate in rates} if len(grid.seeds) > 1 else {}))
-    table = pd.concat([base.assign(**{f"{rule}_gain": 0.0 for rule in RULES}), trained], ignore_index=True)
+    none = {
+        name: 0.0 if name.endswith("_gain") else float("nan") for rule in RULES for name in _bounded(f"{rule}_gain")
+    }
+    table = pd.concat([base.assign(**none), trained], ignore_index=True)
     first = trained[trained["seed"] != MEAN].groupby(keys, sort=False)["stage"].first() if len(trained) else {}
     means = table["seed"] == MEAN
     table.loc[means, "stage"] = [

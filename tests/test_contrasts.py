@@ -1,0 +1,248 @@
+"""Intervals and comparisons of the tables, again from the marks in the records, by another path than theirs."""
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+
+from stages.report import contrasts, markdown, tables
+from stages.report.answers import Answers
+from stages.report.inference import Cell
+from stages.report.records import RULES, read_records
+from tests.test_report import FULL, cells_of, part, write_cells
+
+GRID = FULL.model_copy(update={"seeds": [1, 2, 3]})
+IMAGES = 60
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory) -> Path:
+    """Records of a grid of three seeds whose marks depend on image, seed and method."""
+    folder, random = tmp_path_factory.mktemp("metrics"), np.random.Generator(np.random.PCG64(2))
+    write_cells(folder, GRID)
+    ease = {name: random.normal(0, 1, IMAGES) for name in GRID.datasets}
+    for path in sorted((folder / "records").rglob("*.json")):
+        record = json.loads(path.read_text())
+        level = {"zero_shot": 0.0, "sft": 1.2}.get(record.get("method"), 0.3) + 0.2 * random.normal()
+        for numbers in record.get("parts", {}).values():
+            right = ease[record["evaluated_on"]] + random.normal(0, 0.8, IMAGES) + level > 0
+            exact = right & (random.random(IMAGES) < 0.9)
+            numbers |= part(int(right.sum()), IMAGES, int(exact.sum()))
+            numbers["right"] = {
+                rule: "".join("01"[int(mark)] for mark in marks)
+                for rule, marks in zip(RULES, (right, exact), strict=True)
+            }
+        path.write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluations(metrics) -> pd.DataFrame:
+    return read_records(GRID, metrics / "records").evaluations
+
+
+@pytest.fixture(scope="module")
+def compared(evaluations) -> pd.DataFrame:
+    return contrasts.contrasts(evaluations, GRID)
+
+
+def marks_of(metrics: Path, rule: str, setting: str, method: str, dataset: str, seed: int, name: str) -> list[int]:
+    """Out of the file itself."""
+    path = f"evaluate/{setting}-{dataset}/{method}-{seed}.json"
+    if method == "zero_shot":
+        path = f"zero_shot/{setting}-{dataset}-{seed}.json"
+    return [int(mark) for mark in json.loads((metrics / "records" / path).read_text())["parts"][name]["right"][rule]]
+
+
+def half_width(values: list[np.ndarray]) -> float:
+    """Of the mean over datasets of values (seeds, images): an analysis of variance of each, then draws of the rest."""
+    by_seed, by_image, both, degrees = [], 0.0, 0.0, []
+    for each in values:
+        frame = pd.DataFrame(each).rename_axis("seed").reset_index().melt("seed", var_name="image")
+        seeds, images = each.shape
+        grand = frame["value"].mean()
+        of_seeds, of_images = (frame.groupby(axis)["value"].mean() for axis in ("seed", "image"))
+        rest = frame["value"] - frame["seed"].map(of_seeds) - frame["image"].map(of_images) + grand
+        squares = {
+            "seed": images * ((of_seeds - grand) ** 2).sum() / (seeds - 1),
+            "image": seeds * ((of_images - grand) ** 2).sum() / (images - 1),
+            "rest": (rest**2).sum() / ((seeds - 1) * (images - 1)),
+        }
+        share = 100**2 / len(values) ** 2 / each.size
+        by_seed.append(share * squares["seed"])
+        by_image, both = by_image + share * squares["image"], both + share * squares["rest"]
+        degrees.append(seeds - 1)
+    by_seed, degrees = np.array(by_seed), np.array(degrees)
+    df = np.clip(by_seed.sum() ** 2 / (by_seed**2 / (degrees + 2)).sum() - 2, degrees.min(), degrees.sum())
+    random = np.random.Generator(np.random.PCG64(23))
+    variance = by_image + np.maximum(0, by_seed.sum() * df / random.chisquare(df, 400_000) - min(both, by_image))
+    images_df = 0.98 * sum(each.shape[1] - 1 for each in values)  # so many that their exact number does not show
+    return float(np.percentile(np.abs(random.standard_t(images_df, 400_000) * variance**0.5), 95))
+
+
+def test_a_means_interval_again_from_the_records(metrics, evaluations):
+    table = tables.few_shot(evaluations, GRID).set_index(["dataset", "method", "seed"])
+    for rule in RULES:
+        for names in (["digits"], GRID.datasets):
+            values = [
+                np.array([marks_of(metrics, rule, "few_shot", "sft", name, seed, "all") for seed in GRID.seeds])
+                for name in names
+            ]
+            found = table.loc["digits" if len(names) == 1 else "mean", "sft", "mean"]
+            assert found[rule] == pytest.approx(100 * np.mean(values))
+            assert found[f"{rule}_high"] - found[rule] == pytest.approx(half_width(values), rel=0.02)
+            assert found[rule] - found[f"{rule}_low"] == pytest.approx(half_width(values), rel=0.02)
+
+
+def test_a_difference_again_from_the_records(metrics, compared):
+    for name, half in (("few_shot", "all"), ("base_to_new", "new")):
+        values = [
+            np.array(
+                [
+                    np.subtract(*(marks_of(metrics, "exact", name, method, dataset, seed, half) for method in pair))
+                    for seed in GRID.seeds
+                ]
+            )
+            for pair in [("no_thinking", "cls_rl")]
+            for dataset in GRID.datasets
+        ]
+        place = {"table": name, "rule": "exact", "part": half, "tested_on": "mean", "seed": "mean"}
+        place |= {"method": "no_thinking", "against": "cls_rl"}
+        (found,) = compared[(compared[list(place)] == pd.Series(place)).all(axis=1)].to_dict("records")
+        assert found["difference"] == pytest.approx(100 * np.mean(values))
+        assert (found["high"] - found["low"]) / 2 == pytest.approx(half_width(values), rel=0.02)
+        apart = 100 * np.array([each.mean() for each in values])
+        error = apart.std(ddof=1) / len(apart) ** 0.5
+        assert (found["drawn_high"] - found["drawn_low"]) / 2 == pytest.approx(4.3027 * error, rel=1e-4)
+
+
+def test_h_again_by_a_bootstrap(metrics, evaluations):
+    """Of one seed, where a bootstrap of the images is right; H of every draw, nothing linearised."""
+    table = tables.base_to_new(evaluations, GRID).set_index(["dataset", "method", "seed"])
+    random = np.random.Generator(np.random.PCG64(29))
+    drawn = []
+    for half in ("base", "new"):
+        marks = [marks_of(metrics, "substring", "base_to_new", "cls_rl", name, 2, half) for name in GRID.datasets]
+        picked = [np.array(each)[random.integers(IMAGES, size=(20_000, IMAGES))].mean(axis=1) for each in marks]
+        drawn.append(100 * np.mean(picked, axis=0))
+    bounds = np.percentile(2 * drawn[0] * drawn[1] / (drawn[0] + drawn[1]), [2.5, 97.5])
+    found = table.loc["mean", "cls_rl", "2"]
+    assert [found["substring_H_low"], found["substring_H_high"]] == pytest.approx(bounds, abs=0.7)
+
+
+def test_a_cell_of_one_seed_has_mcnemars_p(metrics, compared):
+    rows = compared[(compared["test"] == "mcnemar") & (compared["table"] == "few_shot") & (compared["rule"] == "exact")]
+    assert len(rows) == len(GRID.seeds) * len(GRID.datasets) * 6
+    assert set(compared.loc[compared["seed"] == "mean", "test"]) == {"interval"}
+    for row in rows.to_dict("records"):
+        one, other = (
+            np.array(marks_of(metrics, "exact", "few_shot", method, row["tested_on"], int(row["seed"]), "all"))
+            for method in (row["method"], row["against"])
+        )
+        ahead, behind = int((one > other).sum()), int((one < other).sum())
+        assert row["p"] == pytest.approx(binomtest(ahead, ahead + behind).pvalue if ahead + behind else 1)
+        assert row["difference"] == pytest.approx(100 * (ahead - behind) / IMAGES)
+
+
+def test_each_family_is_corrected_for_all_its_comparisons(compared):
+    """Of one table, rule and seed: the cells; the means; of transfer also those over one axis."""
+    methods = len(GRID.methods) + 1
+    pairs, sets = methods * (methods - 1) // 2, len(GRID.datasets)
+    expected = {
+        ("few_shot", 0): pairs * sets,
+        ("few_shot", 2): pairs,
+        ("base_to_new", 0): pairs * sets * 3,
+        ("base_to_new", 2): pairs * 3,
+        ("transfer", 0): pairs * sets**2,
+        ("transfer", 1): pairs * 2 * sets,
+        ("transfer", 2): pairs * 2,
+    }
+    averaged = compared[["trained_on", "tested_on"]].isin(["mean", "others"]).sum(axis=1)
+    families = compared.groupby(["table", averaged, "rule", "seed"])
+    for (table, axes, _, _), family in families:
+        assert set(family["comparisons"]) == {expected[table, axes]} == {len(family)}
+        p_values = np.sort(family["p"])
+        corrected = [
+            max(min(1, p * (len(family) - i)) for i, p in enumerate(p_values[: n + 1])) for n in range(len(family))
+        ]
+        assert np.sort(family["p_holm"]) == pytest.approx(corrected)
+    assert {table for table, *_ in families.groups} == {"few_shot", "base_to_new", "transfer"}
+    assert (compared["p_holm"] >= compared["p"]).all()
+    assert ((compared["p"] < 0.05) == ((compared["low"] > 0) | (compared["high"] < 0)))[
+        compared["test"] == "interval"
+    ].all()
+
+
+def test_better_is_what_beats_every_other(compared):
+    found = contrasts.better(compared)
+    assert ("few_shot", "substring", "all", "mean", "mean", "mean", "sft") in found
+    for *place, method in found:
+        rows = compared[(compared[contrasts.PLACE] == place).all(axis=1)]
+        for row in rows.to_dict("records"):
+            if method in (row["method"], row["against"]):
+                assert row["p_holm"] < 0.05 and (row["difference"] > 0) == (row["method"] == method)
+        assert not any((*place, other) in found for other in [*GRID.methods, "zero_shot"] if other != method)
+
+
+def test_the_page_has_every_pair_and_says_what_it_says(compared):
+    page = markdown.contrasts(compared, GRID)
+    pairs = [f"{other} - {one}" for one, other in combinations(["zero_shot", *GRID.methods], 2)]
+    _, *rows = cells_of(page, "Few-shot, exact match")
+    assert [row[0] for row in rows[: len(pairs)]] == pairs
+    place = {"table": "few_shot", "rule": "exact", "tested_on": "mean", "seed": "mean"}
+    first = compared[(compared[list(place)] == pd.Series(place)).all(axis=1)].iloc[0]
+    text = f"{first['difference']:+.1f} [{first['low']:+.1f}, {first['high']:+.1f}]"
+    assert rows[0][1] == (f"**{text}**" if first["p_holm"] < 0.05 else text)
+    for said in ("6 comparisons", "A seed draws the shots", "The base model is the same", "Mean without the diagonal"):
+        assert said in page
+    assert "Small sample" not in page and "nan" not in page
+    few = GRID.model_copy(update={"seeds": [1], "datasets": ["digits", "letters"]})
+    caveats = " ".join(markdown._caveats(few, pd.DataFrame({"samples": [29, 200]})))
+    assert all(said in caveats for said in ("one seed", "fewer than 3 datasets", "only 29 test images"))
+
+
+def test_gains_on_a_dataset_for_testing_alone_are_paired_with_the_base_model(metrics, evaluations):
+    """Whose record has no seed."""
+    there = evaluations[(evaluations["setting"] == "few_shot") & (evaluations["evaluated_on"] == "letters")]
+    base = there[(there["kind"] == "zero_shot") & (there["seed"] == 1)].assign(seed=0)
+    there = pd.concat([base, there[there["kind"] != "zero_shot"]]).assign(prompt="own", evaluated_on="far", thinking=0)
+    grid = GRID.model_copy(update={"targets": ["far"]})
+    table = tables.targets(there, grid).set_index(["source", "method", "seed"])
+    values = np.array(
+        [
+            np.array(marks_of(metrics, "exact", "few_shot", "sft", "letters", seed, "all"))
+            - np.array(marks_of(metrics, "exact", "few_shot", "zero_shot", "letters", 1, "all"))
+            for seed in GRID.seeds
+        ]
+    )
+    found = table.loc["letters", "sft", "mean"]
+    assert found["exact_gain"] == pytest.approx(100 * values.mean())
+    assert (found["exact_gain_high"] - found["exact_gain_low"]) / 2 == pytest.approx(half_width([values]), rel=0.02)
+    assert table.loc["-", "zero_shot", "-"]["exact_gain"] == 0
+    assert f"[{found['exact_low']:.1f}, {found['exact_high']:.1f}]" in markdown.targets(table.reset_index(), grid)
+
+
+def test_images_that_a_seed_draws_are_not_paired_over_seeds(evaluations):
+    """With `split.test_per_class` seeds have other images: what they share is not known, and the interval is wider."""
+    drawn = evaluations.assign(images=evaluations["seed"].astype(str))
+    assert Answers([evaluations], GRID.seeds).crossed and not Answers([drawn], GRID.seeds).crossed
+    same, other = (
+        tables.few_shot(each, GRID).query("dataset == 'mean' and seed == 'mean'") for each in (evaluations, drawn)
+    )
+    assert (same["exact"] == other["exact"]).all() and not same["exact_low"].equals(other["exact_low"])
+
+
+def test_answers_of_what_was_not_evaluated_are_missed(evaluations):
+    answers = Answers([evaluations], GRID.seeds)
+    marks = answers.marks("exact", "few_shot", "sft", [("digits", "letters")])
+    assert marks[Cell("digits", "letters")].shape == (3, IMAGES)
+    assert answers.marks("exact", "few_shot", "zero_shot", [("digits", "letters")], seeds=[2])[
+        Cell("digits", "letters")
+    ].shape == (1, IMAGES)
+    assert answers.has("few_shot", "sft", "digits", "digits") and not answers.has("few_shot", "dpo", "digits", "digits")
+    with pytest.raises(KeyError, match="dpo"):
+        answers.marks("exact", "few_shot", "dpo", [("digits", "digits")])
