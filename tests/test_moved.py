@@ -90,12 +90,12 @@ def md5_of(path: Path) -> str:
     return md5
 
 
-def keep(tag: str, **test_sets: str) -> None:
+def keep(tag: str, **downloads: str) -> None:
     """Write the lock of what is there, commit it, and tag it."""
     found = [*Path("metrics/records").glob("*/*.json"), *Path("metrics/records").glob("evaluate/*/*.json")]
     found += Path("metrics/records/train").iterdir()
     outs = [{"path": path.as_posix(), "md5": md5_of(path)} for path in found]
-    outs += [{"path": f"data/partition/few_shot/1/test/{name}.parquet", "md5": md5} for name, md5 in test_sets.items()]
+    outs += [{"path": f"data/download/{name}", "md5": md5} for name, md5 in downloads.items()]
     YAML().dump({"schema": "2.0", "stages": {"all": {"cmd": "none", "outs": outs}}}, Path("dvc.lock"))
     for command in (["add", "-A"], ["commit", "-qm", tag], ["tag", tag]):
         subprocess.run(["git", *command], check=True, capture_output=True)
@@ -127,7 +127,21 @@ def test_the_workspace_against_head_and_one_revision_against_another(project):
     assert run("second").count("nothing") == 2
 
 
-def test_other_test_images_are_no_pairs(project):
+def test_other_images_of_the_same_data_are_no_pairs(project):
+    """As the records say themselves."""
+    for tag in ("one", "other"):
+        change()
+        for path in Path("metrics/records").rglob("*.json"):
+            record = json.loads(path.read_text())
+            for found in record.get("parts", {}).values():
+                found["images"] = tag if record["evaluated_on"] == "letters" else "the same"
+            path.write_text(json.dumps(record))
+        keep(tag)
+    said = run("one", "other")
+    assert "datasets digits; seeds 1." in said and "Left out, since their test images differ: letters.\n" in said
+
+
+def test_other_data_are_no_pairs(project):
     keep("with", digits="1" * 32, letters="2" * 32)
     change()
     keep("other", digits="3" * 32, letters="2" * 32)
@@ -163,7 +177,7 @@ def test_a_mistake_is_one_line(project, arguments, said):
 
 def test_grids_that_have_nothing_in_common_are_told(project):
     Path("params.yaml").write_text(json.dumps(params(SMALL) | {"datasets": ["shapes"]}))
-    with pytest.raises(UserError, match="HEAD and workspace have no datasets in common"):
+    with pytest.raises(UserError, match="HEAD and workspace have no datasets in common, with the same"):
         run()
 
 

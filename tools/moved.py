@@ -39,9 +39,13 @@ from stages.report.records import RULES, ZERO_SHOT, Records, read_records
 from stages.runtime.errors import UserError, reported
 
 WORKSPACE = "workspace"
-RECORDS = Path("metrics/records")
+RECORDS, DOWNLOADS = Path("metrics/records"), Path("data/download")
 CLAIMS = "metrics/claims.json"
 AXES = ("datasets", "methods", "settings", "seeds", "transfer", "targets", "by_step", "prompts", "zero_shot_prompts")
+
+
+class NotCached(Exception):
+    """DVC's cache has not what a lock names."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Revision:
         """A folder with its records: the workspace's own, or links into DVC's cache.
 
         Raises:
-            LookupError: the cache has not all of them.
+            NotCached: the cache has not all of them.
         """
         if self.commit is None:
             yield RECORDS
@@ -127,7 +131,7 @@ def _files(odb: HashFileDB, md5: str) -> Iterator[tuple[str, Path]]:
     """The files of an output in the cache, by their paths inside it."""
     content = Path(odb.oid_to_path(md5)).absolute()
     if not content.exists():
-        raise LookupError(md5)
+        raise NotCached(md5)
     if not md5.endswith(".dir"):
         yield "", content
         return
@@ -135,24 +139,38 @@ def _files(odb: HashFileDB, md5: str) -> Iterator[tuple[str, Path]]:
         yield entry["relpath"], next(_files(odb, entry["md5"]))[1]
 
 
-def common(old: Revision, new: Revision) -> tuple[Reported, list[str]]:
-    """The cells that both have, and the datasets left out since their test images differ.
+def downloads_differ(old: Revision, new: Revision) -> set[str]:
+    """The datasets that are not the same data in both."""
+    then, now = (each.outputs() for each in (old, new))
+    folders = [path for path in then if Path(path).parent == DOWNLOADS]
+    return {Path(path).name for path in folders if now.get(path, then[path]) != then[path]}
+
+
+def images_differ(old: Records, new: Records) -> set[str]:
+    """The datasets of which other images were tested, where the records say which."""
+    keys = ["setting", "evaluated_on", "part", "seed"]
+    frames = [pd.concat([each.evaluations, each.targets]).drop_duplicates(keys).set_index(keys) for each in (old, new)]
+    both = pd.concat([frame["images"] for frame in frames], axis=1, join="inner", keys=["old", "new"]).dropna()
+    return set(both.index.get_level_values("evaluated_on")[both["old"] != both["new"]])
+
+
+def common(old: Revision, new: Revision, differ: set[str]) -> tuple[Reported, list[str]]:
+    """The cells that both have, and the datasets left out.
+
+    Args:
+        old, new: what is compared.
+        differ: the datasets whose test images differ.
 
     Raises:
         UserError: they have nothing in common.
     """
     both = [YAML(typ="safe").load(each.read("params.yaml")) for each in (old, new)]
-    sets = [
-        {path: md5 for path, md5 in each.outputs().items() if "/test/" in path or path.startswith("data/target/")}
-        for each in (old, new)
-    ]
-    differ = {Path(path).stem for path, md5 in sets[0].items() if sets[1].get(path, md5) != md5}
     axes = {
         axis: [value for value in both[1].get(axis, []) if value in both[0].get(axis, []) and value not in differ]
         for axis in AXES
     }
     if empty := [axis for axis in ("datasets", "methods", "settings", "seeds") if not axes[axis]]:
-        raise UserError(f"{old.name} and {new.name} have no {empty[0]} in common; valid: revisions of one grid")
+        raise UserError(f"{old.name} and {new.name} have no {empty[0]} in common, with the same test images")
     asked = {*both[1]["datasets"], *both[1].get("targets", [])}
     return Reported(**axes, model=both[1]["model"]), sorted(differ & asked)
 
@@ -272,11 +290,15 @@ def moved(
     if rule not in RULES:
         raise UserError(f"--rule: {rule!r} is invalid; valid: {', '.join(RULES)}")
     before, after = Revision.of(old), Revision.of(new)
-    grid, left_out = common(before, after)
+    differ = downloads_differ(before, after)
+    grid, left_out = common(before, after, differ)
     try:
         with before.records() as then, after.records() as now:
             records = [read_records(grid, folder) for folder in (then, now)]
-    except LookupError:
+            if more := images_differ(*records):
+                grid, left_out = common(before, after, differ | more)
+                records = [read_records(grid, folder) for folder in (then, now)]
+    except NotCached:
         print("DVC's cache has not all records of these revisions, so it cannot be said what is more than chance;")
         print(f"`dvc fetch` gets them where there is a remote. Claims that differ, by {CLAIMS}:\n")
         print(verdicts(before, after))
