@@ -21,6 +21,9 @@ WRITTEN = 0.5
 HEIGHT = 20
 """The longer side of a written digit in pixels, in an image of 32: the form of MNIST's digits."""
 
+WIDENED = (0.9, 1.5)
+"""Factor on the width of what the pen writes."""
+
 STROKE = (7, 15)
 """Width of the pen's line, where the digit is 76 high."""
 
@@ -31,12 +34,13 @@ def _draw_digit(name: str, generator: np.random.Generator) -> np.ndarray:
     mask = pen.strokes(int(drawing.DIGITS[name]), generator, STROKE)
     rows, columns = (np.flatnonzero(mask.max(axis=axis) > 0.2) for axis in (1, 0))
     box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    factor = HEIGHT / max(box.shape)
-    size = tuple(max(1, round(side * factor)) for side in box.shape[::-1])
+    width, height = box.shape[1] * generator.uniform(*WIDENED), box.shape[0]
+    size = tuple(max(1, round(side * HEIGHT / max(width, height))) for side in (width, height))
     small = Image.fromarray((box * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
     image = Image.new("L", (drawing.SIZE, drawing.SIZE))
     image.paste(small, ((drawing.SIZE - size[0]) // 2, (drawing.SIZE - size[1]) // 2))
-    return np.clip(np.asarray(image, np.float32) / 255 * np.float32(generator.uniform(0.95, 1.3)), 0, 1)
+    inked = np.asarray(image, np.float32) / 255 * np.float32(generator.uniform(0.95, 1.3))
+    return np.clip(drawing.wobble(inked, 1.0, generator), 0, 1)
 
 
 SUBJECTS = pictures.SUBJECTS | {
