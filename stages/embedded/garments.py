@@ -1,7 +1,9 @@
 """Clothes, shoes and bags as a catalogue shows them: grey on black, from the front or from the side, the toe left.
 
-Each is a few polygons and lines with jitter, a pattern and a shade. The kinds and what is usual of them (which have
-sleeves, how long, how often) were chosen by eye; no image is copied and no number fitted.
+Each is a few polygons and lines with jitter, a pattern and a shade. What is usual of a kind (its outline, how often it
+has sleeves) was chosen by eye, after a look at 20 training images of each class of dataset `fashion`. How all its 240
+training images were read was measured then, and no drawing was changed after that. No image is copied, no number is
+fitted, and no test image was seen.
 """
 
 from __future__ import annotations

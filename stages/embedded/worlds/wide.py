@@ -1,7 +1,9 @@
 """Pictures of one thing each as in `pictures`, with garments beside them, and digits also as a pen writes them.
 
 For the grid of real images: MNIST's digits are lines of another stroke and size than the UCI set's blocks, and
-Fashion-MNIST's clothes are none of the subjects of `pictures`. No image of either is seen here, nor their code.
+Fashion-MNIST's clothes are none of the subjects of `pictures`. No image of either is seen here, nor their code. Share,
+size and width of what the pen writes were chosen after a look at MNIST's training images, and changed once after it was
+measured how 240 of them were read; test images were left alone.
 """
 
 from __future__ import annotations
