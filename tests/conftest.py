@@ -91,7 +91,7 @@ def write_random_model(path: Path) -> Path:
     from stages.embedded.model import build_model, build_processor, build_tokenizer
     from stages.embedded.worlds import pictures
 
-    processor = build_processor(build_tokenizer(pictures.vocabulary(), pictures.PHRASES))
+    processor = build_processor(build_tokenizer(pictures.WORLD.vocabulary(), pictures.PHRASES))
     build_model(processor.tokenizer, seed=0).save_pretrained(path)
     processor.save_pretrained(path)
     return path

@@ -337,7 +337,7 @@ def pretrain(scratch: Path, kill_after: int | None = None) -> tuple[str, list[st
         read_params(ROOT / "params.yaml")["models"]["embedded"]
         | {"vision_steps": 3, "vision_batch_size": 6, "language_steps": 3, "language_batch_size": 4}
     )
-    processor = build_processor(build_tokenizer(pictures.vocabulary(), pictures.PHRASES))
+    processor = build_processor(build_tokenizer(pictures.WORLD.vocabulary(), pictures.PHRASES))
     model = build_model(processor.tokenizer, seed=0)
     looking, reading = (np.random.Generator(np.random.PCG64(seed)) for seed in (1, 2))
     phases = Phases(scratch, model, {"looking": looking, "reading": reading})
@@ -361,8 +361,8 @@ def pretrain(scratch: Path, kill_after: int | None = None) -> tuple[str, list[st
         return noise(count, looking), looking.integers(0, 2, count)
 
     def read(count: int):
-        labels = pictures.draw_labels(count, reading)
-        examples = [pictures.example(label, 0.2, 0.1, reading) for label in labels]
+        labels = pictures.draw_labels(pictures.WORLD.classes, count, reading)
+        examples = [pictures.example(*pictures.WORLD.classes[label], 0.2, 0.1, reading) for label in labels]
         return noise(count, reading), examples
 
     pretraining.train_vision(model, processor, look, ["zero", "one"], params, phases, report("vision"))

@@ -581,7 +581,7 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     path = tmp_path_factory.mktemp("llava")
-    tokenizer = build_tokenizer(pictures.vocabulary(), pictures.PHRASES)
+    tokenizer = build_tokenizer(pictures.WORLD.vocabulary(), pictures.PHRASES)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     width = {"intermediate_size": 64, "num_hidden_layers": 2}
     vision = {"hidden_size": 32, "num_attention_heads": 2, "image_size": 32, "patch_size": 8, "projection_dim": 32}

@@ -48,7 +48,7 @@ def build(layers: int = 4, blocks: int = 2, **text) -> Qwen2VLForConditionalGene
     from stages.embedded.model import build_config, build_tokenizer
     from stages.embedded.worlds import pictures
 
-    config = build_config(build_tokenizer(pictures.vocabulary(), pictures.PHRASES))
+    config = build_config(build_tokenizer(pictures.WORLD.vocabulary(), pictures.PHRASES))
     assert Architecture.of(config) == base.architecture
     for name, value in ({"num_hidden_layers": layers, "layer_types": ["full_attention"] * layers} | text).items():
         setattr(config.text_config, name, value)

@@ -30,7 +30,7 @@ def processor():
     from stages.embedded.model import build_processor, build_tokenizer
     from stages.embedded.worlds import pictures
 
-    return build_processor(build_tokenizer(pictures.vocabulary(), pictures.PHRASES))
+    return build_processor(build_tokenizer(pictures.WORLD.vocabulary(), pictures.PHRASES))
 
 
 def compare(name: str, value: object, update: bool) -> None:

@@ -166,7 +166,8 @@ def test_exact_match_of_a_class_name_is_to_the_letter_and_valid_are_the_options(
 
 
 def test_the_base_model_knows_the_classes_and_reads_no_evaluation_dataset():
-    assert {name: subject.classes for name, subject in pictures.SUBJECTS.items()} == embedded.CLASSES
+    known = {name: subject.classes for name, subject in pictures.SUBJECTS.items()}
+    assert known == {name: embedded.CLASSES[name] for name in ("digits", "letters", "shapes", "textures")}
     assert Path("stages/embedded/datasets.py") not in closure("stages.base_model")
 
 

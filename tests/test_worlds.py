@@ -8,8 +8,9 @@ from string import ascii_letters
 import numpy as np
 import pytest
 
+from stages.embedded import datasets, garments, pen
 from stages.embedded.model import build_tokenizer
-from stages.embedded.worlds import pictures
+from stages.embedded.worlds import pictures, wide
 from stages.embedded.worlds import world as worlds
 from stages.modelling.catalogue import EmbeddedModelParams
 from stages.recipes.params import check
@@ -18,6 +19,7 @@ from stages.runtime.errors import UserError
 from stages.runtime.params import read_params
 from stages.runtime.provenance import closure
 from tests.conftest import ROOT
+from tools.profile import params_of as profile
 
 DEFAULT = read_params(ROOT / "params.yaml")
 
@@ -46,6 +48,48 @@ def test_the_default_world_is_drawn_as_before_there_were_others():
     assert md5(said + images.tobytes()).hexdigest() == "5815e66fe1ce894a5ef5150172503dd8"
     words = json.dumps([sorted(set(pictures.WORLD.vocabulary())), pictures.WORLD.phrases])
     assert md5(words.encode()).hexdigest() == "523843a9bd3ab4d3c472bb983b86ba75"
+
+
+def test_the_pen_of_chains_writes_as_before_its_lines_were_a_function():
+    random = generator(3)
+    written = b"".join(pen.write(digit, random).tobytes() for _ in range(20) for digit in range(10))
+    assert md5(written).hexdigest() == "1daba0dbc4e790bad1cf531c2f6da72d"
+
+
+def test_the_wide_world_knows_all_classes_of_its_grid_and_their_questions():
+    grid = profile("seeds")
+    assert grid["models"][grid["model"]]["world"] == "wide"
+    subject_of = {"mnist": "digits", "fashion": "garments"}
+    for name in grid["datasets"]:
+        subject = wide.SUBJECTS[subject_of.get(name, name)]
+        assert subject.classes == datasets.CLASSES[name]
+        assert subject.questions[0] == grid["download"][name]["question"]
+    assert len(set(wide.WORLD.names)) == len(wide.WORLD.names) == 57
+    unchanged = ("letters", "shapes", "textures")
+    assert {name: wide.SUBJECTS[name] for name in unchanged} == {name: pictures.SUBJECTS[name] for name in unchanged}
+
+
+def test_written_digits_have_the_size_of_mnists_and_printed_ones_of_the_uci_digits():
+    heights, random = [], generator(0)
+    for name in wide.SUBJECTS["digits"].classes:
+        for _ in range(8):
+            rows, columns = np.nonzero(wide.SUBJECTS["digits"].draw(name, random) > 0.3)
+            heights.append(max(np.ptp(rows), np.ptp(columns)) + 1)
+    small = [height for height in heights if height <= 22]
+    assert 0.3 < len(small) / len(heights) < 0.7 and np.mean(small) > 17
+    assert all(height > 26 for height in heights if height > 22)
+
+
+@pytest.mark.parametrize("name", garments.GARMENTS)
+def test_a_garment_is_as_large_as_those_of_a_catalogue_and_no_two_are_one(name):
+    drawn = [garments.draw(name, generator(seed)) for seed in range(20)]
+    assert (garments.draw(name, generator(3)) == drawn[3]).all()
+    assert len({each.tobytes() for each in drawn}) == len(drawn)
+    for each in drawn:
+        assert each.shape == (32, 32) and each.min() >= 0 and each.max() <= 1
+        rows, columns = np.nonzero(each > 0.04)
+        assert 24 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 31
+        assert max(each[[0, -1]].max(), each[:, [0, -1]].max()) < 0.1  # ground around it
 
 
 @pytest.mark.parametrize("world", worlds.names())
@@ -84,7 +128,8 @@ def test_every_word_of_a_world_is_one_token(world):
 @pytest.mark.parametrize("world", worlds.names())
 def test_no_world_reads_the_code_of_the_datasets(world):
     code = {path.as_posix() for path in closure(f"stages.embedded.worlds.{world}")}
-    assert not {f"stages/embedded/{name}.py" for name in ("datasets", "chains", "scene_sets")} & code
+    assert not {f"stages/embedded/{name}.py" for name in ("datasets", "real", "chains", "scene_sets")} & code
+    assert not [path for path in code if "fashion/" in (text := (ROOT / path).read_text()) or "mlxtend" in text]
 
 
 def test_the_base_model_depends_on_the_code_of_its_own_world_alone():

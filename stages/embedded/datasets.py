@@ -1,7 +1,7 @@
-"""The embedded datasets: real handwritten digits, and letters, shapes and textures drawn here.
+"""The embedded datasets: real digits and clothes, and letters, shapes and textures drawn here.
 
-Their fonts and styles are not the base model's (`stages/embedded/worlds/pictures.py`), so that it knows the classes,
-sees these images for the first time, and has something to learn from a few of them.
+The fonts and styles of what is drawn are not the base models' (`stages/embedded/worlds/pictures.py`), so that one knows
+the classes, sees these images for the first time, and has something to learn from a few of them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stages.embedded import chains, drawing, objects, scene_sets
+from stages.embedded import chains, drawing, objects, real, scene_sets
 from stages.embedded.arithmetic import RULES
 from stages.tasks.draws import SPLITS
 
 CLASSES = {
-    "digits": tuple(drawing.DIGITS),
+    "digits": real.CLASSES["digits"],
     "letters": tuple(drawing.LETTERS),
     "shapes": drawing.SHAPES,
     "textures": drawing.TEXTURES,
+    "mnist": real.CLASSES["mnist"],
+    "fashion": real.CLASSES["fashion"],
 }
 """Class names of each embedded dataset that has classes, in the order of the labels."""
 
@@ -120,7 +122,7 @@ def _box(generator: np.random.Generator) -> tuple[list[np.ndarray], dict[str, An
 
 def _sums(count: int, generator: np.random.Generator) -> list[tuple[list[np.ndarray], dict[str, Any]]]:
     """Pairs of real digits, an image each, and their sum; no image stands in two pairs."""
-    digits = _real_digits(-(-2 * count // 10), generator)
+    digits = real.draw("digits", -(-2 * count // 10), generator)
     labelled = [(label, image) for label, images in enumerate(digits) for image in images]
     labelled = [labelled[i] for i in generator.permutation(len(labelled))]
     pairs = zip(labelled[:count], labelled[count : 2 * count], strict=True)
@@ -149,7 +151,7 @@ def build(
 
     Args:
         name: a key of `TASKS`.
-        seed: of the drawing; for `digits` and `sums`, of the choice among the 1797 real images.
+        seed: of the drawing; for real images (`digits`, `mnist`, `fashion`, `sums`), of the choice among them.
         train_per_class: size of the training pool.
         validation_per_class: images per class on which choices may be made.
         test_per_class: images per class.
@@ -160,8 +162,8 @@ def build(
 
     Raises:
         KeyError: no such dataset.
-        ValueError: `digits` has fewer images of a class than are wanted (174 in the rarest class), or one of `STEPPED`
-            fewer images of one digit.
+        ValueError: there are fewer real images of a class than are wanted (174 of the rarest of `digits`, 500 of
+            `mnist`, 150 of `fashion`), or one of `STEPPED` has fewer images of one digit.
     """
     counts = dict(zip(SPLITS, (train_per_class, validation_per_class, test_per_class), strict=True))
     total = sum(counts.values())
@@ -187,8 +189,8 @@ def build(
             for (images, values), split in zip(made, split_of, strict=True)
         ], []
     classes = list(CLASSES[name])
-    if name == "digits":
-        drawn = _real_digits(total, generator)
+    if name in real.CLASSES:
+        drawn = real.draw(name, total, generator)
     else:
         drawn = [[_DRAW[name](each, generator) for _ in range(total)] for each in classes]
     return [
@@ -196,21 +198,6 @@ def build(
         for label, images in enumerate(drawn)
         for image, split in zip(images, split_of, strict=True)
     ], classes
-
-
-def _real_digits(per_class: int, generator: np.random.Generator) -> list[list[np.ndarray]]:
-    """Return `per_class` images of each digit of the UCI set in scikit-learn, enlarged from 8x8 to 32x32."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    drawn = []
-    for label in range(10):
-        rows = np.flatnonzero(bunch.target == label)
-        if len(rows) < per_class:
-            raise ValueError(f"digits has {len(rows)} images of class {label}, {per_class} are wanted")
-        chosen = generator.permutation(rows)[:per_class]
-        drawn.append([drawing.paint(drawing.enlarge(bunch.images[row] / 16)) for row in chosen])
-    return drawn
 
 
 def encode(image: Image.Image) -> bytes:

@@ -120,13 +120,22 @@ WAYS: dict[int, tuple[tuple[Line, ...], ...]] = {
 JITTER = 0.045
 """Standard deviation of a point's place, as a share of the height."""
 
+WIDTH = (9, 19)
+"""Of a line, the least and the greatest: the digit is 76 high."""
+
 
 def write(digit: int, generator: np.random.Generator) -> np.ndarray:
     """Write a digit: float32 (8, 8) in [0, 1], 1 where there is ink."""
+    mask = strokes(digit, generator)
+    return blocks(drawing.crop_to_box(mask)) * np.float32(generator.uniform(0.95, 1.2))
+
+
+def strokes(digit: int, generator: np.random.Generator, width: tuple[float, float] = WIDTH) -> np.ndarray:
+    """The lines of a digit: float32 (64, 64) in [0, 1], the digit about 38 high."""
     ways = WAYS[digit]
     way = ways[generator.integers(len(ways))]
     angle, lean = math.radians(generator.uniform(-9, 9)), generator.uniform(-0.35, 0.12)
-    width, side = generator.uniform(9, 19), generator.uniform(0.4, 0.75)
+    thickness, side = generator.uniform(*width), generator.uniform(0.4, 0.75)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     image = Image.new("L", (drawing.CANVAS * 2, drawing.CANVAS * 2))
     draw = ImageDraw.Draw(image)
@@ -134,11 +143,11 @@ def write(digit: int, generator: np.random.Generator) -> np.ndarray:
         placed = np.array(points) - 0.5 + JITTER * generator.standard_normal((len(points), 2))
         placed = (placed * [side, 1] @ np.array([[1, 0], [lean, 1]])) @ turn.T
         path = [tuple(point) for point in (_through(placed) if curved else placed) * 76 + drawing.CANVAS]
-        draw.line(path, fill=255, width=round(width), joint="curve")
+        draw.line(path, fill=255, width=round(thickness), joint="curve")
+        half = thickness / 2
         for x, y in (path[0], path[-1]):
-            draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=255)
-    mask = np.asarray(image.resize((drawing.CANVAS, drawing.CANVAS), Image.Resampling.BILINEAR), np.float32) / 255
-    return blocks(drawing.crop_to_box(mask)) * np.float32(generator.uniform(0.95, 1.2))
+            draw.ellipse((x - half, y - half, x + half, y + half), fill=255)
+    return np.asarray(image.resize((drawing.CANVAS, drawing.CANVAS), Image.Resampling.BILINEAR), np.float32) / 255
 
 
 def blocks(mask: np.ndarray) -> np.ndarray:

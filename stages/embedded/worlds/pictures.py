@@ -189,32 +189,34 @@ SUBJECTS = {
 }
 """What the base model is trained on, by subject."""
 
-CLASSES = tuple((subject, name) for subject, entry in SUBJECTS.items() for name in entry.classes)
-"""All classes of all subjects."""
+
+Classes = tuple[tuple[Subject, str], ...]
+"""All classes of all subjects of a world: each with its subject."""
 
 
-def draw_labels(count: int, generator: np.random.Generator) -> np.ndarray:
-    """Draw classes by the weight of their subjects: int64 (count,), indices into `CLASSES`."""
-    weights = np.array([SUBJECTS[subject].weight for subject, _ in CLASSES])
-    return generator.choice(len(CLASSES), count, p=weights / weights.sum())
+def draw_labels(classes: Classes, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw classes by the weight of their subjects: int64 (count,), indices into `classes`."""
+    weights = np.array([subject.weight for subject, _ in classes])
+    return generator.choice(len(classes), count, p=weights / weights.sum())
 
 
 class ImageBank:
     """Masks of every class, drawn once; a batch is made by colouring, shifting and adding noise.
 
     Args:
+        classes: of the world.
         per_class: number of masks of each class.
         generator: of the drawing.
     """
 
-    def __init__(self, per_class: int, generator: np.random.Generator):
+    def __init__(self, classes: Classes, per_class: int, generator: np.random.Generator):
         self.masks = np.stack(
-            [np.stack([SUBJECTS[subject].draw(name, generator) for _ in range(per_class)]) for subject, name in CLASSES]
+            [np.stack([subject.draw(name, generator) for _ in range(per_class)]) for subject, name in classes]
         )
-        self.coloured = np.array([SUBJECTS[subject].coloured for subject, _ in CLASSES])
+        self.coloured = np.array([subject.coloured for subject, _ in classes])
 
     def batch(self, labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Return one image for each label (index into `CLASSES`): uint8 (n, 32, 32, 3)."""
+        """Return one image for each label (index into the classes): uint8 (n, 32, 32, 3)."""
         count = len(labels)
         masks = self.masks[labels, generator.integers(0, self.masks.shape[1], count)]
         colours = np.stack([drawing.two_colours(generator) for _ in range(count)]).astype(np.float32)
@@ -297,17 +299,18 @@ def _flaw(place: int, rate: float, period: int, generator: np.random.Generator) 
     return kind if generator.random() < chance else None
 
 
-def example(label: int, think_flaws: float, direct_flaws: float, generator: np.random.Generator) -> Conversation:
+def example(
+    entry: Subject, name: str, think_flaws: float, direct_flaws: float, generator: np.random.Generator
+) -> Conversation:
     """Draw a conversation about an image of a class.
 
     Args:
-        label: index into `CLASSES`.
+        entry: the class's subject.
+        name: of the class.
         think_flaws: share of answers with tags that break the format.
         direct_flaws: share of direct answers that are not the bare class name.
         generator: of all choices.
     """
-    subject, name = CLASSES[label]
-    entry = SUBJECTS[subject]
     place = entry.classes.index(name)
     text = _question(entry, name, generator)
     answer = Answer(
@@ -332,48 +335,52 @@ def _question(entry: Subject, name: str, generator: np.random.Generator) -> str:
     return f"{question}{OPTIONS} {', '.join(options)}]."
 
 
-def vocabulary() -> list[str]:
-    """Return texts that hold every word a prompt or an answer can have."""
-    texts = list(PHRASES)
-    for entry in SUBJECTS.values():
-        texts += [*entry.questions, *entry.classes]
-        texts += [feature for features in entry.features.values() for feature in features]
-    texts += ["I see It has There is and so it is like It is, .", "]. ].. [ ,"]
-    return texts
-
-
 class _Drawn(Pictures):
     """An image bank, and the shares of flaws."""
 
-    def __init__(self, params: EmbeddedModelParams, generator: np.random.Generator):
-        self._bank = ImageBank(params.images_per_class, generator)
+    def __init__(self, classes: Classes, params: EmbeddedModelParams, generator: np.random.Generator):
+        self._classes = classes
+        self._bank = ImageBank(classes, params.images_per_class, generator)
         self._flaws = params.think_flaws, params.direct_flaws
 
     def labelled(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        labels = draw_labels(count, generator)
+        labels = draw_labels(self._classes, count, generator)
         return self._bank.batch(labels, generator), labels
 
     def conversations(
         self, count: int, generator: np.random.Generator, done: float = 1.0
     ) -> tuple[np.ndarray, list[Conversation]]:
-        labels = draw_labels(count, generator)
-        examples = [example(label, *self._flaws, generator) for label in labels]
+        labels = draw_labels(self._classes, count, generator)
+        examples = [example(*self._classes[label], *self._flaws, generator) for label in labels]
         return self._bank.batch(labels, generator), examples
 
 
-class _PicturesWorld(World):
-    """One name an image, one picture each."""
+class OneThing(World):
+    """One name an image, one picture each.
+
+    Args:
+        subjects: what the base model is trained on; no two classes have one name.
+    """
 
     phrases = PHRASES
-    names = tuple(name for _, name in CLASSES)
+
+    def __init__(self, subjects: dict[str, Subject]):
+        self.subjects = subjects
+        self.classes: Classes = tuple((entry, name) for entry in subjects.values() for name in entry.classes)
+        self.names = tuple(name for _, name in self.classes)
 
     def vocabulary(self) -> list[str]:
         """See the base class."""
-        return vocabulary()
+        texts = list(PHRASES)
+        for entry in self.subjects.values():
+            texts += [*entry.questions, *entry.classes]
+            texts += [feature for features in entry.features.values() for feature in features]
+        texts += ["I see It has There is and so it is like It is, .", "]. ].. [ ,"]
+        return texts
 
     def draw(self, params: EmbeddedModelParams, own: Section, generator: np.random.Generator) -> Pictures:
         """See the base class."""
-        return _Drawn(params, generator)
+        return _Drawn(self.classes, params, generator)
 
 
-WORLD = _PicturesWorld()
+WORLD = OneThing(SUBJECTS)
