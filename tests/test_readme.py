@@ -1,6 +1,7 @@
 """README as a user types it: its commands, stages and keys exist, its values are valid, its numbers are the tables'."""
 
 import itertools
+import json
 import re
 import shlex
 from pathlib import Path
@@ -90,6 +91,30 @@ def test_what_is_said_of_the_depth_curve_is_what_its_tables_say():
     ]
     assert [figure for figure in figures if figure not in said] == []
     assert (folder / "plots/depth_chains.png").is_file()
+
+
+def test_what_is_said_of_the_scenes_is_what_their_tables_say():
+    folder = ROOT / "grids/reasoning/metrics/tables"
+    cells = pd.read_csv(folder / "few_shot.csv", dtype={"seed": str}).set_index(["method", "dataset"])["exact"]
+    sets = ["spatial", "puzzles", "grounding"]
+    thinks = pd.read_csv(folder / "prompts.csv", dtype={"seed": str}).query(
+        "method == 'zero_shot' and prompt == 'cls_rl'"
+    )
+    base = thinks.set_index("dataset")["exact"]
+    said = " ".join(README.partition("**And in pictures?**")[2].partition("```")[0].split())
+    shown = cells.map("{:.0f}%".format)
+    figures = [f"({shown['cls_rl', name]} against {shown['no_thinking', name]})" for name in sets]
+    figures += [f"({', '.join(f'{base[name]:.0f}%' for name in sets)})"]
+    figures += [f"({', '.join(shown['cls_rl_length', name] for name in sets)})"]
+    assert [figure for figure in figures if figure not in said] == []
+    sure = pd.read_csv(folder / "contrasts.csv").query("table == 'few_shot' and rule == 'exact'")
+    cell = sure.set_index(["method", "against", "tested_on"])
+    for name in sets:
+        assert cell.loc[("no_thinking", "cls_rl", name), "p_holm"] < 0.05
+        assert cell.loc[("cls_rl_length", "cls_rl", name), "p_holm"] > 0.05
+    ledger = json.loads((folder.parent / "claims.json").read_text())
+    for name in ("spatial_no_thinking_over_cls_rl", "grounding_no_thinking_over_cls_rl"):
+        assert ledger[name]["verdict"] == "contradicted"
 
 
 def test_numbers_are_those_of_the_tables():
