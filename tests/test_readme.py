@@ -145,7 +145,9 @@ def verdict_rows(metrics: Path) -> list[str]:
         unit = "" if row.unit == "points" else f" {row.unit}"
         published = "-"
         if not pd.isna(row.published):
-            published = f"{row.published:+.2f}" + ("" if pd.isna(row.published_unit) else f" {row.published_unit}")
+            published = f"{row.published:+.2f}" + (
+                "" if pd.isna(row.published_unit) else f" {row.published_unit.strip()}"
+            )
         low, high = (row.low, row.high) if not pd.isna(row.low) else (row.like_these_low, row.like_these_high)
         rows.append(
             f"| {row.claim} | {published} | {row.effect:+.2f} [{low:+.2f}, {high:+.2f}]{unit} | {row.verdict} |"
