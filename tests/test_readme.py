@@ -93,6 +93,16 @@ def test_what_is_said_of_the_depth_curve_is_what_its_tables_say():
     assert (folder / "plots/depth_chains.png").is_file()
 
 
+def test_what_is_said_of_serial_chains_is_what_their_table_says():
+    folder = ROOT / "grids/turns/metrics/tables"
+    exact = pd.read_csv(folder / "depth.csv").set_index(["method", "k"])["exact"].map("{:.0f}%".format)
+    said = " ".join(README.partition("(grid `turns`)")[2].partition("**And in pictures?**")[0].split())
+    for k, words in ((1, " at one digit"), (2, " at two"), (6, " at six")):
+        assert f"{exact['cls_rl', k]} against {exact['no_thinking', k]}{words}" in said
+    ahead = pd.read_csv(folder / "depth_crossings.csv").set_index(["method", "against", "k"])["difference_low"]
+    assert [ahead["cls_rl", "no_thinking", k] > 0 for k in range(1, 7)] == [False] + [True] * 5
+
+
 def test_what_is_said_of_the_scenes_is_what_their_tables_say():
     folder = ROOT / "grids/reasoning/metrics/tables"
     cells = pd.read_csv(folder / "few_shot.csv", dtype={"seed": str}).set_index(["method", "dataset"])["exact"]
