@@ -59,7 +59,7 @@ def make_repository(folder: Path, datasets: int, seeds: int, methods: int | None
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for file in files.splitlines():
-        if file.startswith(("stages/", "tools/", "profiles/", ".dvc")) or file.endswith(
+        if file.startswith(("facts/", "stages/", "tools/", "profiles/", ".dvc")) or file.endswith(
             (".gitignore", "dvc.yaml", "params.yaml")
         ):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)

@@ -360,7 +360,7 @@ def pretrain(scratch: Path, kill_after: int | None = None) -> tuple[str, list[st
     def look(count: int):
         return noise(count, looking), looking.integers(0, 2, count)
 
-    def read(count: int):
+    def read(count: int, done: float):
         labels = pictures.draw_labels(pictures.WORLD.classes, count, reading)
         examples = [pictures.example(*pictures.WORLD.classes[label], 0.2, 0.1, reading) for label in labels]
         return noise(count, reading), examples

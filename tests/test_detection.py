@@ -268,7 +268,7 @@ def test_the_table_of_sub_scores_has_the_average_precision_of_each_class(tmp_pat
     own = table[(table["method"] == "cls_rl") & (table["seed"] == "mean")]
     assert dict(zip(own["group"], own["mean"], strict=True)) == {"all": 36.0, "bus": 40.0, "dog": 31.5}
     text = files["tables/sub_scores.md"].decode()
-    assert "| method    | letters          | letters bus      | letters dog      |" in text
+    assert "| method    | letters      | letters bus   | letters dog   |" in text
     assert "\n## mAP\n" in text
     assert text.count("`evaluate@few_shot-cls_rl-letters-*`") == 1
 
