@@ -1,6 +1,7 @@
 """Stages forked from a server with libraries imported: they do what new processes do, and outlive nobody."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from stages.runtime import warm
 from stages.runtime.content import content_md5
 from stages.runtime.scratch import locked
 from tests.conftest import Project
@@ -128,6 +130,28 @@ def test_a_stage_in_another_environment_runs_by_itself_and_says_why(prepared, se
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("before", "what"),
+    [
+        ("umask 077", "umask"),
+        ("ulimit -f 1000000", "limits"),
+        ("renice -n 1 -p $$ > /dev/null", "priority"),
+        ("trap '' INT", "ignored signals"),
+        ("echo '# changed' >> stages/split.py", "code"),
+    ],
+)
+def test_a_stage_that_differs_in_what_a_fork_has_from_the_server_runs_by_itself(prepared, server, before, what):
+    """warning: umask differ from when the run was started; libraries are imported anew."""
+    file = prepared.root / "stages/split.py"
+    code = file.read_bytes()
+    command = f"{before}; exec {' '.join(SPLIT)}"
+    process = start(prepared, "sh", "-c", command, **server.environment)
+    said = process.communicate()[0]
+    file.write_bytes(code)
+    assert said == f"warning: {what} differ from when the run was started; libraries are imported anew\n"
+    assert process.returncode == 0
+
+
 def test_without_its_server_a_stage_runs_by_itself(prepared, tmp_path):
     process = start(prepared, *SPLIT, WARM_SOCKET=str(tmp_path / "nobody"))
     assert process.communicate()[0] == ""
@@ -218,3 +242,130 @@ def stages_of(pid: int) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+PIPELINE = """\
+stages:
+  first:
+    cmd: python -m stages split digits 1 && cp data/split/digits-1/test.parquet first
+    outs: [first]
+  second:
+    cmd: python -m stages split digits 1 && cp data/split/digits-1/test.parquet second
+    deps: [first]
+    outs: [second]
+  third:
+    cmd: python -m stages split digits 2 && cp data/split/digits-2/test.parquet third
+    deps: [second]
+    outs: [third]
+"""
+
+
+@pytest.fixture
+def typed(prepared: Project) -> Iterator[Project]:
+    """The clone with a pipeline of three short stages, each after the other."""
+    before = (prepared.root / "dvc.yaml").read_bytes()
+    (prepared.root / "dvc.yaml").write_text(PIPELINE)
+    yield prepared
+    (prepared.root / "dvc.yaml").write_bytes(before)
+    for name in ("first", "second", "third", "dvc.lock"):
+        (prepared.root / name).unlink(missing_ok=True)
+
+
+def servers_of(dvc: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The servers that live as long as a `dvc`; their forks have the same command line."""
+    found = {}
+    for each in psutil.process_iter(["cmdline", "ppid"]):
+        words = each.info["cmdline"] or []
+        if "stages.runtime.warm_server" in words and words[-1] == str(dvc.pid) and not gone(each):
+            found[each.pid] = each
+    return [each for each in found.values() if each.info["ppid"] not in found]
+
+
+THIRD = "scratch/locks/split-digits-2.lock"
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGKILL])
+def test_a_typed_dvc_has_one_server_that_ends_with_it(typed, number):
+    with locked(typed.root / THIRD, "test"):
+        process = start(typed, "dvc", "repro", "--force", **QUIET)
+        waits(process)
+        (server,) = servers_of(process)
+        socket_file = Path(server.cmdline()[-2])
+        (stage,) = [child for child in server.children() if not gone(child)]
+        assert psutil.Process(stage.pid).cwd() == str(typed.root)
+        assert os.getpgid(stage.pid) == os.getpgid(process.pid)
+        assert socket_file.exists()
+        assert socket_file.parent.stat().st_mode & 0o777 == 0o700
+        if number:
+            process.send_signal(number)
+            process.wait()
+            eventually(lambda: gone(server, stage))
+    assert process.wait() == {None: 0, signal.SIGKILL: -9}[number]
+    eventually(lambda: gone(server))
+    assert not socket_file.exists()
+    if not number:
+        third = (typed.root / "third").read_bytes()
+        typed.run("python", "-m", "stages", "split", "digits", "2")
+        assert (typed.root / "data/split/digits-2/test.parquet").read_bytes() == third
+
+
+def test_the_first_stage_of_a_typed_dvc_runs_by_itself_and_imports_nothing_for_others(typed):
+    with locked(typed.root / LOCK, "test"):
+        process = start(typed, "dvc", "repro", "--force", "first", **QUIET)
+        waits(process)
+        (server,) = eventually(lambda: servers_of(process))
+        assert not server.children()
+        assert not [each.path for each in server.memory_maps() if "libtorch" in each.path]
+    assert process.wait() == 0
+    eventually(lambda: gone(server))
+
+
+def test_two_typed_dvc_have_a_server_each(typed, tmp_path):
+    other = Project(tmp_path / "other")
+    shutil.copytree(typed.root, other.root, symlinks=True)
+    for root in (typed.root, other.root):
+        (root / "scratch/locks").mkdir(parents=True, exist_ok=True)
+    with locked(typed.root / LOCK, "test"), locked(other.root / LOCK, "test"):
+        processes = [start(project, "dvc", "repro", "--force", "first", **QUIET) for project in (typed, other)]
+        for process in processes:
+            waits(process)
+        servers = [eventually(lambda process=process: servers_of(process))[0] for process in processes]
+        processes[0].kill()
+        processes[0].wait()
+        eventually(lambda: gone(servers[0]))
+        assert not gone(servers[1])
+    assert processes[1].wait() == 0
+    eventually(lambda: gone(servers[1]))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("dvc", "repro", "--force", "first"), SPLIT, ("sh", "-c", f"DVC_STAGE=split {' '.join(SPLIT)}; true")],
+    ids=["WARM_SOCKET=", "by hand", "by hand, with DVC's variable"],
+)
+def test_without_a_typed_dvc_or_where_it_is_off_there_is_no_server(typed, command):
+    off = {"WARM_SOCKET": ""} if command[0] == "dvc" else {}
+    known = {each.pid for each in psutil.process_iter()}
+    with locked(typed.root / LOCK, "test"):
+        process = start(typed, *command, **QUIET, **off)
+        waits(process)
+        time.sleep(0.5)
+        new = [each for each in psutil.process_iter(["cmdline", "cwd"]) if each.pid not in known]
+        here = [each for each in new if each.info["cwd"] == str(typed.root)]
+        assert here
+        assert not [each for each in here if "stages.runtime.warm_server" in (each.info["cmdline"] or [])]
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize("fault", ["others may enter", "a link"])
+def test_a_folder_that_others_may_enter_is_not_used(tmp_path, monkeypatch, fault):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    folder = tmp_path / f"think-or-not-{os.getuid()}"
+    assert Path(warm.socket_of(psutil.Process())).parent == folder
+    if fault == "a link":
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+    else:
+        folder.chmod(0o755)
+    with pytest.raises(PermissionError):
+        warm.socket_of(psutil.Process())

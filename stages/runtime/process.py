@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -94,6 +95,38 @@ def starters() -> "list[psutil.Process]":
     return found
 
 
+def lives(process: "psutil.Process") -> bool:
+    """Whether a process is there still, and not another one by its id; a zombie is not."""
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def start(process: "psutil.Process") -> str:
+    """When a process began, as no other of the same id did; who sets the clock does not change it."""
+    try:
+        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:  # not Linux
+        return str(process.create_time())
+
+
+def typed_dvc() -> "psutil.Process | None":
+    """The plain `dvc` that runs this stage; None where anything else started it, such as `tools/` or a person."""
+    found = starters()
+    if STARTER in os.environ or not found:
+        return None
+    import psutil
+
+    with contextlib.suppress(psutil.Error, ProcessLookupError):
+        # dvc, python dvc, python -m dvc
+        if any(Path(word).name == "dvc" for word in found[-1].cmdline()[:3]) and not _were_given(found):
+            return found[-1]
+    return None
+
+
 def _were_given(processes: "list[psutil.Process]") -> bool:
     """Whether the last of the `starters` is one that the kernel put in DVC's place, when that had died already."""
     last = processes[-1]
@@ -113,9 +146,6 @@ def stop_with_dvc() -> None:
     if "DVC_STAGE" not in os.environ:
         return
     import psutil
-
-    def lives(process: psutil.Process) -> bool:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
     def watch() -> None:
         with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):

@@ -10,6 +10,11 @@ import socket
 import struct
 import sys
 import threading
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import psutil
 
 from stages.runtime import process, warm
 
@@ -32,38 +37,94 @@ LIBRARIES = (
 """What stages import, some through our own modules."""
 
 
-def serve(path: str) -> None:
-    """Answer at the unix socket `path` as long as the process that started this one lives."""
+def serve(path: str, dvc: str | None = None) -> None:
+    """Answer at the unix socket `path` as long as the process that started this one lives, or the DVC of that id."""
     starter = os.getppid()  # at once: it may die during the imports
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from importlib import import_module
+    origin = warm.import_variables() | warm.inherited()
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if dvc:
+        of = psutil.Process(int(dvc))
+        if warm.socket_of(of) != path:  # it has ended, and another process has its id
+            return
+
+    def lives() -> bool:
+        return process.lives(of) if dvc else os.getppid() == starter
 
     from stages.runtime.determinism import ENVIRONMENT
 
-    before = warm.import_variables()
     pinned = ENVIRONMENT | {process.STARTER: str(os.getpid())}
     os.environ.update(ENVIRONMENT)
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
+    listener.bind(path)  # or another one is there
     listener.listen()
-    for name in LIBRARIES:
-        if os.getppid() != starter:
-            return
-        import_module(name)
-    gc.collect()
-    gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener.settimeout(1.0)
-    while os.getppid() == starter:
+    try:
+        if dvc:
+            _forget_ended(Path(path).parent)
+            _refuse_one(listener, lives)
+        origin |= warm.versions()
+        # DVC may be taking away the folder that this process is in, the copy of an experiment.
+        written, sys.dont_write_bytecode = sys.dont_write_bytecode, bool(dvc)
+        _import(lives)
+        sys.dont_write_bytecode = written
+        gc.collect()
+        gc.freeze()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while lives():
+            with contextlib.suppress(TimeoutError):
+                connection, _ = listener.accept()
+                connection.settimeout(10.0)
+                # The client may die in the middle of it.
+                with connection, contextlib.suppress(OSError, ValueError, struct.error):
+                    _answer(connection, listener, origin, pinned, interrupt)
+    finally:
+        if dvc:
+            Path(path).unlink(missing_ok=True)
+
+
+def _forget_ended(folder: Path) -> None:
+    """Take away the sockets of servers that were killed, when their DVC has ended."""
+    for path in folder.iterdir():
+        pid, _, start = path.name.partition("-")
+        try:
+            ended = process.start(psutil.Process(int(pid))) != start
+        except psutil.NoSuchProcess:
+            ended = True
+        if ended:
+            path.unlink(missing_ok=True)
+
+
+def _refuse_one(listener: socket.socket, lives: Callable[[], bool]) -> None:
+    """Wait until a stage asks, and let it run by itself: of a DVC with one stage alone nothing is imported."""
+    while lives():
         with contextlib.suppress(TimeoutError):
             connection, _ = listener.accept()
-            connection.settimeout(10.0)
-            # The client may die in the middle of it.
-            with connection, contextlib.suppress(OSError, ValueError, struct.error):
-                _answer(connection, listener, before, pinned)
+            connection.close()
+            return
 
 
-def _answer(connection: socket.socket, listener: socket.socket, before: dict[str, str], pinned: dict[str, str]) -> None:
+def _import(lives: Callable[[], bool]) -> None:
+    """Import the libraries; end this process when what it serves ends meanwhile: some of them take seconds."""
+
+    def look(*_: object) -> None:
+        if not lives():
+            sys.exit()
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
+    for name in LIBRARIES:
+        import_module(name)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _answer(
+    connection: socket.socket,
+    listener: socket.socket,
+    origin: dict[str, str],
+    pinned: dict[str, str],
+    interrupt: signal.Handlers | Callable,
+) -> None:
     head, files, _, _ = socket.recv_fds(connection, 4, 3)
     try:
         (length,) = struct.unpack("!I", head)
@@ -71,13 +132,14 @@ def _answer(connection: socket.socket, listener: socket.socket, before: dict[str
         while len(message) < length and (part := connection.recv(length - len(message))):
             message += part
         request = json.loads(message)
-        if different := dict(request["import_variables"].items() ^ before.items()):
+        if different := dict(request["origin"].items() ^ origin.items()):
             connection.sendall(f"n{', '.join(sorted(different))}".encode())
         elif os.fork() == 0:
             listener.close()
             connection.setblocking(True)
             status = 1
             try:
+                signal.signal(signal.SIGINT, interrupt)
                 status = _run(connection, files, request, pinned)
             finally:
                 with contextlib.suppress(OSError):
@@ -94,10 +156,9 @@ def _run(connection: socket.socket, files: list[int], request: dict, pinned: dic
         os.dup2(file, number)
         os.close(file)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(request["environment"] | pinned | {warm.FORKED: "true"})
-    del os.environ[warm.SOCKET]
+    os.environ.pop(warm.SOCKET, None)
     os.chdir(request["folder"])
     sys.path[0] = request["folder"]
     sys.argv[1:] = request["arguments"]
@@ -125,4 +186,4 @@ def _run(connection: socket.socket, files: list[int], request: dict, pinned: dic
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(*sys.argv[1:])
