@@ -40,7 +40,7 @@ FORKED = "WARM_FORKED"
 """Set in a stage that came from the server: the libraries are there."""
 
 ANSWER_SECONDS = 300.0
-"""How long a stage waits for a server to import libraries, before it imports them itself: longer than a busy machine takes."""
+"""How long a stage waits for a server to import, longer than on a busy machine, before it imports by itself."""
 
 
 def import_variables() -> dict[str, str]:
