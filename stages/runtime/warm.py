@@ -39,8 +39,8 @@ SERVER = "stages.runtime.warm_server"
 FORKED = "WARM_FORKED"
 """Set in a stage that came from the server: the libraries are there."""
 
-ANSWER_SECONDS = 60.0
-"""How long a stage waits for a server to import libraries, before it imports them itself."""
+ANSWER_SECONDS = 300.0
+"""How long a stage waits for a server to import, longer than on a busy machine, before it imports by itself."""
 
 
 def import_variables() -> dict[str, str]:
