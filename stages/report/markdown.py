@@ -457,8 +457,8 @@ def _published(row: tuple) -> str:
 def _signed(value: float) -> str:
     """With its sign, `-` where there is none.
 
-    >>> [_signed(value) for value in (1.005, -2.0, float("nan"))]
-    ['+1.01', '-2.00', '-']
+    >>> [_signed(value) for value in (10.425, -2.0, float("nan"))]
+    ['+10.43', '-2.00', '-']
     """
     return "-" if pd.isna(value) else f"{two_decimals(value) + 0.0:+.2f}"
 
