@@ -15,7 +15,7 @@ from stages.recipes.recipe import recipe
 from stages.runtime.errors import UserError
 from stages.runtime.params import read_params
 from stages.sources.columns import row
-from stages.sources.table import write_table
+from stages.sources.writing import write_table
 from stages.split import split
 from stages.tasks import classification, number
 from stages.tasks.task import Sample

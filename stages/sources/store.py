@@ -8,7 +8,7 @@ from typing import Any
 from stages import sources
 from stages.runtime.files import write_directory, write_json
 from stages.runtime.params import read_section
-from stages.sources.table import write_table
+from stages.sources.writing import write_table
 from stages.tasks import task as tasks
 
 
