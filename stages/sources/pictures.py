@@ -317,7 +317,7 @@ def _range(
         return 0, top, f"values up to {top}"
     found = f"{smallest:g} to {largest:g}"
     raise UnreadableError(
-        f"has values from {found}, of which none is known to be white; set range: [{smallest:g}, {largest:g}] or another"
+        f"has values from {found}, none of which is known as white; set range: [{smallest:g}, {largest:g}] or another"
     )
 
 
