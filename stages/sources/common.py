@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from stages.runtime.errors import UserError
+from stages.runtime.files import expand
 from stages.runtime.messages import first_of
 from stages.runtime.params import Section
 from stages.sources import facts, survey
@@ -299,9 +300,10 @@ def keep(key: str, listing: Listing, params: SourceParams) -> Chosen:
 
 
 BROKEN = "cannot be read as an image (broken: leave_out)"
-COPY = "has a copy, or one of its group, in a split that is tested with (copies, group)"
-UNKNOWN_FORMAT = "no format that is read"
-FOOTNOTED = (BROKEN, COPY, UNKNOWN_FORMAT)
+COPY = "stands in two splits, as a copy or by its group (copies, group)"
+FORMAT = "a picture in a format that is not read"
+HEIC = "HEIC, which needs the package pillow-heif"
+FOOTNOTED = (BROKEN, COPY, FORMAT, HEIC)
 """What is left out for a reason that readers of the tables should know."""
 
 
@@ -708,7 +710,7 @@ def read_file(path: Path, hint: str, where: str = "") -> bytes:
 
 def _rank(example: Example, seed: int) -> tuple[bytes, str]:
     """An order by chance that no other image has a part in."""
-    return blake2b(f"{seed}\0{example.name}".encode(), digest_size=16).digest(), example.name
+    return blake2b(f"{seed}\0{example.name}".encode("utf-8", "surrogateescape"), digest_size=16).digest(), example.name
 
 
 def _count(amount: float | None, size: int) -> int:
@@ -733,3 +735,31 @@ def _too_few(name: str | None, size: int, taken: int) -> str:
 
 def _called(name: str | None) -> str:
     return "it" if name is None else f"class {name!r}"
+
+
+def project_root(folder: Path) -> Path:
+    """The project that a folder belongs to: of an experiment in a temporary folder, that where it was started.
+
+    >>> project_root(Path("/home/me/project/.dvc/tmp/exps/standalone/tmp1")), project_root(Path("/home/me/project"))
+    (PosixPath('/home/me/project'), PosixPath('/home/me/project'))
+    """
+    parts = folder.parts
+    for place in range(len(parts) - 3):
+        if parts[place : place + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:place])
+    return folder
+
+
+def located(key: str, path: str) -> Path:
+    """A path of `params.yaml`, as `stages.runtime.files.expand` has it; a relative one is below the project's root.
+
+    `dvc exp run --temp` and `--queue` run in a copy of what git tracks: what is not there is where they were started.
+
+    Raises:
+        UserError: a variable is not set, or nothing is there.
+    """
+    root = project_root(Path.cwd())
+    inner = Path(os.path.expandvars(path)).expanduser()
+    if not inner.is_absolute() and not inner.exists() and (root / inner).exists():
+        return root / inner
+    return expand(key, path)

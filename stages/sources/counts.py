@@ -82,10 +82,8 @@ def possible(counts: dict[str, Any]) -> list[str]:
         return []
     fewest = min(kept, key=lambda name: (kept[name]["train"], name))
     shots, folds = kept[fewest]["train"], sum(kept[fewest].values())
-    return [
-        f"possible: split.shots up to {shots}, cross-validation in up to {folds} folds (class {fewest!r} has the fewest "
-        "images)"
-    ]
+    folds_too = f"cross-validation in up to {folds} folds"
+    return [f"possible: split.shots up to {shots}, {folds_too} (class {fewest!r} has the fewest images)"]
 
 
 def footnotes(left: Sequence[Left], reasons: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@ once, when it is downloaded, so that nothing behind it (training, evaluation) ha
 
 import struct
 import sys
-import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -29,6 +28,10 @@ _TIFF_BITS, _TIFF_MEANING, _TIFF_LARGEST = 258, 262, 281
 _STRIP = 256
 """Rows of a picture that are scaled at once: one of 100 megapixels and 16 bits fits into memory no second time."""
 _LOSSY = ("JPEG", "MPO", "HEIF")
+
+
+FAULTS = (*IMAGE_FAULTS, TypeError, AttributeError, ArithmeticError, AssertionError, MemoryError, RuntimeError)
+"""What Pillow raises about bytes that nobody has written as they are."""
 
 
 class UnreadableError(Exception):
@@ -112,20 +115,17 @@ def read(content: bytes, rules: Rules, thumbnail: int | None = None) -> Picture:
     Raises:
         UnreadableError: there are no pixels in it, not all of them, or values of which nobody can say what is white.
     """
-    with warnings.catch_warnings():
-        # Of a large picture, and of metadata that is out of order.
-        warnings.simplefilter("ignore")
-        try:
-            return _read(content, rules, thumbnail, "")
-        except Image.DecompressionBombError:
-            limit = f"{2 * (Image.MAX_IMAGE_PIXELS or 0):,}"
-            raise UnreadableError(f"has more pixels than Pillow reads; valid: at most {limit}") from None
-        except IMAGE_FAULTS as error:
-            first = error
-        for mend, change in ((_with_end, ENDLESS), (_bare, METADATA)):
-            with suppress(Image.DecompressionBombError, *IMAGE_FAULTS):
-                if (mended := mend(content)) is not None:
-                    return _read(mended, rules, None, change)
+    try:
+        return _read(content, rules, thumbnail, "")
+    except Image.DecompressionBombError:
+        limit = f"{2 * (Image.MAX_IMAGE_PIXELS or 0):,}"
+        raise UnreadableError(f"has more pixels than Pillow reads; valid: at most {limit}") from None
+    except FAULTS as error:
+        first = error
+    for mend, change in ((_with_end, ENDLESS), (_bare, METADATA)):
+        with suppress(Image.DecompressionBombError, *FAULTS):
+            if (mended := mend(content)) is not None:
+                return _read(mended, rules, None, change)
     reason = "" if isinstance(first, UnidentifiedImageError) else f" ({' '.join(str(first).split())})"
     raise UnreadableError(f"cannot be read as an image{reason}")
 
@@ -184,7 +184,7 @@ def _animated(image: Image.Image) -> bool:
     """Whether there are more frames than one, or something that should be one."""
     try:
         return bool(getattr(image, "is_animated", False))
-    except IMAGE_FAULTS:
+    except FAULTS:
         return True
 
 
@@ -192,7 +192,7 @@ def _exif(image: Image.Image) -> tuple[int, tuple[str, str] | None]:
     """Orientation, and when and by which camera it was taken.
 
     Raises:
-        one of `IMAGE_FAULTS`: the metadata is broken, and whoever reads this file later would stumble over it.
+        one of `FAULTS`: the metadata is broken, and whoever reads this file later would stumble over it.
     """
     exif = image.getexif()
     orientation = exif.get(ORIENTATION, 1)
@@ -200,7 +200,7 @@ def _exif(image: Image.Image) -> tuple[int, tuple[str, str] | None]:
         own = exif.get_ifd(EXIF)
         time = own.get(DATE_TIME_ORIGINAL) or exif.get(DATE_TIME)
         taken = (str(time), f"{exif.get(MAKE, '')} {exif.get(MODEL, '')}") if time else None
-    except (*IMAGE_FAULTS, TypeError, AttributeError):
+    except FAULTS:
         taken = None
     return orientation if isinstance(orientation, int) else 1, taken
 
@@ -395,7 +395,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             found = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
             if found is not None:
                 return found
-    except (ImageCms.PyCMSError, *IMAGE_FAULTS):
+    except (ImageCms.PyCMSError, *FAULTS):
         if image.mode == "LAB":
             raise ValueError("colours of LAB that cannot be converted") from None
     return image.convert("RGB")
