@@ -339,7 +339,7 @@ def looked_at(key: str, listing: Listing, params: SourceParams) -> tuple[Listing
     return listing, sides, notes
 
 
-def refuse(key: str, broken: Sequence[tuple[str, str]], leave_out: bool) -> None:
+def refuse(key: str, broken: Sequence[tuple[str, str]], leave_out: bool, said: str = "warning: left out: ") -> None:
     """Say of all pictures that cannot be read which they are, and refuse them or not.
 
     Raises:
@@ -349,7 +349,7 @@ def refuse(key: str, broken: Sequence[tuple[str, str]], leave_out: bool) -> None
     if broken and not leave_out and len(broken) == 1:
         raise UserError(f"{broken[0][0]}: {broken[0][1]}; {remedy.replace('them', 'it')}")
     for where, why in broken:
-        print(f"{'warning: left out: ' if leave_out else ''}{printable(where)}: {why}", file=sys.stderr)
+        print(f"{said if leave_out else ''}{printable(where)}: {why}", file=sys.stderr)
     if broken and not leave_out:
         names = first_of((printable(where) for where, _ in broken), 3)
         raise UserError(f"{key}: {len(broken)} images cannot be read ({names}; all are listed above); {remedy}")

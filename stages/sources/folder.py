@@ -155,7 +155,7 @@ def split_of(name: str) -> Split | None:
     >>> split_of("Training"), split_of("VAL"), split_of("test_set"), split_of("train images"), split_of("trainer")
     ('train', 'validation', 'test', 'train', None)
     """
-    words = [word for word in re.split(r"[\\s_.-]+", name.lower()) if word]
+    words = [word for word in re.split(r"[\s_.-]+", name.lower()) if word]
     named = [word for word in words if word not in _FILLING]
     joined = re.fullmatch(r"(train|training|test|testing|val|valid|validation)(?:set|data)", "".join(named))
     return _WORDS.get(joined[1] if joined else named[0]) if len(named) == 1 else None
