@@ -139,6 +139,7 @@ def refused_anew(fetch, **section) -> str:
 GROUPS = [
     ({}, r"group: \{\} is invalid; valid: pattern or seconds"),
     ({"pattern": "a", "seconds": 1.0}, "valid: pattern or seconds"),
+    ({"seconds": -1.0}, "greater than 0"),
     ({"column": "patient"}, r"group\.column: 'patient' is invalid; valid: pattern or seconds"),
     ({"pattern": "("}, "is no regular expression"),
 ]

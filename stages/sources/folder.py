@@ -42,8 +42,8 @@ _UNREAD = {
 }
 """Names of pictures that are in no format of `stages.sources.pictures`."""
 NO_IMAGE, HIDDEN, NO_CLASS = "no image by its name and first bytes", "hidden", "in no folder of a class"
-DEAD, LEFT_OUT, UNNAMED = (
-    "a link to nothing",
+DEAD, UPWARDS = "a link to nothing", "a link to a folder above it"
+LEFT_OUT, UNNAMED = (
     "in a folder that is left out (leave_out)",
     "in a split that is not named",
 )
@@ -116,6 +116,11 @@ def load(key: str, params: Params) -> Chosen:
     trees = {name: tree(folder, reading_heic) for name, folder in folders.items()}
     classes_of = _layout(key, root, folders, trees, params)
     left += _loose(root, root, reading_heic)
+    used = {folder for found in classes_of.values() for each in found.values() for folder in (each, each.parent)}
+    for name, folder in folders.items():
+        if folder not in used:  # beside splits, and without an image
+            left += _all_left(root, folder, NO_CLASS)
+            passed_over.append(name)
     classes = sorted({name for found in classes_of.values() for name in found})
     labels = {name: label for label, name in enumerate(classes)}
     examples: list[Example] = []
@@ -144,9 +149,10 @@ def load(key: str, params: Params) -> Chosen:
             except OSError as error:
                 yield UnreadableError(f"cannot be read ({error.strerror})")
 
-    listing = Listing(classes, examples, read, lambda example: str(paths[example.name]), _warnings(left, passed_over))
-    listing.left.extend(left)
-    return keep(key, Listing(**{**vars(listing), "scan": scan}), params)
+    warnings = _warnings(left, passed_over)
+    return keep(
+        key, Listing(classes, examples, read, lambda example: str(paths[example.name]), warnings, left, scan), params
+    )
 
 
 def split_of(name: str) -> Split | None:
@@ -247,7 +253,7 @@ def _warnings(left: Sequence[Left], passed_over: Sequence[str]) -> list[str]:
     said = []
     if passed_over:
         said.append(f"no class, and left out: {first_of(passed_over)}")
-    for reason in (DEAD, NO_CLASS):
+    for reason in (DEAD, UPWARDS, NO_CLASS):
         if found := [each.where for each in left if each.reason == reason]:
             said.append(f"{len(found)} left out, {reason}: {first_of(found, 3)}")
     return said
@@ -301,8 +307,12 @@ def tree(folder: Path, reading_heic: bool) -> Tree:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); next: let yourself read it") from None
 
     for parent, names, files in os.walk(folder, onerror=fault, followlinks=True):
+        if Path(parent).is_symlink() and folder.resolve().is_relative_to(Path(parent).resolve()):
+            found.left.append((UPWARDS, Path(parent)))
+            names.clear()
+            continue
         entry = Path(parent).stat()
-        if (entry.st_dev, entry.st_ino) in seen:  # a link that leads upwards, or twice to one folder
+        if (entry.st_dev, entry.st_ino) in seen:  # two links to one folder
             names.clear()
             continue
         seen.add((entry.st_dev, entry.st_ino))
