@@ -152,7 +152,10 @@ OPEN = [
     (["train", "test"], r"train|test has no folder in it; next: .*source: table"),
     (["test/fern", "val/fern"], "has test and val and no train; next: add it"),
     (["Train/fern", "train/fern", "test/fern"], "has Train and train; valid: one of them; next: leave_out"),
-    (["train/train/fern", "train/train/moss", "train/test/fern"], "has train, and beside|has train, and that has test"),
+    (
+        ["train/train/fern", "train/train/moss", "train/test/fern"],
+        "has test and train, which are splits by their names; next: path: ",
+    ),
 ]
 
 
@@ -346,7 +349,7 @@ def test_what_is_not_pixels_never_costs_them():
     for cut in (1, 2):
         assert (read(jpeg[:-cut]) == np.asarray(images.decode(jpeg, "x"))).all()
     for whole in (jpeg, encoded(plain)):
-        with pytest.raises(UnreadableError, match=r"^cannot be read as an image \(.*truncated"):
+        with pytest.raises(UnreadableError, match=r"(?i)^cannot be read as an image \(.*truncated"):
             read(whole[: len(whole) // 2])
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.runtime.messages import first_of
+from stages.tasks.draws import SPLITS
 
 _SHOWN = 30
 """Classes that are printed; the record has all."""
@@ -35,8 +36,8 @@ def record(kept: Iterable[tuple[str, str]], left: Sequence[Left], changed: Seque
     samples = Counter(kept)
     reasons = Counter((each.reason, each.label or "") for each in left)
     nested: dict[str, dict[str, int]] = {}
-    for (name, split), count in sorted(samples.items()):
-        nested.setdefault(name, {})[split] = count
+    for name, split in sorted(samples, key=lambda each: (each[0], SPLITS.index(each[1]))):
+        nested.setdefault(name, {})[split] = samples[name, split]
     out: dict[str, dict[str, int]] = {}
     for (reason, name), count in sorted(reasons.items()):
         out.setdefault(reason, {})[name] = count
@@ -54,6 +55,7 @@ def lines(counts: dict[str, Any]) -> list[str]:
     splits: Counter[str] = Counter()
     for found in kept.values():
         splits.update(found)
+    splits = Counter({split: splits[split] for split in SPLITS if splits[split]})
     reasons = {reason: sum(found.values()) for reason, found in out.items()}
     left = f"; {sum(reasons.values())} left out: {_listed(reasons)}" if reasons else "; nothing left out"
     said = [f"{counts['found']} found; {splits.total()} kept ({_listed(splits)}){left}"]

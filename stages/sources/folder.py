@@ -226,6 +226,11 @@ def _classes(key: str, folder: Path, params: Params) -> dict[str, Path]:
             f"{key}.path: {folder} has no folder in it; next: put the images of each class in one of its own, or list "
             "them with their classes in a table (source: table)"
         )
+    if params.layout is None and all(split_of(name) for name in found):
+        raise UserError(
+            f"{key}.path: {folder} has {' and '.join(found)}, which are splits by their names; next: path: {folder}, or "
+            "layout: splits, if they are classes"
+        )
     for name, each in found.items():
         _check_class(key, folder, name, each, params)
     return found
@@ -307,7 +312,8 @@ def tree(folder: Path, reading_heic: bool) -> Tree:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); next: let yourself read it") from None
 
     for parent, names, files in os.walk(folder, onerror=fault, followlinks=True):
-        if Path(parent).is_symlink() and folder.resolve().is_relative_to(Path(parent).resolve()):
+        linked = parent != str(folder) and Path(parent).is_symlink()
+        if linked and folder.resolve().is_relative_to(Path(parent).resolve()):
             found.left.append((UPWARDS, Path(parent)))
             names.clear()
             continue
