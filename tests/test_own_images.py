@@ -154,7 +154,7 @@ OPEN = [
     (["Train/fern", "train/fern", "test/fern"], "has Train and train; valid: one of them; next: leave_out"),
     (
         ["train/train/fern", "train/train/moss", "train/test/fern"],
-        "has test and train, which are splits by their names; next: path: ",
+        "has test and train, splits by their names; next: path: ",
     ),
 ]
 

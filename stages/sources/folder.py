@@ -228,7 +228,7 @@ def _classes(key: str, folder: Path, params: Params) -> dict[str, Path]:
         )
     if params.layout is None and all(split_of(name) for name in found):
         raise UserError(
-            f"{key}.path: {folder} has {' and '.join(found)}, which are splits by their names; next: path: {folder}, or "
+            f"{key}.path: {folder} has {' and '.join(found)}, splits by their names; next: path: {folder}, or "
             "layout: splits, if they are classes"
         )
     for name, each in found.items():
