@@ -111,7 +111,8 @@ def test_a_table_of_a_task_becomes_its_samples(run, tmp_path, task, count):
     """Every row once, with its own images and answer, in one of the three splits."""
     project = run(section(task, write(tmp_path / "table.parquet", cells(task, count))))
     assert read_json("data/download/mine/dataset.json") == {"task": task, "question": None, "classes": []}
-    assert read_json("metrics/records/download/mine.json") == {"notes": []}
+    record = read_json("metrics/records/download/mine.json")
+    assert (record["notes"], record["counts"]["found"], record["counts"]["left_out"]) == ([], ROWS, {})
     splits = found(project)
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 3, "validation": 2, "test": 3}
     seen = [sample for rows in splits.values() for sample in rows.values()]
