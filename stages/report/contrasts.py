@@ -50,8 +50,8 @@ def contrasts(answers: Answers, grid: Reported) -> pd.DataFrame:
         table (`few_shot`, `base_to_new`, `open_set`, `transfer` or `targets`), rule, part (`all`, `base`, `new`, `H` or
         `open`), trained_on, tested_on (datasets, `mean` or `others`), seed (of the row; `mean` over several), method,
         against, seeds (how many), images (the fewest of a dataset), difference (method minus against, in points), low,
-        high (95%, over these datasets), test (`mcnemar` or `interval`), p, comparisons (of the family), p_holm; of means
-        over all datasets also drawn_low, drawn_high, drawn_p, drawn_p_holm: the same over datasets like these.
+        high (95%, over these datasets), test (`mcnemar` or `interval`), p, comparisons (of the family), p_holm; of
+        means over all datasets also drawn_low, drawn_high, drawn_p, drawn_p_holm: the same over datasets like these.
     """
     rows: list[dict] = []
     for setting in (FEW_SHOT, BASE_TO_NEW, OPEN_SET):
