@@ -134,7 +134,8 @@ def repro(
     with reported():
         places.load(on)
         settings = places.read_settings(Path.cwd())
-    begin()
+    if on == "local":
+        begin()
     fast_dvc.install()
     with reported(), locked(LOCK, "tools.repro") if LOCK.parent.parent.is_dir() else nothing():
         graph, stale = look(targets or [])
