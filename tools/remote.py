@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -81,6 +82,7 @@ class Remote:
         Raises:
             UserError: there is no such DVC remote, or it cannot be written.
         """
+        logging.getLogger("dvc").setLevel(logging.WARNING)  # what the scheduler prints says it all
         with Repo(_wait_for_lock=True) as repo:
             name = settings.remote or repo.config["core"].get("remote")
             try:

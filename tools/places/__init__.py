@@ -13,6 +13,7 @@ Settings stand in `places.yaml`, which no stage depends on.
 
 from __future__ import annotations
 
+import tomllib
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from importlib import import_module
@@ -28,7 +29,19 @@ from tools.graph import kind
 
 FILE = Path("places.yaml")
 
+PROJECT = Path(__file__).resolve().parents[2]
+
 LOST_SECONDS = 60.0
+
+
+def pinned(extra: str) -> str:
+    """What to install for a place, by its version in pyproject.toml.
+
+    >>> pinned("slurm")
+    'submitit==1.5.4'
+    """
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+    return project["project"]["optional-dependencies"][extra][0]
 
 
 class NoPlace(Exception):
@@ -126,8 +139,7 @@ def read_settings(folder: Path) -> Settings:
     Raises:
         UserError: names a key that is invalid, its value, and what is valid.
     """
-    project = Path(__file__).resolve().parents[2]
-    file = next((path / FILE for path in (folder, project) if (path / FILE).is_file()), None)
+    file = next((path / FILE for path in (folder, PROJECT) if (path / FILE).is_file()), None)
     settings = validate(str(FILE), read_params(file) if file else {}, Settings)
     for name in settings.kinds:
         settings.needs(name)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from stages.runtime.errors import UserError
-from tools.places import NoPlace, Settings
+from tools.places import NoPlace, Settings, pinned
 from tools.worker import Lost, one_line
 
 REMOTE = True
@@ -41,7 +41,7 @@ def executor(settings: Settings, jobs: int | None) -> Iterator[RayExecutor]:
     try:
         import ray
     except ImportError:
-        raise UserError("--on ray: Ray is not installed; next: `pip install '.[ray]'`") from None
+        raise UserError(f"--on ray: Ray is not installed; next: `pip install {pinned('ray')}`") from None
     connected: Future = Future()
 
     def connect() -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from stages.runtime.errors import UserError
 from stages.runtime.files import write_file
-from tools.places import NoPlace, Settings
+from tools.places import NoPlace, Settings, pinned
 from tools.worker import Lost, one_line
 
 REMOTE = True
@@ -61,7 +61,7 @@ def executor(settings: Settings, jobs: int | None) -> Iterator[SlurmExecutor]:
     try:
         import submitit
     except ImportError:
-        raise UserError("--on slurm: submitit is not installed; next: `pip install '.[slurm]'`") from None
+        raise UserError(f"--on slurm: submitit is not installed; next: `pip install {pinned('slurm')}`") from None
     if missing := [name for name in ("sbatch", "squeue", "scancel", "srun") if shutil.which(name) is None]:
         raise UserError(f"--on slurm: {missing[0]} is not on PATH; next: run this where Slurm's commands are")
     folder = FOLDER.resolve()
