@@ -114,10 +114,10 @@ def once(mark: Path, fault: str) -> str:
 
 def test_what_is_lost_is_taken_up_again_others_go_on_and_the_end_names_what_failed(tmp_path):
     stages = {
-        "dies": {"cmd": f"{once(tmp_path / 'a', 'kill -9 $PPID; sleep 60')}; echo a > a", "outs": ["a"]},
+        "dies": {"cmd": f"{once(tmp_path / 'a', 'kill -9 $PPID; exit 1')}; echo a > a", "outs": ["a"]},
         "wants": {"cmd": f"{once(tmp_path / 'b', 'kill -9 $$')}; echo b > b", "outs": ["b"]},
         "hangs": {"cmd": f"{once(tmp_path / 'c', 'echo half > c; sleep 600')}; echo c > c", "outs": ["c"]},
-        "stops": {"cmd": f"{once(tmp_path / 'd', 'kill -STOP $PPID; sleep 600')}; echo d > d", "outs": ["d"]},
+        "stops": {"cmd": f"{once(tmp_path / 'd', 'kill -STOP $PPID; sleep 50; exit 1')}; echo d > d", "outs": ["d"]},
         "memory": {"cmd": f"{once(tmp_path / 'e', 'echo CUDA out of memory; exit 1')}; echo e > e", "outs": ["e"]},
         "fails": {"cmd": "echo 'error: no luck'; exit 3", "outs": ["f"]},
         "never": {"cmd": "cat f > g", "deps": ["f"], "outs": ["g"]},
@@ -125,8 +125,8 @@ def test_what_is_lost_is_taken_up_again_others_go_on_and_the_end_names_what_fail
         "after": {"cmd": "cat a b c d e > i", "deps": ["a", "b", "c", "d", "e"], "outs": ["i"]},
     }
     hosts = Hosts(tmp_path, stages)
-    kinds = {"default": {"minutes": 10}, "hangs": {"minutes": 0.05}}
-    hosts.write_places(kinds=kinds, silent=20)
+    kinds = {"default": {"minutes": 10}, "hangs": {"minutes": 0.1}}
+    hosts.write_places(kinds=kinds, silent=30)
     status, lines = hosts.repro()
     said = "\n".join(lines)
     assert status == 1
@@ -134,8 +134,8 @@ def test_what_is_lost_is_taken_up_again_others_go_on_and_the_end_names_what_fail
     for line in (
         "dies: the worker on (one|two) ended; started again",
         "wants: its process was killed, perhaps for want of memory .on (one|two).; started again",
-        "hangs: it ran longer than its 0.05 minutes; see places.yaml .on (one|two).; started again",
-        "stops: (one|two) has said nothing for 20 s; started again",
+        "hangs: it ran longer than its 0.1 minutes; see places.yaml .on (one|two).; started again",
+        "stops: (one|two) has said nothing for 30 s; started again",
         "memory: CUDA out of memory .on (one|two).; started again",
         "error: fails: ended with 3: no luck .on (one|two).; 1 stages wait for it",
         "error: writes: it did not write h .on (one|two).",

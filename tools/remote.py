@@ -174,7 +174,8 @@ class Remote:
     def task(self, stage: Stage) -> dict[str, Any]:
         """All that a worker has to know of a stage, as JSON can write it."""
         needs = self.settings.needs(stage.name)
-        here = needs.here or not all(out.use_cache for out in stage.outs)
+        cached = all(out.use_cache for out in stage.outs)
+        here = needs.here or not cached
         deps = [
             {"path": dep.def_path, "made": self.is_made(dep.def_path), "md5": dep.hash_info.value, "hash": "md5"}
             | dep.meta.to_dict()
@@ -185,7 +186,7 @@ class Remote:
             if entry["made"] and not here:
                 self.share(dep)
         key = None
-        if _can_hash(stage):
+        if cached and _can_hash(stage):
             asked = [_get_stage_hash(stage), {name: self.identity[name] for name in worker._versions()}]
             key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         own = {"SCRATCH": self.settings.scratch} if self.settings.scratch else {}
@@ -275,7 +276,7 @@ class Remote:
             for out in stage.outs:
                 entry = entries[out.def_path]
                 out.hash_info, out.meta = HashInfo("md5", entry["md5"]), Meta.from_dict(entry)
-                if not here:
+                if not here or record.get("again"):
                     out.checkout(force=True)
                 out.save()
                 if out.hash_info.value != entry["md5"]:

@@ -312,7 +312,7 @@ def _work(task: Mapping[str, Any]) -> dict[str, Any]:
             return record | _why(status, output)
         if changed := [entry["path"] for entry in task["deps"] if md5_of(files, entry) != entry["md5"]]:
             raise Lost(f"{changed[0]} was changed while the stage ran, so nothing of it is taken")
-        outs = [keep(files, path) for path in task["outs"]]
+        outs = [keep(files, path, relink=not task["needs"]["here"]) for path in task["outs"]]
         if missing := [path for path, out in zip(task["outs"], outs, strict=True) if out is None]:
             return record | {"end": FAILED, "reason": f"it did not write {missing[0]}"}
         files.push(outs)
@@ -409,15 +409,18 @@ def md5_of(files: Files, entry: Mapping[str, Any]) -> str | None:
     return Dependency(_stage(files), str(path), info=lock_info(entry)).get_hash().value
 
 
-def keep(files: Files, path: str) -> dict[str, Any] | None:
-    """Take an output into the cache; return its entry of dvc.lock, None where it is not there."""
+def keep(files: Files, path: str, relink: bool) -> dict[str, Any] | None:
+    """Take an output into the cache; return its entry of dvc.lock, None where it is not there.
+
+    `relink`: what lies in the clone becomes a link to the cache, where DVC is set to links.
+    """
     from dvc.output import Output
 
     out = Output(_stage(files), str(Path(files.repo.root_dir) / path))
     if not out.exists:
         return None
     out.hash_info = out.get_hash()
-    out.commit()
+    out.commit(relink=relink)
     out.meta, out.hash_info = out._get_hash_meta()
     return {"path": path, "hash": "md5"} | out.meta.to_dict() | out.hash_info.to_dict()
 
