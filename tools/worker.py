@@ -504,7 +504,11 @@ def stop(running: subprocess.Popen) -> None:
 
 
 def serve() -> None:
-    """Answer each line of stdin, a task, with a line, its record; say `{}` meanwhile, and end with the input."""
+    """Answer each line of stdin, a task, with a line, its record; say `{}` meanwhile, and end with the input.
+
+    The clone is the folder that this process was started in.
+    """
+    os.environ.setdefault(FOLDER, str(Path.cwd()))
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what anything prints is no answer
     tasks: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -534,7 +538,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    # By its name, so that there is one module of it.
-    from tools.worker import serve as serve_by_name
-
-    serve_by_name()
+    serve()
