@@ -60,7 +60,8 @@ def table(planner: Planner, gpus: Sequence[int]) -> str:
     graph, seconds = cells(planner)
     rows = []
     for number in gpus:
-        planned, bound = simulate(graph, seconds, number), lower_bound(graph, seconds, number)
-        rows.append([number, f"{planned / 3600:.1f}", f"{bound / 3600:.1f}", f"{planned / bound:.3f}"])
-    head = ["GPUs", "hours", "lower bound, hours", "ratio"]
+        bound = lower_bound(graph, seconds, number)
+        planned = [simulate(graph, seconds, number, known) for known in (None, {})]
+        rows.append([number, f"{bound / 3600:.1f}", *(f"{one / 3600:.1f} ({one / bound:.3f})" for one in planned)])
+    head = ["GPUs", "lower bound, hours", "times known: hours (ratio)", "no times known: hours (ratio)"]
     return f"{len(graph)} stages\n\n" + tabulate(rows, headers=head, tablefmt="github", disable_numparse=True)
