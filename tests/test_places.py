@@ -196,6 +196,7 @@ def test_a_scheduler_that_was_killed_goes_on_and_two_do_not_clash(tmp_path):
     while not list(records.glob("*.json")):  # of `quick`
         time.sleep(0.1)
     first.kill()
+    first.wait()
     second = hosts.start()
     third = hosts.start()  # waits for the second
     assert second.wait() == 0, second.stdout.read()

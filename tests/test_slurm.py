@@ -64,6 +64,7 @@ def test_jobs_of_a_scheduler_that_was_killed_are_taken_up_by_the_next(slurm):
         assert first.poll() is None, first.stdout.read()
         time.sleep(0.1)
     first.send_signal(signal.SIGKILL)
+    first.wait()
     status, lines = slurm.repro()
     assert status == 0, lines
     assert len(submitted(slurm)) == 2  # `c` alone was submitted by the second

@@ -186,7 +186,21 @@ class Files:
         Raises:
             Lost: the remote does not have one, or cannot be read.
         """
-        self._move(self.odb, self.cache, self.hashes(entries), "read")
+        hashes = self.hashes(entries)
+        if self.odb is not None:  # what a folder has stands in an object of its own
+            self._move(self.odb, self.cache, {one for one in hashes if one.isdir}, "read", shallow=True)
+        self._move(self.odb, self.cache, hashes, "read")
+        if lacking := [one for one in hashes if not self.is_whole(one)]:
+            raise Lost(f"{lacking[0].value} came spoilt or in part")
+
+    def is_whole(self, one: Any) -> bool:
+        """Whether the cache has an object, and of a folder all files."""
+        from dvc_data.hashfile.tree import Tree
+
+        if not self.cache.exists(one.value):
+            return False
+        files = [file.value for _, _, file in Tree.load(self.cache, one)] if one.isdir else []
+        return all(self.cache.exists(file) for file in files)
 
     def push(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Bring objects from the cache into the remote; what is there already is left.
@@ -196,7 +210,7 @@ class Files:
         """
         self._move(self.cache, self.odb, self.hashes(entries), "written")
 
-    def _move(self, source: Any, target: Any, hashes: set, what: str) -> None:
+    def _move(self, source: Any, target: Any, hashes: set, what: str, shallow: bool = False) -> None:
         from dvc_data.hashfile.transfer import transfer
 
         if source is None or target is None:
@@ -209,7 +223,7 @@ class Files:
                 source,
                 target,
                 hashes,
-                shallow=False,
+                shallow=shallow,
                 verify=target is self.cache,
                 hardlink=self.linked,
                 cache_odb=self.cache,
