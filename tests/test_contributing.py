@@ -14,7 +14,7 @@ from stages.report.claims import read_ledger
 from stages.report.footnotes import Reported
 from stages.runtime.params import read_grid
 from tests.conftest import ROOT, Project, settle
-from tools.repro import look
+from tools.graph import look
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 SECTIONS = dict(re.findall(r"^## An? (\w+)$(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))

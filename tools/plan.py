@@ -17,6 +17,7 @@ from stages.runtime.errors import UserError, reported
 from stages.runtime.params import read_params
 from tools.planning.costs import GPUS, Speed
 from tools.planning.planner import Assumptions, planner, stages_of_dag
+from tools.planning.spread import table
 from tools.planning.tables import report
 
 
@@ -48,6 +49,7 @@ def plan(
     expect: Annotated[list[str] | None, typer.Option(help="method=tokens, mean length of its completions")] = None,
     name_characters: Annotated[int, typer.Option(help="of a class name, where a dataset is not there yet")] = 14,
     characters_per_token: Annotated[float, typer.Option(help="of text, for models of the hub")] = 4.0,
+    spread_over: Annotated[list[int] | None, typer.Option(min=1, help="hours on so many GPUs (several times)")] = None,
 ) -> None:
     """Print what `dvc repro` costs with the `params.yaml` that is there."""
     if gpu not in GPUS:
@@ -68,7 +70,10 @@ def plan(
         _positive("characters-per-token", characters_per_token),
     )
     params = read_params()
-    print(report(planner(params, assumptions, speed), gpu, stages_of_dag(Path("dvc.yaml"), params)))
+    planned = planner(params, assumptions, speed)
+    print(report(planned, gpu, stages_of_dag(Path("dvc.yaml"), params)))
+    if spread_over:
+        print(f"\n## Over several GPUs\n\n{table(planned, spread_over)}")
 
 
 if __name__ == "__main__":
