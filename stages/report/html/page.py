@@ -52,9 +52,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page: what stands in it, in this order."""
+    """A section of the page: its title, also in short, and what stands in it, in this order."""
 
     id: str
+    short: str
     title: str
     text: str = ""
     charts: tuple[Chart, ...] = ()
@@ -192,13 +193,7 @@ def _answer(tables: Mapping[str, pd.DataFrame], claims: Sequence[Claim], grid: R
             found.append(f"On {dataset}, thinking first ({THINKS}) is ahead of answering at once ({DIRECT}) from")
             found[-1] += f" {int(crossing)} step{'s' * (crossing != 1)} on: {', '.join(at(k) for k in places)}."
     if not found:
-        sides = [claim for claim in claims if claim.number and claim.verdict in (SUPPORTED, CONTRADICTED)]
-        sides = [claim for claim in sides if claim.bar and THINKS in claim.more and DIRECT in claim.more]
-        for claim in sides[:2]:
-            word = "Yes" if claim.verdict == SUPPORTED else "No, the opposite"
-            found.append(
-                f"\u201c{claim.text}\u201d {word}: {claim.number.text} points, 95% {claim.number.bounds.strip('[]')}."
-            )
+        found += _ahead(tables["claims"], grid)
     seeds = len(grid.seeds)
     found.append(
         "One model, trained once on each dataset: another training may give something else."
@@ -206,6 +201,43 @@ def _answer(tables: Mapping[str, pd.DataFrame], claims: Sequence[Claim], grid: R
         else f"One base model, {seeds} trainings of each method."
     )
     return found
+
+
+_WHERE = {"few_shot": "few-shot tests", "base": "the classes trained on", "new": "new classes", "H": "base and new"}
+_WHERE |= {"open_set": "the open set", "transfer": "datasets not trained on", "target": "other styles"}
+
+
+def _ahead(rows: pd.DataFrame, grid: Reported) -> list[str]:
+    """Where one of the two methods is more accurate than the other by more than chance."""
+    ahead: dict[str, list[str]] = {DIRECT: [], THINKS: []}
+    judged = rows[rows["verdict"].isin([SUPPORTED, CONTRADICTED]) & (rows["unit"] == "points")]
+    for row in judged.to_dict("records"):
+        if (
+            {row["first"], row["second"]} != {DIRECT, THINKS}
+            or row["quantity"] not in _WHERE
+            or row["expected"] == "same"
+        ):
+            continue
+        where = _WHERE[row["quantity"]]
+        if len(row["datasets"].split()) < len(grid.datasets):
+            where += f" of {row['datasets']}"
+        ahead[row["first"] if row["effect"] > 0 else row["second"]].append(
+            f"{where} (by {abs(row['effect']):.1f} points)"
+        )
+    words = {DIRECT: f"answering at once ({DIRECT})", THINKS: f"thinking first ({THINKS})"}
+    found = [
+        f"{words[name]} is ahead by more than chance on {_listed(places)}" for name, places in ahead.items() if places
+    ]
+    return [f"{text[0].upper()}{text[1:]}." for text in found]
+
+
+def _listed(words: Sequence[str]) -> str:
+    """As a sentence has it.
+
+    >>> _listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _claims(tables: Mapping[str, pd.DataFrame], links: Links) -> list[Claim]:
@@ -338,6 +370,7 @@ def _sections(sources: Sources, grid: Reported, links: Links, looks: Mapping[str
         found.append(
             Section(
                 "few-shot",
+                "Few-shot",
                 "Few-shot, all classes",
                 f"Accuracy in percent, the shape of P1\u2019s Table 5. {bold}",
                 tables=tuple(own[FEW_SHOT]),
@@ -347,6 +380,7 @@ def _sections(sources: Sources, grid: Reported, links: Links, looks: Mapping[str
         found.append(
             Section(
                 "open-set",
+                "Open set",
                 "Open set: no list of names",
                 f"Accuracy in percent (P1\u2019s Table 11). {bold}",
                 tables=tuple(own[OPEN_SET]),
@@ -357,7 +391,14 @@ def _sections(sources: Sources, grid: Reported, links: Links, looks: Mapping[str
         others = tuple(table for table in own[BASE_TO_NEW] if f"_{MEAN}_" not in table.name)
         text = f"Trained on half of the classes, tested on both halves; H is their harmonic mean (P1\u2019s Table 9). {bold}"
         found.append(
-            Section("base-to-new", "Base to new", text, tables=tuple(means), folded=(("Each dataset", others),))
+            Section(
+                "base-to-new",
+                "Base to new",
+                "Base to new",
+                text,
+                tables=tuple(means),
+                folded=(("Each dataset", others),),
+            )
         )
     gains = views.transfer(tables, grid, links)
     if gains:
@@ -374,11 +415,18 @@ def _sections(sources: Sources, grid: Reported, links: Links, looks: Mapping[str
         text = "Gain over zero-shot in points: trained on (rows), tested on (columns), as P1\u2019s Figure 4; then how much better one method\u2019s models are than another\u2019s (Figure 7a). Bold: more than every other method\u2019s, or, of differences, more than chance."
         found.append(
             Section(
-                "transfer", "Transfer", text, tables=(*exact, *first), folded=tuple(each for each in folded if each[1])
+                "transfer",
+                "Transfer",
+                "Transfer",
+                text,
+                tables=(*exact, *first),
+                folded=tuple(each for each in folded if each[1]),
             )
         )
     if compared := views.comparisons(tables, grid, links):
-        found.append(Section("differences", "Which differences are more than chance", tables=(compared,)))
+        found.append(
+            Section("differences", "Differences", "Which differences are more than chance", tables=(compared,))
+        )
     for dataset, shown in views.depth(tables, links).items():
         rows = tables["depth"]
         own_rows = rows[rows["dataset"] == dataset]
@@ -391,13 +439,16 @@ def _sections(sources: Sources, grid: Reported, links: Links, looks: Mapping[str
             drawing.chart(f"depth-{dataset}-tokens", "Tokens of a completion", tokens, "reasoning steps k", x_all=True),
         )
         found.append(
-            Section(f"depth-{dataset}", f"By the number of steps: {dataset}", charts=charts, tables=tuple(shown))
+            Section(
+                f"depth-{dataset}", "Steps", f"By the number of steps: {dataset}", charts=charts, tables=tuple(shown)
+            )
         )
     extra = views.analyses(tables, grid, links)
     if extra:
         found.append(
             Section(
                 "analyses",
+                "Thinking",
                 "Reasoning, prompts and thinking",
                 "In brackets the 95% interval.",
                 folded=tuple((title, tuple(each)) for title, each in extra.items()),
@@ -406,8 +457,8 @@ def _sections(sources: Sources, grid: Reported, links: Links, looks: Mapping[str
     charts = [*_learning(sources.curves, looks), *_by_step(tables, grid, looks)]
     if charts:
         text = "Reward is each method\u2019s own sum, so heights compare within a method alone. Lines are running means over a tenth of a training."
-        found.append(Section("learning", "Learning curves", text, charts=tuple(charts)))
-    found.append(Section("cost", "What it costs", tables=(views.cost(tables, grid, links),)))
+        found.append(Section("learning", "Learning", "Learning curves", text, charts=tuple(charts)))
+    found.append(Section("cost", "Cost", "What it costs", tables=(views.cost(tables, grid, links),)))
     return found
 
 
