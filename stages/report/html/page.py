@@ -184,14 +184,16 @@ def _answer(tables: Mapping[str, pd.DataFrame], claims: Sequence[Claim], grid: R
             return f"{depth[THINKS, k]:.0f}% against {depth[DIRECT, k]:.0f}% at k = {k}"
 
         first, last = int(rows["k"].min()), int(rows["k"].max())
-        crossing = float(rows["crossing"].iloc[0])
-        if crossing == float("inf"):
-            found.append(f"On {dataset}, thinking first ({THINKS}) never gets ahead of answering at once ({DIRECT}):")
+        # From where on the interval leaves out 0, for every further number of steps.
+        sure = rows.sort_values("k", ascending=False)["difference_low"].gt(0).cummin()
+        crossing = int(rows.loc[sure[sure].index, "k"].min()) if sure.any() else None
+        if crossing is None:
+            found.append(f"On {dataset}, thinking first ({THINKS}) is not ahead of answering at once ({DIRECT}):")
             found[-1] += f" {at(first)}, {at(last)}."
         else:
-            places = dict.fromkeys([first, int(crossing), last])
+            places = dict.fromkeys([first, crossing, last])
             found.append(f"On {dataset}, thinking first ({THINKS}) is ahead of answering at once ({DIRECT}) from")
-            found[-1] += f" {int(crossing)} step{'s' * (crossing != 1)} on: {', '.join(at(k) for k in places)}."
+            found[-1] += f" {crossing} step{'s' * (crossing != 1)} on: {_listed([at(k) for k in places])}."
     if not found:
         found += _ahead(tables["claims"], grid)
     seeds = len(grid.seeds)

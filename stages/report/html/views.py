@@ -365,9 +365,7 @@ def analyses(tables: dict[str, pd.DataFrame], grid: Reported, links: Links) -> d
                     pivot(f"{name}_{value}", title, rows[rows[value].notna()], shown, column, value, Maker(links))
                 )
 
-    for (setting, part, dataset), block in (
-        rows_in("groups").groupby(["setting", "part", "dataset"], sort=False) if len(tables.get("groups", ())) else ()
-    ):
+    for (setting, part, dataset), block in _by(rows_in("groups"), ["setting", "part", "dataset"]):
         place = dataset if part in ("all", "open") else f"{dataset} {part}"
         add(f"Groups of {place}", f"groups_{setting}_{place.replace(' ', '_')}", block, _MODEL, "group", titles | more)
     if len(rows := rows_in("targets")):
@@ -379,17 +377,21 @@ def analyses(tables: dict[str, pd.DataFrame], grid: Reported, links: Links) -> d
             "target",
             titles | more,
         )
-    if len(rows := rows_in("prompts")):
-        place = rows["dataset"].where(rows["part"] == "all", rows["dataset"] + " " + rows["part"])
-        add("By prompt", "prompts", rows.assign(place=place), ["method", "prompt"], "place", titles | more)
-    if len(rows := rows_in("thinking")):
-        rows = rows.assign(place=rows["dataset"].where(rows["part"] == "all", rows["dataset"] + " " + rows["part"]))
-        add("Thinking", "thinking", rows, ["method", "prompt"], "place", {"think": more["think"]})
-        states = {
-            "inconsistent": "Of those that think: the answer is not what the thinking states (%)",
-            "thought_exact": "Of those that think: what the thinking states is right (%)",
-        }
-        add("Thinking", "thinking", rows[rows["inconsistent"].notna()], ["method", "prompt"], "place", states)
+    for name, section in (("prompts", "By prompt"), ("thinking", "Thinking")):
+        for (setting, part), block in _by(rows_in(name), ["setting", "part"]):
+            ending = "" if (setting, part) == (FEW_SHOT, "all") else f"_{setting}_{part}"
+            of = f", {words(setting)} {part}" if ending else ""
+            keys = ["method", "prompt"]
+            if name == "prompts":
+                shown = {value: title + of for value, title in (titles | more).items()}
+                add(section, name + ending, block, keys, "dataset", shown)
+                continue
+            add(section, name + ending, block, keys, "dataset", {"think": more["think"] + of})
+            states = {
+                "inconsistent": f"Of those that think: the answer is not what the thinking states (%){of}",
+                "thought_exact": f"Of those that think: what the thinking states is right (%){of}",
+            }
+            add(section, name + ending, block[block["inconsistent"].notna()], keys, "dataset", states)
     if len(rows := rows_in("sub_scores")):
         rows = rows.assign(place=rows["dataset"] + (" " + rows["group"] if "group" in rows else ""))
         for score, block in rows.groupby("score", sort=False):
@@ -403,11 +405,15 @@ def analyses(tables: dict[str, pd.DataFrame], grid: Reported, links: Links) -> d
 _MODEL = ["trained_on", "method", "prompt"]
 
 
+def _by(rows: pd.DataFrame, keys: list[str]) -> list[tuple[tuple, pd.DataFrame]]:
+    """The rows of each value of `keys`, in their order; none of none."""
+    return list(rows.groupby(keys, sort=False)) if len(rows) else []
+
+
 def cost(tables: dict[str, pd.DataFrame], grid: Reported, links: Links) -> Table:
     """What training took, in the mean over datasets and seeds of each method and setting."""
     rows = tables["training_cost"]
-    rows = headline(rows, grid) if "seed" in rows else rows
-    whole = rows[rows["dataset"] == MEAN] if (rows["dataset"] == MEAN).any() else rows
+    whole = rows[rows["dataset"] == MEAN]
     names = {"steps": "steps", "samples_seen": "samples seen", "prompt_tokens": "prompt tokens"}
     names |= {"completion_tokens": "tokens written"}
     long = pd.concat(
@@ -417,13 +423,9 @@ def cost(tables: dict[str, pd.DataFrame], grid: Reported, links: Links) -> Table
         ]
     )
     keys = [key for key in ("setting", "method") if key == "method" or long[key].nunique() > 1]
-    if long["dataset"].nunique() > 1:
-        keys.append("dataset")
     return pivot(
         "training_cost",
-        "What a training takes, mean over the datasets"
-        if (whole["dataset"] == MEAN).all()
-        else "What a training takes",
+        "What a training takes, in the mean",
         long,
         keys,
         "of",
