@@ -8,7 +8,7 @@ GRID ?=
 AT = cd "$(if $(GRID),grids/$(GRID),.)" &&
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help repro verify test test-grid test-all torture bench bench-dag operators lint setup ui publish lock
+.PHONY: help repro verify test test-grid test-all torture bench bench-dag operators lint setup ui report publish lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -51,6 +51,10 @@ ui: setup ## Open the MLflow UI on 127.0.0.1 (PORT=5000)
 	$(AT) MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 \
 		--backend-store-uri "sqlite:///$$PWD/mlflow.db" --default-artifact-root "$$PWD/mlruns" \
 		--host 127.0.0.1 --port $(PORT)
+
+report: setup ## Build what the report lacks, and the report: metrics/report/report.html, to look at and to send
+	$(AT) python -m tools.repro $(if $(JOBS),--jobs $(JOBS)) html_report
+	@echo "$(if $(GRID),grids/$(GRID)/)metrics/report/report.html"
 
 publish: setup ## Write to MLflow what it could not take while stages ran
 	$(AT) python -m tools.publish

@@ -37,6 +37,7 @@ STAGES = (
     "validate",
     "best",
     "aggregate",
+    "html_report",
 )
 
 
