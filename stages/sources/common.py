@@ -485,7 +485,7 @@ def assign(
                 else:
                     left.append(Left(f"above {split}_per_class", name, example.name))
     if poor:
-        raise UserError(f"{key}: {first_of(poor, 5)}; next: {_REMEDY}")
+        raise UserError(f"{key}{': ' if listing.classes else ''}{first_of(poor, 5)}; next: {_REMEDY}")
     return chosen, left
 
 
@@ -734,7 +734,8 @@ def _too_few(name: str | None, size: int, taken: int) -> str:
 
 
 def _called(name: str | None) -> str:
-    return "it" if name is None else f"class {name!r}"
+    """A class, or nothing after a dataset that has none."""
+    return "" if name is None else f"class {name!r}"
 
 
 def project_root(folder: Path) -> Path:
