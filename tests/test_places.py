@@ -112,6 +112,7 @@ def once(mark: Path, fault: str) -> str:
     return f"test -e {mark} || {{ touch {mark}; {fault}; }}"
 
 
+@pytest.mark.grid
 def test_what_is_lost_is_taken_up_again_others_go_on_and_the_end_names_what_failed(tmp_path):
     stages = {
         "dies": {"cmd": f"{once(tmp_path / 'a', 'kill -9 $PPID; exit 1')}; echo a > a", "outs": ["a"]},
@@ -126,7 +127,7 @@ def test_what_is_lost_is_taken_up_again_others_go_on_and_the_end_names_what_fail
     }
     hosts = Hosts(tmp_path, stages)
     kinds = {"default": {"minutes": 10}, "hangs": {"minutes": 0.1}}
-    hosts.write_places(kinds=kinds, silent=30)
+    hosts.write_places(kinds=kinds, silent=10)
     status, lines = hosts.repro()
     said = "\n".join(lines)
     assert status == 1
@@ -135,7 +136,7 @@ def test_what_is_lost_is_taken_up_again_others_go_on_and_the_end_names_what_fail
         "dies: the worker on (one|two) ended; started again",
         "wants: its process was killed, perhaps for want of memory .on (one|two).; started again",
         "hangs: it ran longer than its 0.1 minutes; see places.yaml .on (one|two).; started again",
-        "stops: (one|two) has said nothing for 30 s; started again",
+        "stops: (one|two) has said nothing for 10 s; started again",
         "memory: CUDA out of memory .on (one|two).; started again",
         "error: fails: ended with 3: no luck .on (one|two).; 1 stages wait for it",
         "error: writes: it did not write h .on (one|two).",
@@ -145,6 +146,7 @@ def test_what_is_lost_is_taken_up_again_others_go_on_and_the_end_names_what_fail
     assert not {"fails", "never", "writes"} & hosts.lock().keys()
 
 
+@pytest.mark.grid
 def test_workers_that_differ_are_refused_by_name(tmp_path):
     hosts = Hosts(tmp_path, {"aside": STAGES["aside"]}, names=("one", "two", "three", "four"))
     (tmp_path / "old/numpy-0.1.dist-info").mkdir(parents=True)
@@ -180,6 +182,7 @@ def test_workers_that_differ_are_refused_by_name(tmp_path):
         assert re.search(f"^{line}$", said, re.MULTILINE), (line, said)
 
 
+@pytest.mark.grid
 def test_a_scheduler_that_was_killed_goes_on_and_two_do_not_clash(tmp_path):
     log = tmp_path / "log"
     stages = {

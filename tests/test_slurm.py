@@ -13,6 +13,8 @@ from tests.test_places import Hosts, in_clone
 
 pytest.importorskip("submitit", reason="the extra `slurm` of pyproject.toml is not installed")
 
+pytestmark = pytest.mark.grid
+
 STAGES = {
     "a": {"cmd": "echo 'warning: full'; echo a > a", "deps": ["base"], "outs": ["a"]},
     "b": {"cmd": "sleep 3; echo b > b", "deps": ["base"], "outs": ["b"]},

@@ -120,6 +120,7 @@ class Remote:
         """See `Engine`."""
         (name,) = stages
         ended: Future = Future()
+        finished = None
         if name not in self.tasks:
             try:
                 end = self.prepare(self.stages[name])
@@ -131,8 +132,15 @@ class Remote:
                 self.release(name)
                 ended.set_result(end)
                 return ended
+            # Of a scheduler that did not live to take it back; looked for once, since its files may be lost.
+            key = self.tasks[name]["key"]
+            finished = self.files.read_record(key) if key else None
         task = self.tasks[name] | {"avoid": sorted(self.refused)}
-        handed = self.here.submit(worker.work, task) if task["needs"]["here"] else self.submit_there(task)
+        if finished:
+            handed: Future = Future()
+            handed.set_result(finished | {"host": "an earlier run", "again": True})
+        else:
+            handed = self.here.submit(worker.work, task) if task["needs"]["here"] else self.submit_there(task)
         handed.add_done_callback(lambda done: self.fetchers.submit(self.bring, done, ended))
         return ended
 

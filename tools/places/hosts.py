@@ -27,6 +27,9 @@ REMOTE = True
 STARTS = 5
 """How often in a row a worker may not come to answer before its slot is given up."""
 
+START_SECONDS = 60.0
+"""How long a worker may take to its first word."""
+
 PAUSE_SECONDS = 1.0
 """The pause after the first time; doubled by every further one."""
 
@@ -150,10 +153,11 @@ class HostsExecutor(Executor):
             worker.stdin.write(json.dumps(task) + "\n")
             worker.stdin.flush()
             while True:
+                patience = self.silent if worker.spoke else max(self.silent, START_SECONDS)
                 try:
-                    line = worker.lines.get(timeout=self.silent)
+                    line = worker.lines.get(timeout=patience)
                 except queue.Empty:
-                    raise Lost(f"{host.name} has said nothing for {self.silent:g} s") from None
+                    raise Lost(f"{host.name} has said nothing for {patience:g} s") from None
                 if line is None:
                     raise OSError
                 worker.spoke = True
