@@ -415,7 +415,7 @@ def _sections(sources: Sources, grid: Reported, links: Links, looks: Mapping[str
         )
         folded = [("The difference of every two methods", tuple(table for table in differences if table not in first))]
         folded.append((f"The same by {RULES['substring']}", rest))
-        text = "Gain over zero-shot in points, trained on (rows) by tested on (columns), P1\u2019s Figure 4; then how much"
+        text = "Gain over zero-shot in points, trained on by tested on, P1\u2019s Figure 4; and how much"
         text += " better one method\u2019s models are than another\u2019s (Figure 7a). Bold: more than every other"
         text += " method\u2019s, or, of differences, more than chance."
         found.append(
