@@ -12,8 +12,8 @@ from tests.conftest import ROOT
 
 COMMANDS = (
     "aggregate, base_model, best, by_step, configure, cross_eval, download, evaluate, html_report, partition, predict, "
-    "prompt_eval, prompt_zero_shot, split, target, target_eval, target_prompt, target_zero_shot, train, validate, weight_change, "
-    "zero_shot"
+    "prompt_eval, prompt_zero_shot, split, target, target_eval, target_prompt, target_zero_shot, train, validate, "
+    "weight_change, zero_shot"
 )
 
 

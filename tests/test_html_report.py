@@ -1,4 +1,4 @@
-"""The report as one HTML file: its numbers against the answers, its promises to whoever opens it, its files for papers."""
+"""The report as one HTML file: its numbers against the answers, what it promises to whoever opens it, and LaTeX."""
 
 import json
 import re

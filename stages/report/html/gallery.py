@@ -15,7 +15,7 @@ SAMPLE = 20
 """Of so many pictures of a dataset it is measured how much one weighs."""
 LENIENT, STRICT, INCONSISTENT, TRUNCATED = 1, 2, 4, 8
 """Flags of an answer, in the attribute that the page's filters read."""
-_THINK = re.compile(r"<think(?:ing)?>(.*?)(?:</think(?:ing)?>|(?=<answer>)|\Z)", re.DOTALL)
+_THINK = re.compile(r"<(?:think(?:ing)?|reason)>(.*?)(?:</(?:think(?:ing)?|reason)>|(?=<answer>)|\Z)", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
 
 

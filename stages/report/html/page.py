@@ -367,7 +367,8 @@ def _sections(sources: Sources, grid: Reported, links: Links, looks: Mapping[str
     tables = dict(sources.tables)
     found = []
     own = views.in_domain(tables, grid, links)
-    bold = "Bold: better than every other method there by more than chance (p < 0.05, corrected). In brackets the 95% interval."
+    bold = "Bold: better than every other method there by more than chance (p < 0.05, corrected)."
+    bold += " In brackets the 95% interval."
     if FEW_SHOT in own:
         found.append(
             Section(
@@ -391,7 +392,7 @@ def _sections(sources: Sources, grid: Reported, links: Links, looks: Mapping[str
     if BASE_TO_NEW in own:
         means = [table for table in own[BASE_TO_NEW] if f"_{MEAN}_" in table.name]
         others = tuple(table for table in own[BASE_TO_NEW] if f"_{MEAN}_" not in table.name)
-        text = f"Trained on half of the classes, tested on both halves; H is their harmonic mean (P1\u2019s Table 9). {bold}"
+        text = f"Trained on half of the classes, tested on both; H is their harmonic mean (P1\u2019s Table 9). {bold}"
         found.append(
             Section(
                 "base-to-new",
@@ -414,7 +415,9 @@ def _sections(sources: Sources, grid: Reported, links: Links, looks: Mapping[str
         )
         folded = [("The difference of every two methods", tuple(table for table in differences if table not in first))]
         folded.append((f"The same by {RULES['substring']}", rest))
-        text = "Gain over zero-shot in points: trained on (rows), tested on (columns), as P1\u2019s Figure 4; then how much better one method\u2019s models are than another\u2019s (Figure 7a). Bold: more than every other method\u2019s, or, of differences, more than chance."
+        text = "Gain over zero-shot in points, trained on by tested on, P1\u2019s Figure 4; and how much"
+        text += " better one method\u2019s models are than another\u2019s (Figure 7a). Bold: more than every other"
+        text += " method\u2019s, or, of differences, more than chance."
         found.append(
             Section(
                 "transfer",
@@ -458,7 +461,8 @@ def _sections(sources: Sources, grid: Reported, links: Links, looks: Mapping[str
         )
     charts = [*_learning(sources.curves, looks), *_by_step(tables, grid, looks)]
     if charts:
-        text = "Reward is each method\u2019s own sum, so heights compare within a method alone. Lines are running means over a tenth of a training."
+        text = "Reward is each method\u2019s own sum, so heights compare within a method alone. Lines are running means"
+        text += " over a tenth of a training."
         found.append(Section("learning", "Learning", "Learning curves", text, charts=tuple(charts)))
     found.append(Section("cost", "Cost", "What it costs", tables=(views.cost(tables, grid, links),)))
     return found
