@@ -240,15 +240,6 @@ def _differences(rows: pd.DataFrame, kind: str, bold: bool = True) -> list[str]:
     return texts
 
 
-def _p(value: float) -> str:
-    """As papers print it.
-
-    >>> _p(0.0123), _p(0.00001), _p(1.0)
-    ('0.012', '<0.001', '1.000')
-    """
-    return "-" if pd.isna(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
 def _by_steps(rows: pd.DataFrame) -> str:
     wide = rows.pivot(index="method", columns="k", values="text").loc[list(dict.fromkeys(rows["method"]))]
     return _table(wide.rename(columns="k={}".format).reset_index())
