@@ -142,7 +142,7 @@ def grow(root: Path, random: np.random.Generator, shared: list[bytes]) -> None:
             case 6 if folder != root and not os.path.lexists(folder.parent / name):
                 folder.rename(folder.parent / name)
             case 7:
-                put_one(folder / f"IMG{i}", shared[random.integers(len(shared))])
+                put_one(folder / f"IMG{name}", shared[random.integers(len(shared))])
 
 
 def put_one(path: Path, content: bytes) -> None:
