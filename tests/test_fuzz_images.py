@@ -142,7 +142,7 @@ def grow(root: Path, random: np.random.Generator, shared: list[bytes]) -> None:
             case 6 if folder != root and not os.path.lexists(folder.parent / name):
                 folder.rename(folder.parent / name)
             case 7:
-                put_one(folder / f"IMG{i}", shared[random.integers(len(shared))])
+                put_one(folder / f"IMG{name}", shared[random.integers(len(shared))])
 
 
 def put_one(path: Path, content: bytes) -> None:
@@ -190,7 +190,11 @@ def check_trees(folder: Path, first: int, count: int) -> Counter[str]:
             counts = read_json("metrics/records/download/mine.json")["counts"]
             kept = sum(sum(found.values()) for found in counts["kept"].values())
             left = sum(sum(found.values()) for found in counts["left_out"].values())
-            assert counts["found"] == kept + left == files_below(root), number
+            assert counts["found"] == kept + left, number
+            if not any(
+                path.is_symlink() for path in root.rglob("*")
+            ):  # a folder that is linked counts where it is seen
+                assert counts["found"] == files_below(root), number
             table = pd.read_parquet("data/download/mine/images.parquet")
             assert len(table) == kept
             if section["copies"] != "keep":

@@ -345,6 +345,7 @@ def refuse(key: str, broken: Sequence[tuple[str, str]], leave_out: bool, said: s
     Raises:
         UserError: there are some, and they are not to be left out.
     """
+    broken = list(dict.fromkeys(broken))  # of equal rows of a table, the first stands for all
     remedy = f"next: mend or remove them, or set {key}.broken: leave_out"
     if broken and not leave_out and len(broken) == 1:
         raise UserError(f"{broken[0][0]}: {broken[0][1]}; {remedy.replace('them', 'it')}")

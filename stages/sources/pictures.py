@@ -27,6 +27,8 @@ EXIF, ORIENTATION, DATE_TIME, DATE_TIME_ORIGINAL, MAKE, MODEL = 0x8769, 0x0112, 
 _TIFF_BITS, _TIFF_MEANING, _TIFF_LARGEST = 258, 262, 281
 _STRIP = 256
 """Rows of a picture that are scaled at once: one of 100 megapixels and 16 bits fits into memory no second time."""
+_DARKEST = 64
+"""A picture whose mean is below such a part of white is black to the eye: its largest value may be a fault."""
 _LOSSY = ("JPEG", "MPO", "HEIF")
 
 
@@ -259,16 +261,20 @@ def _scaled(image: Image.Image, content: bytes, deep: Deep, rules: Rules) -> tup
     """
     strips, mode = _strips(image, content, deep)
     smallest, largest, opaque, whole = np.inf, -np.inf, 255.0, True
+    total, count = 0.0, 0
     for values in strips():
         if not np.isfinite(values).all():
             raise UnreadableError("has values that are no numbers (NaN or infinite)")
         colours = values[..., :-1] if mode in ("LA", "RGBA") else values
+        total, count = total + float(colours.sum(dtype=np.float64)), count + colours.size
         smallest, largest = min(smallest, float(colours.min())), max(largest, float(colours.max()))
         opaque, whole = (
             max(opaque, float(values[..., -1].max()) if mode in ("LA", "RGBA") else 0),
             values.dtype.kind != "f",
         )
     low, high, words = _range(smallest, largest, whole, deep.largest, rules)
+    if rules.range is None and largest > 0 and total / count < high / _DARKEST:
+        raise UnreadableError(f"is black by its largest value ({largest:g}); set range: [black, white]")
     parts = []
     for values in strips():
         part = _bytes_of(values, low, high)
