@@ -8,13 +8,17 @@ GRID ?=
 AT = cd "$(if $(GRID),grids/$(GRID),.)" &&
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help repro verify test test-grid test-all torture bench bench-dag operators lint setup ui report publish lock
+.PHONY: help repro mine verify test test-grid test-all torture bench bench-dag operators lint setup ui report publish lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 repro: setup ## Run the pipeline on the grid of params.yaml, or GRID=, JOBS= stages at a time (none: 2, with a GPU 1)
 	$(AT) python -m tools.repro $(if $(JOBS),--jobs $(JOBS))
+
+mine: setup ## From IMAGES= (a folder per class) to a verdict; MODEL=embedded, laptop or gpu, QUESTION=, SHOTS=, FOLDS=
+	@python -m tools.mine $(if $(MODEL),--model $(MODEL)) $(if $(NAME),--name $(NAME)) $(if $(QUESTION),--question "$(QUESTION)") \
+		$(if $(SHOTS),--shots $(SHOTS)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(JOBS),--jobs $(JOBS)) "$(IMAGES)"
 
 verify: setup ## Rebuild CELL= (none: all) from nothing in a clone of HEAD, compare with dvc.lock; RECORD=1 notes it
 	$(AT) python -m tools.verify $(if $(JOBS),--jobs $(JOBS)) $(if $(RECORD),--record) $(CELL)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.predict import read_task
+from stages.prediction.saved import read_task
 from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 

@@ -134,6 +134,10 @@ class SourceParams(DatasetParams):
     all at once, or left out (`broken: leave_out`). Of classes, equal and `near` copies stay on one side of a split:
     `copies` are near, exact or kept on both sides (keep); `group` says what else stays together. None of this is done
     to the paper's sets, which are kept as the paper's code reads them, unless a key asks for it.
+
+    With `folds`, k of them, the images of each class are dealt to k parts by `seed`, and `fold`, of 1 to k, says which
+    of them are the test images; those of the next part are the validation images, all others are for training. The k
+    folds of a dataset have each image once in a test and once in a validation split.
     """
 
     coop_splits: ClassVar[bool] = False
@@ -150,6 +154,8 @@ class SourceParams(DatasetParams):
     broken: Literal["refuse", "leave_out"] = "refuse"
     copies: Literal["near", "exact", "keep"] | None = None
     group: Group | None = None
+    folds: int | None = Field(default=None, ge=3)
+    fold: int | None = Field(default=None, ge=1)
 
     @property
     def known(self) -> KnownSet | None:
@@ -162,6 +168,11 @@ class SourceParams(DatasetParams):
 
     def check(self, key: str) -> None:
         """There is such a task, and the source has what it needs."""
+        if (self.fold is None) != (self.folds is None):
+            missing, given = ("fold", "folds") if self.fold is None else ("folds", "fold")
+            raise UserError(f"{key}.{missing}: missing, since {given} is set; valid: both of them, or none")
+        if self.folds is not None and self.fold is not None and self.fold > self.folds:
+            raise UserError(f"{key}.fold: {self.fold} is invalid; valid: 1 to {self.folds}, as folds says")
         if self.task not in tasks.names():
             raise UserError(f"{key}.task: {self.task!r} is invalid; valid: {', '.join(tasks.names())}")
         if self.range is not None and self.range[0] >= self.range[1]:
@@ -289,6 +300,7 @@ def keep(key: str, listing: Listing, params: SourceParams) -> Chosen:
     sides: dict[int, int] = {}
     if params.surveyed():
         listing, sides, notes = looked_at(key, listing, params)
+    listing = dealt(key, listing, params, sides)
     chosen, left = assign(key, listing, params, sides)
     check_samples(chosen, listing, params)
     cleaned = dict(zip(listing.classes, classes, strict=True))
@@ -404,6 +416,47 @@ def _group_of(example: Example, group: Group) -> str | None:
         return example.group
     found = re.search(group.pattern, example.name)
     return None if found is None else found.group(1 if found.re.groups else 0)
+
+
+def dealt(key: str, listing: Listing, params: SourceParams, sides: Mapping[int, int] | None = None) -> Listing:
+    """What a source lists, in its order, with the splits of its fold where there are folds.
+
+    Each class is dealt in turn; what `sides` says to stay together (see `assign`) goes to one part, the smallest.
+
+    Raises:
+        UserError: it has splits of its own, or a class has too few images for so many folds.
+    """
+    if params.folds is None or params.fold is None:
+        return listing
+    if own := sorted({example.split for example in listing.examples} - {"train"}):
+        raise UserError(f"{key}.folds: {params.folds} is invalid where the source has a {own[0]} split; valid: null")
+    by_class: dict[int, list[int]] = defaultdict(list)
+    for place in sorted(range(len(listing.examples)), key=lambda each: _rank(listing.examples[each], params.seed)):
+        by_class[listing.examples[place].label].append(place)
+    part_of: dict[Any, int] = {}
+    parts: dict[int, int] = {}  # by the place of an example
+    for label, places in sorted(by_class.items()):
+        units: dict[Any, list[int]] = defaultdict(list)
+        for place in places:
+            units[(sides or {}).get(place, ("alone", place))].append(place)
+        if len(units) < params.folds:
+            name = f"class {listing.classes[label]!r} has" if listing.classes else "there are"
+            apart = "" if len(units) == len(places) else ", of which some stay together (copies, group)"
+            valid = f"at most {len(units)}" if len(units) > 2 else "null"
+            raise UserError(
+                f"{key}.folds: {params.folds} is invalid: {name} {len(places)} images{apart}; valid: {valid}"
+            )
+        sizes = [0] * params.folds
+        for unit in sorted(units, key=lambda each: each not in part_of):  # first those that another class has dealt
+            part = part_of.setdefault(unit, sizes.index(min(sizes)))
+            sizes[part] += len(units[unit])
+            parts.update(dict.fromkeys(units[unit], part))
+    after = [(parts[place] - params.fold + 1) % params.folds for place in range(len(listing.examples))]
+    splits = [{0: "test", 1: "validation"}.get(each, "train") for each in after]
+    return replace(
+        listing,
+        examples=[replace(each, split=split) for each, split in zip(listing.examples, splits, strict=True)],
+    )
 
 
 def _differences(
