@@ -144,11 +144,10 @@ class SlurmExecutor(Executor):
         looked = 0.0
         while not self.closed.is_set():
             self.wake.wait(min(self.settings.poll, 1.0) if self.running else self.settings.poll)
-            if self.wake.is_set() and self.waiting:
-                time.sleep(self.settings.gather)
-                self.wake.clear()
-                self.send()
             self.wake.clear()
+            if self.waiting:
+                time.sleep(self.settings.gather)
+                self.send()
             if self.running and time.monotonic() - looked >= self.settings.poll:
                 self.look()
                 looked = time.monotonic()
