@@ -434,7 +434,8 @@ def test_axe_finds_nothing_serious(tab, file, dark):
     tab.open(file, dark=dark)
     tab.run("document.querySelectorAll('details').forEach((each) => (each.open = true))")
     tab.run(AXE.read_text() + "; true")
+    rules = "{runOnly: ['color-contrast']}" if dark else "{}"  # nothing else is different in the dark
     found = tab.run(
-        "axe.run().then((done) => done.violations.map((each) => [each.impact, each.id, each.nodes[0].html]))"
+        f"axe.run({rules}).then((done) => done.violations.map((each) => [each.impact, each.id, each.nodes[0].html]))"
     )
     assert [each for each in found if each[0] in ("serious", "critical")] == []
