@@ -26,7 +26,7 @@ ABOUT_ALL = {
     "dataset": {"aggregate", "html_report"},
     "method": {"aggregate", "best@digits", "html_report"},
     "reward": set(),
-    "claim": {"aggregate"},
+    "claim": {"aggregate", "html_report"},
     "task": {"aggregate", "html_report"},
 }
 """Stages that are about several cells and run once more."""
