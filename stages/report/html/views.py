@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from stages.report.contrasts import OTHERS, SURE, TRANSFER, better
+from stages.report.contrasts import OTHERS, SURE, TARGETS, TRANSFER, better
 from stages.report.footnotes import Reported
 from stages.report.html.links import Links
-from stages.report.records import BASE_TO_NEW, FEW_SHOT, MEAN, OPEN_SET, PARTS, RULES, ZERO_SHOT
+from stages.report.records import BASE_TO_NEW, FEW_SHOT, MEAN, OPEN_SET, OWN, PARTS, RULES, ZERO_SHOT
 from stages.report.tables import HALVES, headline, rows_of
 
 NOTHING = "\u2013"
@@ -194,7 +194,7 @@ def comparisons(tables: dict[str, pd.DataFrame], grid: Reported, links: Links) -
     rows = headline(rows, grid)
     chosen = (rows["rule"] == "exact") & (rows["tested_on"].isin([MEAN, OTHERS]))
     rows = rows[chosen & (rows["trained_on"] == rows["tested_on"])]
-    titles = {FEW_SHOT: "few-shot", OPEN_SET: "open set", TRANSFER: "transfer"}
+    titles = {FEW_SHOT: "few-shot", OPEN_SET: "open set", TRANSFER: "transfer", TARGETS: "targets"}
     places = [
         titles.get(row.table, row.part) if row.trained_on == MEAN else "transfer to others" for row in rows.itertuples()
     ]
@@ -223,6 +223,10 @@ def comparisons(tables: dict[str, pd.DataFrame], grid: Reported, links: Links) -
 
 def _of_method(tables: dict[str, pd.DataFrame], grid: Reported, table: str, method: str) -> str:
     """The stages that make the mean row of a method."""
+    if table == TARGETS:
+        rows = tables[TARGETS]
+        own = rows[(rows["method"] == method) & (rows["prompt"] == OWN)]
+        return " ".join(dict.fromkeys(own["stage"] if method == ZERO_SHOT else headline(own, grid)["stage"]))
     rows = headline(tables[table], grid)
     if table == TRANSFER:
         rows = rows[(rows["source"] == MEAN) & (rows["target"] == MEAN)]
