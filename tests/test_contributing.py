@@ -16,6 +16,8 @@ from stages.runtime.params import read_grid
 from tests.conftest import ROOT, Project, settle
 from tools.graph import look
 
+pytestmark = pytest.mark.grid
+
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 SECTIONS = dict(re.findall(r"^## An? (\w+)$(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
 BLOCK = re.compile(r"^`([^`\n]+)`[^\n]*:\n+```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)

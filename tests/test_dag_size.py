@@ -202,6 +202,8 @@ from tools import fast_dvc
 if name != "__version__":
     setattr(place, name, own)
 from tools.dvc import dvc as run
+
+pytestmark = pytest.mark.grid
 status = run()
 with fast_dvc.each_once({}):
     pass

@@ -22,6 +22,8 @@ from tests.conftest import Project, write_random_model
 from tests.test_pipeline import runs
 from tests.test_warm import LOCK, SPLIT, Server, eventually, gone, serving, start, waits
 
+pytestmark = pytest.mark.grid
+
 EVALUATE = ("python", "-m", "stages", "evaluate", "few_shot", "sft", "digits", "1")
 KEY = "few_shot-sft-digits-1"
 

@@ -10,6 +10,8 @@ from ruamel.yaml import YAML
 from tests.conftest import Project
 from tools.reach import Reason, because, estimate, finished_seconds, report
 
+pytestmark = pytest.mark.grid
+
 COMMAND = """\
 #!/bin/sh
 # Writes something new into each output of the stage, whose name DVC says.

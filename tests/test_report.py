@@ -308,7 +308,8 @@ def test_both_rules_have_the_same_numbers_and_intervals(tmp_path, seeds):
     grid = FULL.model_copy(update={"seeds": seeds})
     write_cells(tmp_path, grid)
     evaluations = read_records(grid, tmp_path / "records").evaluations
-    compared = contrasts.contrasts(Answers([evaluations], grid.seeds), grid)
+    answers = Answers([evaluations], grid.seeds)
+    compared = contrasts.contrasts(answers, grid)
     shares = {
         "few_shot": ["{}"],
         "base_to_new": ["{}_base", "{}_new"],
@@ -316,7 +317,7 @@ def test_both_rules_have_the_same_numbers_and_intervals(tmp_path, seeds):
     }
     others = {"few_shot": [], "base_to_new": ["{}_H"], "transfer": ["{}_gain"]}
     for kind, names in shares.items():
-        table = getattr(tables, kind)(evaluations, grid)
+        table = getattr(tables, kind)(evaluations, grid, answers)
         axes = [*{"dataset", "source", "target"} & set(table)]
         single = (table[["seed", *axes]] != "mean").all(axis=1)
         whole = (table[axes] == "mean").all(axis=1)

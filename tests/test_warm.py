@@ -19,6 +19,8 @@ from stages.runtime.content import content_md5
 from stages.runtime.scratch import locked
 from tests.conftest import Project
 
+pytestmark = pytest.mark.grid
+
 QUIET = {"DISABLE_MLFLOW_INTEGRATION": "true"}
 
 
