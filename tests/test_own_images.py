@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from stages.runtime.files import read_json
 from stages.sources import pictures
 from stages.sources.pictures import Rules, UnreadableError
 from stages.tasks import images
+from tests.conftest import ROOT
 
 COMMON = {"source": "folder", "question": "What?", "train_per_class": None, "seed": 0}
 
@@ -312,6 +315,19 @@ def test_cmyk_goes_by_its_profile_and_lab_becomes_rgb():
     profiles = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
     lab = ImageCms.profileToProfile(Image.fromarray(pixels(2)), *profiles, outputMode="LAB")
     assert abs(read(encoded(lab, "TIFF")).astype(int) - pixels(2)).mean() < 4
+
+
+def test_the_first_picture_of_a_process_is_read_as_every_other(tmp_path):
+    """Pillow knows no format before its first picture: that one lost its EXIF, and was not turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "first.jpg").write_bytes(encoded(Image.fromarray(pixels(4)), "JPEG", exif=exif))
+    code = "import sys; from pathlib import Path; from stages.sources import pictures; "
+    code += "print(pictures.read(Path(sys.argv[1]).read_bytes(), pictures.Rules()).changes)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "first.jpg")], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "('turned upright',)\n"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])

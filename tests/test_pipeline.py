@@ -57,7 +57,7 @@ def tiny(module_project: Project) -> Project:
 
 def test_repro_runs_every_stage_once(tiny):
     names = re.findall(r"^\[\d+/\d+\] (\S+)$", (tiny.root / "repro.log").read_text(), re.MULTILINE)
-    assert len(names) == len(set(names)) == 3 + 2 + 2 + 2 + 2 + 4 + 4 + 8 + 2 + 1
+    assert len(names) == len(set(names)) == 4 + 2 + 2 + 2 + 2 + 4 + 4 + 8 + 2 + 1
     assert names[0] == "configure"
     assert names.index("aggregate") > max(i for i, name in enumerate(names) if name.startswith(("evaluate", "cross")))
 

@@ -130,7 +130,7 @@ def decoded(
 
 
 def picture(content: bytes, where: str, images: tasks_images.ImageParams) -> Image.Image:
-    """An image as stage `download` reads it and `evaluate` shows it; the published evaluation reads it in its own way.
+    """An image as `download` reads it and `evaluate` shows it, without loss; the published one has its own way.
 
     Raises:
         UserError: the bytes are no image.
@@ -138,7 +138,7 @@ def picture(content: bytes, where: str, images: tasks_images.ImageParams) -> Ima
     if images.evaluation == "direct":
         pictures.heic()
         try:
-            content = pictures.read(content, pictures.Rules()).encoded()
+            content = pictures.read(content, pictures.Rules()).encoded(lossless=True)
         except pictures.UnreadableError as error:
             raise UserError(f"{where}: {error}") from None
     return tasks_images.decode(content, where, images.size, images.evaluation)

@@ -71,12 +71,12 @@ class Picture:
     taken: tuple[str, str] | None
     lossy: bool
 
-    def encoded(self) -> bytes:
-        """What is stored: the source's bytes where they are plain."""
+    def encoded(self, lossless: bool = False) -> bytes:
+        """What is stored: the source's bytes where they are plain; `lossless`: every pixel as it was read."""
         if self.content is not None:
             return self.content
         buffer = BytesIO()
-        if self.lossy:
+        if self.lossy and not lossless:
             self.image.save(buffer, "JPEG", quality=95, subsampling=0)
         else:
             self.image.save(buffer, "PNG")
@@ -133,6 +133,7 @@ def read(content: bytes, rules: Rules, thumbnail: int | None = None) -> Picture:
 
 
 def _read(content: bytes, rules: Rules, thumbnail: int | None, mended: str) -> Picture:
+    Image.init()  # before the first picture of a process Pillow knows no format
     image = Image.open(BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
     kind = image.format
     changes = [mended] if mended else []
