@@ -96,6 +96,20 @@ def test_of_splits_that_are_given_the_copy_to_train_with_is_left_out(fetch, tmp_
     assert "1 test images are training images too" in record()["notes"]
 
 
+def test_pictures_too_small_to_be_told_apart_are_copies_by_their_bytes_alone(fetch, tmp_path):
+    """A class of 28 x 28 pixels in which all look alike to a hash hung together, and nothing was left to train with."""
+    root = fill(tmp_path / "images", "moss", count=6)
+    for i in range(6):
+        shape = Image.new("L", (28, 28))
+        shape.paste(200, (9, 2, 19, 26))
+        shape.putpixel((0, i), 255)
+        put(root / f"trousers/{i}.png", encoded(shape))
+    put(root / "trousers/again.png", (root / "trousers/0.png").read_bytes())
+    assert sum(kept(fetch(test_per_class=2))["trousers"].values()) == 7
+    table = pd.read_parquet("data/download/mine/images.parquet", columns=["digest", "split"])
+    assert (table.groupby("digest")["split"].nunique() == 1).all()
+
+
 def test_one_image_in_two_classes_is_noted(fetch, tmp_path):
     root = fill(tmp_path / "images", "fern", "moss")
     put(root / "moss/0.png", picture(0))
