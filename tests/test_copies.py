@@ -97,10 +97,10 @@ def test_of_splits_that_are_given_the_copy_to_train_with_is_left_out(fetch, tmp_
 
 
 def test_pictures_too_small_to_be_told_apart_are_copies_by_their_bytes_alone(fetch, tmp_path):
-    """A class of 28 x 28 pixels in which all look alike to a hash hung together, and nothing was left to train with."""
+    """A class of 32 x 32 pixels in which all look alike to a hash hung together, and nothing was left to train with."""
     root = fill(tmp_path / "images", "moss", count=6)
     for i in range(6):
-        shape = Image.new("L", (28, 28))
+        shape = Image.new("L", (32, 32))
         shape.paste(200, (9, 2, 19, 26))
         shape.putpixel((0, i), 255)
         put(root / f"trousers/{i}.png", encoded(shape))

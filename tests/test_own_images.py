@@ -32,7 +32,7 @@ from tests.conftest import ROOT
 COMMON = {"source": "folder", "question": "What?", "train_per_class": None, "seed": 0}
 
 
-def pixels(number: int, size: tuple[int, int] = (24, 32)) -> np.ndarray:
+def pixels(number: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
     """RGB, unlike those of other numbers to the eye too: coarse patterns under fine noise."""
     random = np.random.default_rng(number)
     coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size[::-1])
@@ -336,7 +336,7 @@ def test_a_turned_picture_is_stored_upright(kind):
     exif[0x0112] = 6
     content = encoded(Image.fromarray(pixels(4)), kind, exif=exif)
     as_published = images.decode(pictures.read(content, Rules()).encoded(), "x", None, "published")
-    assert images.decode(pictures.read(content, Rules()).encoded(), "x").size == (24, 32)
+    assert images.decode(pictures.read(content, Rules()).encoded(), "x").size == (48, 64)
     assert kind == "TIFF" or as_published.size[0] < as_published.size[1]
 
 

@@ -27,8 +27,8 @@ from stages.sources.pictures import Rules, UnreadableError
 BITS = 12
 """How many of 128 bits may differ between near copies. Measured (tests/test_copies.py): of copies of lower quality or
 half the size at least 19 of 20 are found, of unlike photographs none."""
-SMALLEST = 32
-"""Pixels of the longer side below which only equal bytes are copies. Of 1,500 garments in 28 x 28 pixels 0.02% of the
+SMALLEST = 64
+"""Pixels of the longer side below which only equal bytes are copies. Of 1,500 garments in 32 x 32 pixels 0.02% of the
 pairs were taken for near copies, and by these a whole class of trousers hung together."""
 WINDOW_BITS = 14
 """Likewise between a picture and a window of another; crops to nine tenths are found one time in two."""
