@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tools.repro import default_jobs
+from tools.places.local import default_jobs
 
 # With one job and two stages that are ready, `first` and all that wait for it alone are one run of DVC's.
 STAGES = {

@@ -1,4 +1,4 @@
-"""Which way of training teaches a model your own classes best: from a folder of images to a verdict in words.
+"""Which way of training works best on your own classes: from a folder of images to a verdict in words.
 
     make mine IMAGES=~/photos                  # or: python -m tools.mine ~/photos
 
@@ -91,7 +91,7 @@ def mine(
     images: Annotated[str, typer.Argument(help="a folder with a folder of images per class, or a table")],
     model: Annotated[str, typer.Option(help=f"one of {', '.join(MODELS)}")] = "embedded",
     name: Annotated[str, typer.Option(help="of the grid; none: mine, or mine_gpu")] = "",
-    question: Annotated[str, typer.Option(help="that is asked about each image; none: as in the profile")] = "",
+    question: Annotated[str, typer.Option(help="about each image; none: as in the profile")] = "",
     folds: Annotated[
         int | None, typer.Option(min=0, help=f"0: none; not given: up to {FOLDS} below {FEW} images")
     ] = None,

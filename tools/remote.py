@@ -195,8 +195,8 @@ class Remote:
                 self.share(dep)
         key = None
         if cached and _can_hash(stage):
-            asked = [_get_stage_hash(stage), {name: self.identity[name] for name in worker._versions()}]
-            key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+            parts = [_get_stage_hash(stage), {name: self.identity[name] for name in worker._versions()}]
+            key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         own = {"SCRATCH": self.settings.scratch} if self.settings.scratch else {}
         root = Path(worker.top(self.folder))
         return {

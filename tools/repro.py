@@ -26,12 +26,10 @@ from stages.runtime.tracking_store import store_uri
 from tools import fast_dvc, places
 from tools.engines import End, Engine, Local
 from tools.graph import chain, look
-from tools.places.local import begin, default_jobs
+from tools.places.local import begin
 from tools.progress import Progress
 from tools.schedule import urgency
 from tools.times import duration, estimate, finished_seconds
-
-__all__ = ["JOBS_HELP", "default_jobs"]
 
 JOBS_HELP = "stages at a time, one core each; by default 2, and 1 where there is a GPU"
 

@@ -30,7 +30,8 @@ from stages.runtime import environment
 from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
-from tools.repro import JOBS_HELP, default_jobs
+from tools.places.local import default_jobs
+from tools.repro import JOBS_HELP
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST = "configure"

@@ -181,7 +181,7 @@ class Files:
         return {HashInfo("md5", entry["md5"]) for entry in entries}
 
     def fetch(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Bring objects into the cache; what is in it already is not asked for.
+        """Bring objects into the cache; what is in it already is not fetched.
 
         Raises:
             Lost: the remote does not have one, or cannot be read.

@@ -3,7 +3,7 @@
     def executor(settings: Settings, jobs: int | None) -> AbstractContextManager[Executor]
 
 The executor has the interface of `concurrent.futures`: `submit(function, *arguments)` returns a `Future`. It says in
-`slots` how many run at a time; `jobs` is what the user asked for. Of a place with `REMOTE = True` each worker has a
+`slots` how many run at a time; `jobs` is what the user wants. Of a place with `REMOTE = True` each worker has a
 clone of its own: it is given `tools.worker.work` and a task (see there), whose `needs` say what to reserve and whose
 `avoid` names hosts that refused. A future whose worker is gone has an exception, and the stage is taken up elsewhere.
 In a place without it, functions run on this machine, in processes forked from one that has imported DVC.

@@ -92,8 +92,8 @@ class RayExecutor(Executor):
         left = [node for name, node in nodes.items() if name not in task["avoid"]]
         if not left:
             raise NoPlace("no node of the Ray cluster is left")
-        asked = {"GPU": needs["gpus"], "CPU": needs["cpus"], "memory": needs["memory"] * 1024**3}
-        for name, amount in asked.items():
+        requested = {"GPU": needs["gpus"], "CPU": needs["cpus"], "memory": needs["memory"] * 1024**3}
+        for name, amount in requested.items():
             most = max(node["Resources"].get(name, 0) for node in left)
             if amount > most:
                 unit, word = (1024**3, " GB of") if name == "memory" else (1, "")
@@ -103,7 +103,7 @@ class RayExecutor(Executor):
         options = {
             "num_gpus": needs["gpus"],
             "num_cpus": needs["cpus"],
-            "memory": int(asked["memory"]),
+            "memory": int(requested["memory"]),
             "max_retries": 0,
             "label_selector": selector,
         }

@@ -213,9 +213,9 @@ class SlurmExecutor(Executor):
 
 
 def parameters(task: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """What sbatch is asked for a task, as submitit calls it."""
+    """What a task requests of sbatch, as submitit calls it."""
     needs = task["needs"]
-    asked = {
+    requested = {
         "job_name": "think-or-not",
         "cpus_per_task": needs["cpus"],
         "mem": f"{max(1, round(needs['memory'] * 1024))}M",
@@ -223,9 +223,9 @@ def parameters(task: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
         "time": max(1, round(needs["minutes"])) + 5,
         "use_srun": False,
     }
-    asked |= {"gpus_per_node": needs["gpus"]} if needs["gpus"] else {}
-    asked |= {"exclude": ",".join(task["avoid"])} if task["avoid"] else {}
-    return asked | more
+    requested |= {"gpus_per_node": needs["gpus"]} if needs["gpus"] else {}
+    requested |= {"exclude": ",".join(task["avoid"])} if task["avoid"] else {}
+    return requested | more
 
 
 def states(jobs: list[str]) -> dict[str, str] | None:
