@@ -24,6 +24,8 @@ from tools import fast_dvc
 
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.grid
+
 PIPELINE = """\
 stages:
   odd:
@@ -202,8 +204,6 @@ from tools import fast_dvc
 if name != "__version__":
     setattr(place, name, own)
 from tools.dvc import dvc as run
-
-pytestmark = pytest.mark.grid
 status = run()
 with fast_dvc.each_once({}):
     pass
