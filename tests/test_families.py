@@ -10,17 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from stages.modelling import folder as loading
 from stages.modelling.catalogue import HubModelParams
 from stages.modelling.families import family as rooms
-from stages.modelling.generation import GenerationParams, encode, generate
+from stages.modelling.generation import GenerationParams, encode, generate, settings
 from stages.modelling.model import load_model, load_processor, save_trained
+from stages.report.model_card import Base, model_card
 from stages.runtime.errors import UserError
+from stages.runtime.files import write_json
 from stages.tasks.draws import generator
 from stages.training import sft
 from stages.training.common import Example, check_lora_target
-from tests import families, small
+from tests import families, small, test_best
 
 LANGUAGE = r".*(language|text)_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 VISION = {
@@ -214,3 +217,28 @@ def test_a_family_is_a_file_and_its_code_is_what_stages_depend_on(published, tmp
     code = loading.read(point(tmp_path, published("internvl"))).code
     assert "stages/modelling/families/internvl.py" in code
     assert "stages/modelling/families/idefics3.py" not in code
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["smolvlm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen2_5_vl", "qwen3_vl", "internvl"))],
+)
+def test_code_of_the_card_answers_as_here(family, published, tmp_path):
+    """Adapters, with transformers and PEFT alone; torchvision has a stand-in where there is none."""
+    source = published(family)
+    model = train(source, "sft", tmp_path / "checkpoints", **adapters(family)).eval()
+    saved, processor = tmp_path / "saved", load_processor(source)
+    save_trained(model, None, str(source), saved)
+    params = GenerationParams(batch_size=1, max_new_tokens=5, temperature=0.0)
+    settings(model, processor.tokenizer, params).save_pretrained(saved)
+    example = examples("sft")[0]
+    example.images[0].save(saved / "image.jpg")
+    write_json(saved / "task.json", {"conversation": example.prompt})
+    kind = families.KINDS.get(family, family)
+    of = Base(kind, "2" * 32, "a folder", str(source))
+    card = model_card(test_best.model(base=of, adapters=True), [test_best.candidate()], test_best.TEST)
+    assert ("torchvision" in card) == (family != "smolvlm")
+    (saved / "README.md").write_text(card)
+    image = Image.open(saved / "image.jpg").resize((32, 32), Image.Resampling.LANCZOS)
+    (answer, _), *_ = generate(model, processor, [example.prompt], [[image]], params, 0)
+    assert test_best.run_code_of_card(saved) == answer + "\n"
