@@ -28,13 +28,15 @@ from stages.sources import facts
 from stages.tasks import classification
 from stages.tasks.settings import FEW_SHOT, SETTINGS, BaseToNewParams, OpenSetParams, parts
 from stages.training import grpo
-from tools.planning import costs
+from tools.planning import costs, counted
 from tools.planning.architecture import Architecture
 from tools.planning.costs import Evaluation, Sample, Speed, Training
-from tools.planning.counted import count
 
 TEMPLATE_TOKENS = 21
 """Of Qwen2-VL's chat template around one image and one text, its own system turn included."""
+
+CLASS_IMAGES = 25
+"""Of a class of a dataset of which nothing is known, in all splits."""
 
 CLOSING_TOKENS = 2
 """With which the template ends an answer that is shown as a target: the end of the turn, and a new line."""
@@ -49,12 +51,14 @@ class Assumptions:
         completions: tokens of a completion by method, in place of what follows from `reasoning`.
         name_characters: of a class name, where a dataset is not there yet.
         characters_per_token: of English text, where the model's tokenizer is not there.
+        classes: of a dataset of which nothing is known, with `CLASS_IMAGES` images each; None: it is left out.
     """
 
     reasoning: int
     completions: dict[str, int]
     name_characters: int
     characters_per_token: float
+    classes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ def hub_model(key: str, params: HubModelParams, image_size: int, assumptions: As
     else:
         config = PUBLISHED[params.repository]
     families.check_limits(key, config.model_type, limits(params))
-    architecture = Architecture.of(config) if config.model_type == "qwen2_vl" else count(config)
+    architecture = Architecture.of(config) if config.model_type == "qwen2_vl" else counted.count(config)
     patches = _patches(config, architecture, params, image_size)
 
     def text_tokens(text: str) -> float:
@@ -185,11 +189,14 @@ def describe(name: str, section: dict[str, Any], assumptions: Assumptions) -> Da
 
         names, whole = list(CLASSES[name]), math.inf
     else:
-        if params.known not in facts.FACTS:
+        if params.known in facts.FACTS:
+            # The paper's validation images are not counted in `facts`: as many as test images at most.
+            count, whole = facts.FACTS[params.known].classes, facts.FACTS[params.known].test
+        elif assumptions.classes is None:
             return None
-        # The paper's validation images are not counted in `facts`: as many as test images at most.
-        names = [f"{i:0{assumptions.name_characters}}" for i in range(facts.FACTS[params.known].classes)]
-        whole = facts.FACTS[params.known].test
+        else:
+            count, whole = assumptions.classes, CLASS_IMAGES * assumptions.classes
+        names = [f"{i:0{assumptions.name_characters}}" for i in range(count)]
     images = {
         split: bounded(whole, getattr(params, f"{split}_per_class"), len(names)) for split in ("test", "validation")
     }
