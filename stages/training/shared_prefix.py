@@ -47,6 +47,7 @@ from trl.models.utils import _ForwardRedirection, unwrap_model_for_generation
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from stages.modelling import private
+from stages.modelling.families import family as families
 from stages.training.common import splits_weights
 
 logger = get_logger(__name__)
@@ -56,15 +57,6 @@ SAMPLE_LIMIT = 2 * 2**30
 
 REFERENCE_LIMIT = 2**30
 """Bytes of the frozen reference's keys and values kept for the run, on the device."""
-
-IMAGES = {
-    "qwen2_vl": {"pixel_values": 0, "image_grid_thw": 0},
-    "qwen2_5_vl": {"pixel_values": 0, "image_grid_thw": 0},
-    "qwen3_vl": {"pixel_values": 0, "image_grid_thw": 0},
-    "idefics3": {"pixel_values": 1, "pixel_attention_mask": 1},
-    "smolvlm": {"pixel_values": 1, "pixel_attention_mask": 1},
-    "internvl": {"pixel_values": 0},
-}
 
 OVERRIDDEN = (
     "_generate_and_score_completions",
@@ -247,14 +239,17 @@ class Store(dict):
 
 def encode(model: Any, samples: list[Sample], device: torch.device) -> Encoding:
     """Run B prompts with their images through `model`, an image-text-to-text model of a known family, each once."""
-    axes = IMAGES[model.config.model_type]
+    axes = families.load(model.config.model_type).images
     mask = _pad_left([torch.ones(1, len(sample.ids), dtype=torch.bool) for sample in samples], 1)
     cache = DynamicCache(config=model.config)
     states = model.model(
         input_ids=_pad_left([sample.ids[None] for sample in samples], 1).to(device),
         attention_mask=None if mask.all() else mask.to(device),
         position_ids=_pad_left([sample.positions[..., None, :] for sample in samples], -1, dim=-2).to(device),
-        **{name: _join([sample.images[name] for sample in samples], axis).to(device) for name, axis in axes.items()},
+        **{
+            name: torch.cat([sample.images[name] for sample in samples], dim=axes[name]).to(device)
+            for name in samples[0].images
+        },
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state
@@ -468,7 +463,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         (ids,), _, fields = super()._tokenize_prompts([prepare_multimodal_messages(prompt, images=images)])
         ids = torch.tensor(ids)
         model = self._base(self.model)
-        read = {name: torch.as_tensor(np.array(fields[name])) for name in IMAGES[model.config.model_type]}
+        names = families.load(model.config.model_type).images
+        read = {name: torch.as_tensor(np.array(fields[name])) for name in names if name in fields}
         positions = torch.arange(len(ids))
         if hasattr(model.model, "get_rope_index"):
             types = torch.as_tensor(np.array(fields["mm_token_type_ids"]))
@@ -706,7 +702,10 @@ def why_not_shared(trainer: GRPOTrainer) -> str | None:
         "tools, environments and rollout_func make prompts of their own": trainer.tools
         or trainer.environment_factories is not None
         or trainer.rollout_func is not None,
-        f"model type {model.config.model_type}; known: {', '.join(IMAGES)}": model.config.model_type not in IMAGES,
+        f"model type {model.config.model_type}; known: {', '.join(families.names())}": families.load(
+            model.config.model_type
+        )
+        is None,
         "attn_implementation must be sdpa, which takes a mask of any shape": model.config._attn_implementation
         != "sdpa",
         "sliding window attention": getattr(text, "use_sliding_window", False)
@@ -739,19 +738,6 @@ def why_not_shared(trainer: GRPOTrainer) -> str | None:
     }
     reason = next((reason for reason, applies in checks.items() if applies), None)
     return reason or private.lacks(trainer, "generation_config", "generation_kwargs")
-
-
-def _join(tensors: list[Tensor], axis: int) -> Tensor:
-    """Concatenate along `axis` tensors of images, padded behind to the largest of them along the others."""
-    largest = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
-
-    def padded(tensor: Tensor) -> Tensor:
-        missing = [0 if i == axis else n - m for i, (n, m) in enumerate(zip(largest, tensor.shape, strict=True))]
-        # From the last axis on, before and behind.
-        behind = [pad for missed in reversed(missing) for pad in (0, missed)]
-        return torch.nn.functional.pad(tensor, behind) if any(behind) else tensor
-
-    return torch.cat([padded(tensor) for tensor in tensors], dim=axis)
 
 
 def _pad_left(tensors: list[Tensor], axis: int, value: int = 0, dim: int = 0) -> Tensor:
