@@ -14,6 +14,7 @@ from trl import GRPOTrainer
 
 from stages.modelling.generation import GenerationParams, encode, generate
 from stages.modelling.model import load_model, load_processor
+from stages.training import shared_prefix
 from stages.training.shared_prefix import SharedPrefixGRPOTrainer
 from tests import families
 from tests.test_shared_prefix import (
@@ -41,7 +42,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return families.write(request.param, tmp_path_factory.mktemp("published") / request.param)
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("lora", [pytest.param(False, marks=pytest.mark.slow), True], ids=["full", "lora"])
 def test_log_probabilities_and_gradients_are_those_of_stock(folder, tmp_path, monkeypatch, lora):
     """Ragged prompts and completions, some of a single token; adapters in the vision tower too."""
     feed(monkeypatch, made_up(12))
@@ -92,6 +93,7 @@ def test_loss_and_gradients_are_those_of_plain_forwards(folder, tmp_path, monkey
     assert_same_gradients(ours["gradients"], gradients(policy), NOISE)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_trajectory(folder, tmp_path):
     """Real sampling, steps of the optimiser, the reference's store."""
     stock, ours = (build(cls, folder, tmp_path, several=True, learning_rate=1e-3) for cls in PAIR)
@@ -107,6 +109,7 @@ def test_the_same_seed_gives_the_same_trajectory(folder, tmp_path):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"generation_kwargs": {"do_sample": False}}], ids=["sampled", "greedy"])
 def test_generation_is_that_of_stock(folder, tmp_path, settings):
     """The same tokens from the same random state, for prompts of three lengths and numbers of images."""
@@ -121,6 +124,7 @@ def test_generation_is_that_of_stock(folder, tmp_path, settings):
         assert torch.equal(outputs[0][name], outputs[1][name])
 
 
+@pytest.mark.slow
 def test_evaluation_is_that_of_stock(folder, tmp_path):
     results = []
     for cls in PAIR:
@@ -131,6 +135,7 @@ def test_evaluation_is_that_of_stock(folder, tmp_path):
         assert results[1][name] == pytest.approx(results[0][name], rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_each_prompt_is_encoded_once(folder, tmp_path):
     """The vision tower and the prompt's tokens run once per group, and with stock TRL once per completion."""
     counts = []
@@ -198,3 +203,11 @@ def test_no_image_token_is_generated_in_evaluation(folder, temperature):
         generate(model, processor, [sample["prompt"]], [sample["images"]], params, seed=0)
     prompt = encode(processor, [sample["prompt"]], [sample["images"]])["input_ids"].shape[1]
     assert seen[0].shape[1] > prompt and token not in seen[0][0, prompt:].tolist()
+
+
+def test_a_model_of_no_known_family_is_said_and_left_to_stock(folder, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(shared_prefix.families, "load", lambda kind: None)
+    trainer = build(SharedPrefixGRPOTrainer, folder, tmp_path, beta=0.0)
+    kind = trainer.model.config.model_type
+    assert [each for each in caplog.records if f"stock GRPOTrainer: model type {kind}; known: idef" in each.message]
+    assert trainer.why_stock
