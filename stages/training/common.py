@@ -21,6 +21,7 @@ from stages.rewards.reward import Completion, Reward
 from stages.rewards.reward import load as load_reward
 from stages.runtime.errors import UserError
 from stages.runtime.params import Section
+from stages.tasks.draws import generator
 from stages.tasks.task import BaseTask, Sample, is_missing
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class TrainingParams(Section):
     """Hyperparameters of every trainer. Exactly one of `steps` (optimiser steps) and `epochs` is a number.
 
     `max_prompt_length` is in tokens, those of the image counted; null: any (P1: 1024, for StanfordCars 2048).
+    `curriculum`: each epoch goes from the samples of fewest reasoning steps to those of most; see `easiest_first`.
     """
 
     steps: int | None = Field(gt=0)
@@ -64,6 +66,7 @@ class TrainingParams(Section):
     precision: Literal["float32", "bfloat16"]
     gradient_checkpointing: bool
     max_prompt_length: int | None = Field(gt=0)
+    curriculum: bool
 
     @model_validator(mode="after")
     def _fits(self) -> TrainingParams:
@@ -194,6 +197,22 @@ class Record:
     weights: Mapping[str, Tensor] | None = None
 
 
+def easiest_first(dataset: str, examples: Sequence[Example], seed: int) -> list[Example]:
+    """Order examples by their number of reasoning steps, which is their group; among those of as many, by the seed.
+
+    Raises:
+        UserError: a group is no number.
+    """
+    steps = [example.sample.group for example in examples]
+    if without := sorted({str(each) for each in steps if each is None or not each.isdecimal()}):
+        raise UserError(
+            f"curriculum: true is invalid with dataset {dataset!r}, whose samples have the group {without[0]!r}; valid: "
+            "datasets whose groups are numbers of reasoning steps, such as chains, or false"
+        )
+    order = generator("curriculum", seed).permutation(len(examples))
+    return [examples[i] for i in sorted(order, key=lambda i: int(str(steps[i])))]
+
+
 def check_thoughts(method: str, loaded: Method, dataset: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Refuse samples without a thought where a method learns it.
 
@@ -253,6 +272,7 @@ def arguments(params: TrainingParams, seed: int, folder: str | Path, rows_per_pr
         "gradient_checkpointing": params.gradient_checkpointing,
         # Every weight that is trained takes part in every pass.
         "ddp_find_unused_parameters": False,
+        **({"train_sampling_strategy": "sequential"} if params.curriculum else {}),
         "seed": seed,
         "data_seed": seed,
         "logging_steps": 1,
