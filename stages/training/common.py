@@ -206,8 +206,8 @@ def easiest_first(dataset: str, examples: Sequence[Example], seed: int) -> list[
     steps = [example.sample.group for example in examples]
     if without := sorted({str(each) for each in steps if each is None or not each.isdecimal()}):
         raise UserError(
-            f"curriculum: true is invalid with dataset {dataset!r}, whose samples have the group {without[0]!r}; valid: "
-            "datasets whose groups are numbers of reasoning steps, such as chains, or false"
+            f"curriculum: true is invalid with dataset {dataset!r}, whose samples have the group {without[0]!r}; "
+            "valid: datasets whose groups are numbers of reasoning steps, such as chains, or false"
         )
     order = generator("curriculum", seed).permutation(len(examples))
     return [examples[i] for i in sorted(order, key=lambda i: int(str(steps[i])))]
