@@ -22,6 +22,7 @@ from tools.profile import params_of
         ("Qwen/Qwen2.5-VL-7B-Instruct", 8292.2),
         ("Qwen/Qwen3-VL-2B-Instruct", 2127.5),
         ("OpenGVLab/InternVL3-1B-hf", 938.2),
+        ("OpenGVLab/InternVL3-2B-hf", 2088.9),
     ],
 )
 def test_parameters_are_the_published_ones(repository, millions):
