@@ -51,3 +51,14 @@ def test_plan_of_a_profile_for_ones_own_images(profile, gpu, tokens):
     assert f"an image has {tokens} tokens." in text
     hours = plan.training_rows()["hours"].sum() + plan.evaluation_rows()["hours"].sum()
     assert profile != "laptop" or 0 < hours < 1
+
+
+@pytest.mark.parametrize("profile", ["laptop", "gpu", "reasoning_paper"])
+def test_patterns_of_a_profile_fit_all_layers_and_all_blocks_of_its_models(profile):
+    sections = [section for section in params_of(profile)["models"].values() if section["source"] == "hub"]
+    known = {each["repository"]: each["lora"] for each in sections if "Qwen2-VL" not in each["repository"]}
+    assert known
+    for repository, lora in known.items():
+        architecture = count(PUBLISHED[repository])
+        assert set(architecture.adapted(lora["vision"])) == architecture.tower
+        assert set(architecture.adapted(lora["language"])) == architecture.projections.keys() - architecture.tower
