@@ -1,4 +1,4 @@
-"""Shapes of the published Qwen2-VL models, on the meta device: as many parameters, under the names that transformers gives."""
+"""Shapes of the published Qwen2-VL models, on the meta device: parameters and the names that transformers gives."""
 
 import re
 
