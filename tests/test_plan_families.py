@@ -30,7 +30,7 @@ def test_parameters_are_the_published_ones(repository, millions):
     assert count(PUBLISHED[repository]).parameters / 1e6 == pytest.approx(millions, rel=0.001)
 
 
-@pytest.mark.parametrize("family", families.NAMES)
+@pytest.mark.parametrize("family", [name for name in families.NAMES if name != "qwen2_vl"])
 def test_adapters_and_parameters_are_those_of_the_model(family, tmp_path):
     model = load_model(families.write(family, tmp_path))
     architecture = count(model.config)
