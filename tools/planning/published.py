@@ -67,7 +67,7 @@ def _internvl(text: dict[str, Any]) -> Any:
         "internvl",
         text_config=text | {"model_type": "qwen2", "vocab_size": 151674},
         vision_config={"attention_bias": True},
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
     )
 
 
