@@ -48,6 +48,7 @@ def plan(
     expect: Annotated[list[str] | None, typer.Option(help="method=tokens, mean length of its completions")] = None,
     name_characters: Annotated[int, typer.Option(help="of a class name, where a dataset is not there yet")] = 14,
     characters_per_token: Annotated[float, typer.Option(help="of text, for models of the hub")] = 4.0,
+    classes: Annotated[int | None, typer.Option(min=2, help="of a dataset of your own that is not there yet")] = None,
 ) -> None:
     """Print what `dvc repro` costs with the `params.yaml` that is there."""
     if gpu not in GPUS:
@@ -66,6 +67,7 @@ def plan(
         _completions(expect or []),
         int(_positive("name-characters", name_characters)),
         _positive("characters-per-token", characters_per_token),
+        classes,
     )
     params = read_params()
     print(report(planner(params, assumptions, speed), gpu, stages_of_dag(Path("dvc.yaml"), params)))

@@ -114,8 +114,17 @@ def _import(lives: Callable[[], bool]) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
     for name in LIBRARIES:
         import_module(name)
+    _renamings()
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _renamings() -> None:
+    """Let transformers make the table of the names of weights that every loading of a model looks into: 0.3 s."""
+    from transformers import conversion_mapping
+
+    with contextlib.suppress(AttributeError):  # another version makes it when it loads
+        conversion_mapping.get_checkpoint_conversion_mapping("qwen2_vl")
 
 
 def _answer(

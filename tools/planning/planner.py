@@ -17,7 +17,8 @@ from stages.methods.answers import in_tags
 from stages.methods.method import Method
 from stages.methods.method import load as load_method
 from stages.modelling import catalogue as models
-from stages.modelling.folder import HubModelParams
+from stages.modelling.families import family as families
+from stages.modelling.folder import HubModelParams, limits
 from stages.recipes.params import Params, check
 from stages.recipes.recipe import lora_target, recipe
 from stages.runtime.errors import UserError
@@ -27,18 +28,18 @@ from stages.sources import facts
 from stages.tasks import classification
 from stages.tasks.settings import FEW_SHOT, SETTINGS, BaseToNewParams, OpenSetParams, parts
 from stages.training import grpo
-from tools.planning import costs
+from tools.planning import costs, counted
 from tools.planning.architecture import Architecture
 from tools.planning.costs import Evaluation, Sample, Speed, Training
 
 TEMPLATE_TOKENS = 21
 """Of Qwen2-VL's chat template around one image and one text, its own system turn included."""
 
+CLASS_IMAGES = 25
+"""Of a class of a dataset of which nothing is known, in all splits."""
+
 CLOSING_TOKENS = 2
 """With which the template ends an answer that is shown as a target: the end of the turn, and a new line."""
-
-PUBLISHED_PIXELS = (56 * 56, 28 * 28 * 16384)
-"""Limits on an image's pixels in the published preprocessor files."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,14 @@ class Assumptions:
         completions: tokens of a completion by method, in place of what follows from `reasoning`.
         name_characters: of a class name, where a dataset is not there yet.
         characters_per_token: of English text, where the model's tokenizer is not there.
+        classes: of a dataset of which nothing is known, with `CLASS_IMAGES` images each; None: it is left out.
     """
 
     reasoning: int
     completions: dict[str, int]
     name_characters: int
     characters_per_token: float
+    classes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,26 +122,25 @@ def hub_model(key: str, params: HubModelParams, image_size: int, assumptions: As
     Raises:
         UserError: the shapes are not known.
     """
-    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+    from transformers import AutoConfig
 
     from tools.planning.published import PUBLISHED
 
     if params.path is not None:
         folder = expand(f"{key}.path", params.path)
-        if (kind := read_json(folder / "config.json").get("model_type")) != "qwen2_vl":
-            raise UserError(f"{key}.path: the cost of a model of type {kind!r} is not known; valid: 'qwen2_vl'")
+        if (kind := read_json(folder / "config.json").get("model_type")) not in families.names():
+            valid = ", ".join(families.names())
+            raise UserError(f"{key}.path: the cost of a model of type {kind!r} is not known; valid: {valid}")
         with reading(folder / "config.json", "the configuration of a model"):
-            architecture = Architecture.of(Qwen2VLConfig.from_pretrained(str(folder), local_files_only=True))
+            config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     elif params.repository not in PUBLISHED:
         known = ", ".join(PUBLISHED)
         raise UserError(f"{key}.repository: the shapes of {params.repository!r} are not known; valid: {known}, or path")
     else:
-        architecture = Architecture.of(PUBLISHED[params.repository])
-    factor = architecture.patch * architecture.merge
-    least, most = params.minimum_pixels or PUBLISHED_PIXELS[0], params.maximum_pixels or PUBLISHED_PIXELS[1]
-    height, width = smart_resize(image_size, image_size, factor, least, most)
-    patches = height // architecture.patch * (width // architecture.patch)
+        config = PUBLISHED[params.repository]
+    families.check_limits(key, config.model_type, limits(params))
+    architecture = Architecture.of(config) if config.model_type == "qwen2_vl" else counted.count(config)
+    patches = _patches(config, architecture, params, image_size)
 
     def text_tokens(text: str) -> float:
         return len(text) / assumptions.characters_per_token
@@ -148,6 +150,27 @@ def hub_model(key: str, params: HubModelParams, image_size: int, assumptions: As
         return TEMPLATE_TOKENS + sum(map(text_tokens, texts)) + patches // architecture.merge**2
 
     return BaseModel(architecture, params.dtype, params.attention, patches, text_tokens, prompt_tokens)
+
+
+def _patches(config: Any, architecture: Architecture, params: HubModelParams, side: int) -> int:
+    """How many patches a square image has."""
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    from tools.planning.published import PIXELS, TILES
+
+    if config.model_type in PIXELS:
+        least, most = PIXELS[config.model_type]
+        limits = params.minimum_pixels or least, params.maximum_pixels or most
+        height, width = smart_resize(side, side, architecture.patch * architecture.merge, *limits)
+        return height // architecture.patch * (width // architecture.patch)
+    most = params.maximum_tiles or TILES[config.model_type]
+    if config.model_type == "internvl":
+        tile = round(architecture.window**0.5) * architecture.patch
+        cut = math.prod(get_optimal_tiled_canvas((side, side), (tile, tile), 1, max(1, most - 1)))
+    else:
+        cut = max(1, math.isqrt(most - 1)) ** 2  # however small an image is
+    return (cut + (cut > 1)) * architecture.window
 
 
 def describe(name: str, section: dict[str, Any], assumptions: Assumptions) -> Dataset | None:
@@ -166,11 +189,14 @@ def describe(name: str, section: dict[str, Any], assumptions: Assumptions) -> Da
 
         names, whole = list(CLASSES[name]), math.inf
     else:
-        if params.known not in facts.FACTS:
+        if params.known in facts.FACTS:
+            # The paper's validation images are not counted in `facts`: as many as test images at most.
+            count, whole = facts.FACTS[params.known].classes, facts.FACTS[params.known].test
+        elif assumptions.classes is None:
             return None
-        # The paper's validation images are not counted in `facts`: as many as test images at most.
-        names = [f"{i:0{assumptions.name_characters}}" for i in range(facts.FACTS[params.known].classes)]
-        whole = facts.FACTS[params.known].test
+        else:
+            count, whole = assumptions.classes, CLASS_IMAGES * assumptions.classes
+        names = [f"{i:0{assumptions.name_characters}}" for i in range(count)]
     images = {
         split: bounded(whole, getattr(params, f"{split}_per_class"), len(names)) for split in ("test", "validation")
     }

@@ -10,7 +10,7 @@ from stages.methods.method import load as load_method
 from tools.planning import costs
 from tools.planning.architecture import Architecture
 from tools.planning.costs import GPU
-from tools.planning.planner import Planner
+from tools.planning.planner import CLASS_IMAGES, Assumptions, Planner
 
 VLLM_SHARE = 0.3
 """Of a GPU's memory, what TRL leaves to vLLM, where that generates."""
@@ -128,7 +128,7 @@ def assumptions_text(planner: Planner, gpu: str, vllm: bool) -> list[str]:
     methods = [name for name in planner.params.methods if load_method(name).target is None]
     stated = [f"{name} {assumptions.completions[name]}" for name in methods if name in assumptions.completions]
     lines = [
-        f"{gpu}: {card.bfloat16 / 1e12:.0f} TFLOP/s dense in bfloat16, {card.float32 / 1e12:.0f} in float32, "
+        f"{gpu}: {card.bfloat16 / 1e12:.3g} TFLOP/s dense in bfloat16, {card.float32 / 1e12:.3g} in float32, "
         f"{card.memory / 1e9:.0f} GB, {card.bandwidth / 1e9:.0f} GB/s, from its data sheet.",
         f"Training and the encoding of prompts reach {speed.utilisation:.0%} of the peak (--utilisation), generation "
         f"{speed.bandwidth_share:.0%} of the bandwidth (--bandwidth-share).",
@@ -152,7 +152,7 @@ def assumptions_text(planner: Planner, gpu: str, vllm: bool) -> list[str]:
         lines.append(f"vLLM is bound by the bandwidth alone, and takes {VLLM_SHARE:.0%} of the memory, TRL's default.")
     if assumed := [name for name, dataset in planner.datasets.items() if not dataset.known]:
         lines.append(
-            f"Not downloaded: {', '.join(assumed)}. Their sizes are the paper's, their class names have "
+            f"Not downloaded: {', '.join(assumed)}. Their sizes are {_sizes(assumptions)}, their class names have "
             f"{assumptions.name_characters} characters (--name-characters)."
         )
     if planner.params.models[planner.params.model]["source"] == "hub":
@@ -160,9 +160,15 @@ def assumptions_text(planner: Planner, gpu: str, vllm: bool) -> list[str]:
     if missing := [name for name in planner.params.datasets if name not in planner.datasets]:
         lines.append(
             f"Left out: {', '.join(missing)}. A plan covers classification, and datasets that are downloaded "
-            "(`dvc repro download@<name>`), embedded or the paper's."
+            "(`dvc repro download@<name>`), embedded or the paper's; of others --classes says how many they have."
         )
     return lines
+
+
+def _sizes(assumptions: Assumptions) -> str:
+    """Where the sizes of datasets that are not there yet are from."""
+    own = f", or {assumptions.classes} classes of {CLASS_IMAGES} images (--classes)" if assumptions.classes else ""
+    return f"the paper's{own}"
 
 
 def report(planner: Planner, gpu: str, stages: int) -> str:

@@ -72,7 +72,9 @@ class Family:
     """What a family has of its own.
 
     Attributes:
+        name: what people call it.
         library: the library's class of its processor.
+        needs: packages without which the library's class does not load, and which nothing here uses.
         processor: the class derived from it that loads its processor.
         images: what its processor makes of images and its model takes, by name; and the axis along which those of
             several samples stand one behind the other. Along the others the smaller ones are padded with zeros.
@@ -81,7 +83,9 @@ class Family:
             image included. None: it counts an image's pixels.
     """
 
+    name: str
     library: type[ProcessorMixin]
+    needs: tuple[str, ...]
     processor: type[ProcessorMixin]
     images: dict[str, int]
     tower: str

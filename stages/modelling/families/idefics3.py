@@ -29,7 +29,9 @@ def bound_tiles(image_processor: Any, most: int) -> None:
 
 
 FAMILY = Family(
+    name="Idefics3",
     library=Library,
+    needs=(),
     processor=Idefics3Processor,
     images={"pixel_values": 1, "pixel_attention_mask": 1},  # (sample, tile, …)
     tower=r"model\.vision_model\.encoder\..*",

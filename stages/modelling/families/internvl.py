@@ -28,7 +28,9 @@ def bound_tiles(image_processor: Any, most: int) -> None:
 
 
 FAMILY = Family(
+    name="InternVL",
     library=Library,
+    needs=("torchvision",),
     processor=InternVLProcessor,
     images={"pixel_values": 0},  # a row is a tile
     tower=r"model\.vision_tower\.encoder\..*",

@@ -13,7 +13,9 @@ class Qwen2_5_VLProcessor(WithoutVideo, Library):
 
 
 FAMILY = Family(
+    name="Qwen2.5-VL",
     library=Library,
+    needs=("torchvision",),
     processor=Qwen2_5_VLProcessor,
     images={"pixel_values": 0, "image_grid_thw": 0},  # a row is a patch; an image
     tower=r"model\.visual\.blocks\..*",

@@ -34,7 +34,9 @@ class SmolVLMProcessor(WithoutVideo, Library):
 
 
 FAMILY = Family(
+    name="SmolVLM2",
     library=Library,
+    needs=("torchvision", "num2words"),
     processor=SmolVLMProcessor,
     images={"pixel_values": 1, "pixel_attention_mask": 1},  # (sample, tile, …)
     tower=r"model\.vision_model\.encoder\..*",
