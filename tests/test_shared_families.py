@@ -35,11 +35,16 @@ NOISE = 1e-3
 """Of the whole gradient: that of the biases of keys is 0 but for rounding, since a softmax does not see them."""
 
 
-@pytest.fixture(scope="module", params=families.NAMES)
+@pytest.fixture(scope="module", params=[*families.NAMES, "internvl in tiles"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a family's random model."""
+    """The folder of a family's random model; InternVL's cuts images into tiles where its file says so."""
     torch.set_num_threads(1)
-    return families.write(request.param, tmp_path_factory.mktemp("published") / request.param)
+    name, _, tiles = request.param.partition(" ")
+    path = families.write(name, tmp_path_factory.mktemp("published") / name)
+    if tiles:
+        file = path / "preprocessor_config.json"
+        file.write_text(file.read_text().replace('"crop_to_patches": false', '"crop_to_patches": true'))
+    return path
 
 
 @pytest.mark.parametrize("lora", [pytest.param(False, marks=pytest.mark.slow), True], ids=["full", "lora"])
@@ -205,7 +210,8 @@ def test_no_image_token_is_generated_in_evaluation(folder, temperature):
     assert seen[0].shape[1] > prompt and token not in seen[0][0, prompt:].tolist()
 
 
-def test_a_model_of_no_known_family_is_said_and_left_to_stock(folder, tmp_path, monkeypatch, caplog):
+def test_a_model_of_no_known_family_is_said_and_left_to_stock(tmp_path, monkeypatch, caplog):
+    folder = families.write("qwen2_vl", tmp_path / "model")
     monkeypatch.setattr(shared_prefix.families, "load", lambda kind: None)
     trainer = build(SharedPrefixGRPOTrainer, folder, tmp_path, beta=0.0)
     kind = trainer.model.config.model_type
