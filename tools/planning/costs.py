@@ -108,7 +108,7 @@ class Training:
         reinforced: GRPO, and not SFT or DPO.
         answers: of a prompt, learned from at once: 1; of DPO the two of a pair, or those of a list.
         preference: how the right answer is preferred to wrong ones; None of SFT and GRPO.
-        candidates: of the model's own negatives, answers of all prompts that the start model reads before the first step.
+        candidates: answers of all prompts that the start model reads before the first step, to choose wrong ones.
         rank: of LoRA adapters.
         targets: regular expression over the names of modules that get adapters; None where that is not said.
         dtype: in which the base model is published; adapters leave it in this type.
@@ -443,9 +443,10 @@ def training_memory(architecture: Architecture, training: Training, sample: Samp
     """Bytes on each GPU at the peak of training.
 
     Weights in their type; of what is trained 4 bytes of gradient and 8 of Adam's moments; a reference as large as the
-    weights where beta > 0 and in DPO (adapters are switched off instead). FSDP shares all of it out over the processes, and so
-    does ZeRO-3, ZeRO-2 gradients and moments; both ZeROs hold weights and gradients in bfloat16, and the float32
-    weights with the moments. Split weights are gathered whole to generate. DDP holds gradients twice: in its buckets.
+    weights where beta > 0 and in DPO (adapters are switched off instead). FSDP shares all of it out over the
+    processes, and so does ZeRO-3, ZeRO-2 gradients and moments; both ZeROs hold weights and gradients in bfloat16, and
+    the float32 weights with the moments. Split weights are gathered whole to generate. DDP holds gradients twice: in
+    its buckets.
     `sample.completion` is taken at its most.
     """
     trained = training.trainable(architecture)

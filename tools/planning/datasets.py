@@ -256,7 +256,8 @@ def _unseen(key: str, section: DatasetParams, options: OptionRule, guesses: Gues
         classes = [f"{i:0{guesses.name_characters}}" for i in range(known.classes if known else guesses.classes)]
         assumed |= {"names"} if known else {"names", "counts"}
     else:
-        samples = dict.fromkeys(SPLITS, [_placeholder(key, section, options, guesses)])
+        sample = _placeholder(key, section, options, guesses)
+        samples = {split: [sample] for split in SPLITS}
         assumed.add("texts")
     counts, guessed = _counts(section, max(len(classes), 1), guesses.samples)
     side = round(math.sqrt(guesses.pixels))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import fmean as mean
@@ -58,7 +58,7 @@ class Assumptions:
     reasoning: int
     completions: dict[str, int]
     characters_per_token: float
-    guesses: Guesses = Guesses()
+    guesses: Guesses = field(default_factory=Guesses)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def embedded_model(world: str, text_layers: int) -> BaseModel:
     processor = build_processor(tokenizer)
     architecture = Architecture.of(build_config(tokenizer, text_layers))
 
-    @lru_cache(maxsize=None)
+    @cache
     def text_tokens(text: str) -> float:
         return len(tokenizer(text)["input_ids"])
 

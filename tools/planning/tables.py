@@ -142,8 +142,8 @@ def assumptions_text(planner: Planner, gpu: str, vllm: bool) -> list[str]:
         "(--launch-milliseconds): this bounds token-by-token generation with transformers, and small models.",
         f"The longest completion of a batch is {speed.spread:g} times the mean (--spread). Tokens and hours are those "
         "expected, in brackets those where every completion is as long as it may be.",
-        f"A thought or a reason has {assumptions.reasoning} tokens (--reasoning-tokens), or those of the reference thought "
-        "where samples have one; an answer has its own. No paper prints lengths: state yours with --expect method=tokens"
+        f"A thought or a reason has {assumptions.reasoning} tokens (--reasoning-tokens), or those of the sample's "
+        "reference thought; an answer has its own. No paper prints lengths: state your own with --expect method=tokens"
         + (f" (stated: {', '.join(stated)})." if stated else "."),
         f"A training fits where it needs at most {USABLE:.0%} of the memory. Activations are counted for completions "
         "that are as long as they may be.",
