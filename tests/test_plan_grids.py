@@ -1,4 +1,4 @@
-"""What a plan knows of the grids: every profile, tasks without classes, targets, preference, images of their own size."""
+"""What a plan knows of the grids: every profile, tasks without classes, targets, preference, images of any size."""
 
 import io
 import json

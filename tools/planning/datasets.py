@@ -321,7 +321,16 @@ def _given(section: DatasetParams) -> set[str]:
     """The splits that a source has."""
     if section.known in facts.FACTS:
         return set(SPLITS)
-    return set(getattr(section, "files", None) or getattr(section, "splits", None) or {"train": None}) & set(SPLITS)
+    return set(_named(section) or {"train"})
+
+
+def _named(section: DatasetParams) -> Mapping[str, Any]:
+    """The files of each split, or its name in the source; nothing where all is for training."""
+    if isinstance(section, sources.grounding.Params):
+        return section.files
+    if isinstance(section, sources.conversations.Params):
+        return {"train": section.file}
+    return getattr(section, "splits", None) or {}
 
 
 def _whole(section: DatasetParams, split: str) -> int | None:
@@ -331,12 +340,7 @@ def _whole(section: DatasetParams, split: str) -> int | None:
         return None if split == "train" else facts.FACTS[section.known].test
     if section.known in facts.REASONING and split == "test":
         return facts.REASONING[section.known].test
-    named = getattr(section, "splits", None) or {}
-    if isinstance(section, sources.grounding.Params):
-        named = section.files
-    elif isinstance(section, sources.conversations.Params):
-        named = {"train": section.file}
-    files = named.get(split, ())
+    files = _named(section).get(split, ())
     sizes = [SIZES.get(file) for file in ([files] if isinstance(files, str) else files)]
     if sizes and None not in sizes:
         return sum(size for size in sizes if size is not None)
