@@ -143,7 +143,7 @@ def test_test_sets_of_reasoning_have_the_papers_sizes(nothing_downloaded):
         ({"train_per_class": 500, "test_per_class": 0.2}, {"train": 500, "validation": 0, "test": 200}),
         (
             {"train_per_class": None, "test_per_class": 0.2, "validation_per_class": 0.25},
-            {"train": 600, "validation": 200, "test": 200},
+            {"train": 550, "validation": 250, "test": 200},
         ),
     ],
 )

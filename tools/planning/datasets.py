@@ -304,6 +304,7 @@ def _counts(section: DatasetParams, sorts: int, otherwise: int) -> tuple[dict[st
     # Of the paper's sets shots are drawn by class: how many there are changes nothing.
     if pool == math.inf and open_ended and section.known not in facts.FACTS:
         pool, guessed = otherwise, "train" in given
+    size = pool  # of which shares are taken
     for split in ("test", "validation"):
         amount, whole = amounts[split], wholes[split]
         if split in given:
@@ -311,7 +312,7 @@ def _counts(section: DatasetParams, sorts: int, otherwise: int) -> tuple[dict[st
                 whole, guessed = otherwise, True
             found[split] = bounded(_at_most(math.inf if whole is None else whole, rows.get(split)), amount, sorts)
         else:
-            found[split] = 0 if amount is None else bounded(pool, amount, sorts)
+            found[split] = 0 if amount is None else min(pool, bounded(size, amount, sorts))
             pool -= found[split]
     train = bounded(pool, amounts["train"], sorts) if amounts["train"] or pool < math.inf else 0
     return {"train": train if "train" in given else 0, **found}, guessed
