@@ -51,7 +51,7 @@ def plan(
     name_characters: Annotated[int, typer.Option(help="of a class name, where a dataset is not there yet")] = 14,
     question_characters: Annotated[int, typer.Option(help="of a question, likewise")] = 150,
     samples: Annotated[int, typer.Option(help="of a split whose size nobody says")] = 1000,
-    classes: Annotated[int, typer.Option(help="of a folder of images that is not there yet")] = 10,
+    classes: Annotated[int, typer.Option(min=2, help="of a dataset of your own that is not there yet")] = 10,
     pixels: Annotated[int, typer.Option(help="of an image that keeps its size, likewise")] = 640 * 480,
     characters_per_token: Annotated[float, typer.Option(help="of text, for models of the hub")] = 4.0,
 ) -> None:
@@ -75,7 +75,7 @@ def plan(
             int(_positive("name-characters", name_characters)),
             int(_positive("question-characters", question_characters)),
             int(_positive("samples", samples)),
-            int(_positive("classes", classes)),
+            classes,
             int(_positive("pixels", pixels)),
         ),
     )

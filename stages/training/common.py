@@ -14,7 +14,9 @@ from pydantic import Field, model_validator
 
 from stages.methods.answers import thought_of
 from stages.methods.method import Method
+from stages.modelling import private
 from stages.modelling.catalogue import RegularExpression
+from stages.modelling.families import family as families
 from stages.rewards.reward import Completion, Reward
 from stages.rewards.reward import load as load_reward
 from stages.runtime.errors import UserError
@@ -337,9 +339,10 @@ def check_lora_target(model: Any, params: TrainingParams) -> None:
     modules = {name: module for name, module in model.named_modules() if name}
     matched = [name for name in modules if re.fullmatch(target, name)]
     wrong = [name for name in matched if not _takes_adapters(modules[name])]
-    if matched and not wrong:
-        return
     trainer = type(params).__module__.rpartition(".")[2]
+    if matched and not wrong:
+        check_tower(model, trainer, params.lora, set(matched))
+        return
     found = f"{wrong[0]}, which cannot have adapters" if wrong else "no module of the model"
     linear = [name for name, module in modules.items() if _is_linear(module)]
     endings = dict.fromkeys(name.rpartition(".")[2] for name in linear)
@@ -348,6 +351,38 @@ def check_lora_target(model: Any, params: TrainingParams) -> None:
         f"{trainer}.lora.target (where it is null, models.<name>.lora): {target!r} matches {found}; valid: a regular "
         f"expression that matches whole names, such as {linear[0]}; they end in {', '.join(endings)}"
     )
+
+
+def check_tower(model: Any, trainer: str, lora: LoraParams, matched: Collection[str]) -> None:
+    """Refuse a vision tower that is wanted and gets no adapters, and say it where a part of its blocks gets some.
+
+    Args:
+        model: whose tower is known where its family is.
+        trainer: the section of `params.yaml`.
+        lora: of that section.
+        matched: the modules that get adapters.
+
+    Raises:
+        UserError: how many linear modules the tower has, and how they are called.
+    """
+    family = families.load(model.config.model_type)
+    if family is None:
+        return
+    linear = [name for name, module in model.named_modules() if _is_linear(module)]
+    blocks = [name for name in linear if re.fullmatch(family.tower, name)]
+    left = [name for name in blocks if name not in matched]
+    if lora.vision_tower and len(left) == len(blocks):
+        raise UserError(
+            f"{trainer}.lora.vision_tower: true is invalid where {lora.target!r} matches none of the {len(blocks)} "
+            f"linear modules in the blocks of the vision tower; valid: models.<name>.lora.vision that matches whole "
+            f"names, such as {blocks[0]}"
+        )
+    if left and len(left) < len(blocks):
+        endings = dict.fromkeys(name.rpartition(".")[2] for name in left)
+        private.say(
+            f"{trainer}.lora: adapters go to {len(blocks) - len(left)} of {len(blocks)} linear modules in the blocks "
+            f"of the vision tower, and not to {', '.join(endings)} (models.<name>.lora.vision)"
+        )
 
 
 def _takes_adapters(module: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What training and testing a Qwen2-VL costs: steps, tokens, FLOPs, bytes, seconds. Pure arithmetic.
+"""What training and testing a model costs: steps, tokens, FLOPs, bytes, seconds. Pure arithmetic.
 
 Names in the formulas: N weights that multiply, T tokens, P prompt tokens (image included), C completion tokens, G
 completions of a prompt, H width, K width of keys, I inner width, V vocabulary, D width of the vision tower.
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from stages.training import epochs as epochs_of_trainer
-from tools.planning.architecture import BYTES, VISION, Architecture, Precision
+from tools.planning.architecture import BYTES, Architecture, Precision
 
 Adaptation = Literal["full", "lora", "qlora"]
 Strategy = Literal["single", "ddp", "fsdp", "zero2", "zero3"]
@@ -70,6 +70,7 @@ GPUS = {
     "a100_80": _gpu(312, 19.5, 85, 2039),
     "h100": _gpu(989, 67, 85, 3350),
     "h200": _gpu(989, 67, 150, 4800),
+    "cpu_8": _gpu(0.5, 0.5, 16, 40),  # no GPU: eight cores with AVX2 at 2 GHz, as in a laptop
 }
 """By name. Data sheets give the memory in round numbers; here it is what the driver reports."""
 
@@ -198,7 +199,7 @@ class Training:
         """Whether gradients reach the vision tower."""
         if self.adaptation == "full":
             return True
-        return any(name.startswith(VISION) for name in architecture.adapted(self.targets))
+        return architecture.adapts_vision(self.targets)
 
 
 @dataclass(frozen=True)

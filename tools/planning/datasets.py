@@ -32,6 +32,9 @@ from stages.tasks.task import BaseTask, OptionRule, Sample
 LOOKED_AT = 48
 """Samples of a split, evenly spread, whose lengths stand for all."""
 
+CLASS_IMAGES = 25
+"""Of a class of a dataset of which nothing is known, in all splits."""
+
 SIZES = {
     "SAT_train.parquet": 15000,  # the rows that P1 looks at; how many have one image is not published
     "train_samples_all_tuning.json": 360000,  # of MathV360K
@@ -58,7 +61,7 @@ class Guesses:
         name_characters: of a class name, or of an option.
         question_characters: of a question, without what its task adds.
         samples: of a split.
-        classes: of a folder of images, which has as many images of each as its section keeps.
+        classes: of a dataset that has some, with `CLASS_IMAGES` images each.
         pixels: of an image that keeps its size.
     """
 
@@ -259,7 +262,8 @@ def _unseen(key: str, section: DatasetParams, options: OptionRule, guesses: Gues
         sample = _placeholder(key, section, options, guesses)
         samples = {split: [sample] for split in SPLITS}
         assumed.add("texts")
-    counts, guessed = _counts(section, max(len(classes), 1), guesses.samples)
+    whole = guesses.classes * CLASS_IMAGES if task.by_class else guesses.samples
+    counts, guessed = _counts(section, max(len(classes), 1), whole)
     side = round(math.sqrt(guesses.pixels))
     assumed |= {"counts"} if guessed else set()
     return Dataset(

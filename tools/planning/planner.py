@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import fmean as mean
@@ -24,24 +23,17 @@ from stages.modelling.folder import HubModelParams
 from stages.recipes.params import Params, check
 from stages.recipes.recipe import lora_target, recipe
 from stages.runtime.errors import UserError
-from stages.runtime.files import expand, read_json, reading
 from stages.runtime.params import validate
 from stages.tasks.settings import FEW_SHOT, SETTINGS
 from stages.tasks.task import Sample
 from stages.training import grpo
 from tools.planning import costs
-from tools.planning.architecture import Architecture
+from tools.planning.base_models import BaseModel, embedded_model, hub_model
 from tools.planning.costs import Evaluation, Speed, Training
 from tools.planning.datasets import Dataset, Guesses, Part, Section, describe
 
-TEMPLATE_TOKENS = 21
-"""Of Qwen2-VL's chat template around one image and one text, its own system turn included."""
-
 CLOSING_TOKENS = 2
 """With which the template ends an answer that is shown as a target: the end of the turn, and a new line."""
-
-PUBLISHED_PIXELS = (56 * 56, 28 * 28 * 16384)
-"""Limits on an image's pixels in the published preprocessor files."""
 
 
 @dataclass(frozen=True)
@@ -59,95 +51,6 @@ class Assumptions:
     completions: dict[str, int]
     characters_per_token: float
     guesses: Guesses = field(default_factory=Guesses)
-
-
-@dataclass(frozen=True)
-class BaseModel:
-    """The model that is fine-tuned.
-
-    Attributes:
-        dtype: in which it is published.
-        attention: the implementation that computes it.
-        patches: of an image of a width and a height, as it is resized.
-        text_tokens: how many a text has.
-        prompt_tokens: how many a conversation has, without its images.
-    """
-
-    architecture: Architecture
-    dtype: str
-    attention: str
-    patches: Callable[[int, int], int]
-    text_tokens: Callable[[str], float]
-    prompt_tokens: Callable[[list[dict[str, Any]]], float]
-
-
-def embedded_model(world: str, text_layers: int) -> BaseModel:
-    """An embedded model with its own tokenizer; it resizes all images to one size."""
-    from stages.embedded.model import IMAGE_SIZE, build_config, build_processor, build_tokenizer
-    from stages.embedded.worlds import world as worlds
-
-    loaded = worlds.load(world)
-    tokenizer = build_tokenizer(loaded.vocabulary(), loaded.phrases)
-    processor = build_processor(tokenizer)
-    architecture = Architecture.of(build_config(tokenizer, text_layers))
-
-    @cache
-    def text_tokens(text: str) -> float:
-        return len(tokenizer(text)["input_ids"])
-
-    def patches(width: int, height: int) -> int:
-        return (IMAGE_SIZE // architecture.patch) ** 2
-
-    def prompt_tokens(conversation: list[dict[str, Any]]) -> float:
-        how = {"continue_final_message": True} if is_begun(conversation) else {"add_generation_prompt": True}
-        text = processor.apply_chat_template(conversation, tokenize=False, **how)
-        return text_tokens(text) - sum(part["type"] == "image" for turn in conversation for part in turn["content"])
-
-    return BaseModel(architecture, "float32", "sdpa", patches, text_tokens, prompt_tokens)
-
-
-def is_begun(conversation: list[dict[str, Any]]) -> bool:
-    """Whether the first words of the completion are given."""
-    return conversation[-1]["role"] == "assistant"
-
-
-def hub_model(key: str, params: HubModelParams, assumptions: Assumptions) -> BaseModel:
-    """A model of the hub by its published shapes, or one on disk by its own `config.json`.
-
-    Raises:
-        UserError: the shapes are not known.
-    """
-    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
-
-    from tools.planning.published import PUBLISHED
-
-    if params.path is not None:
-        folder = expand(f"{key}.path", params.path)
-        if (kind := read_json(folder / "config.json").get("model_type")) != "qwen2_vl":
-            raise UserError(f"{key}.path: the cost of a model of type {kind!r} is not known; valid: 'qwen2_vl'")
-        with reading(folder / "config.json", "the configuration of a model"):
-            architecture = Architecture.of(Qwen2VLConfig.from_pretrained(str(folder), local_files_only=True))
-    elif params.repository not in PUBLISHED:
-        known = ", ".join(PUBLISHED)
-        raise UserError(f"{key}.repository: the shapes of {params.repository!r} are not known; valid: {known}, or path")
-    else:
-        architecture = Architecture.of(PUBLISHED[params.repository])
-    factor = architecture.patch * architecture.merge
-    least, most = params.minimum_pixels or PUBLISHED_PIXELS[0], params.maximum_pixels or PUBLISHED_PIXELS[1]
-
-    def patches(width: int, height: int) -> int:
-        height, width = smart_resize(height, width, factor, least, most)
-        return height // architecture.patch * (width // architecture.patch)
-
-    def text_tokens(text: str) -> float:
-        return len(text) / assumptions.characters_per_token
-
-    def prompt_tokens(conversation: list[dict[str, Any]]) -> float:
-        texts = [part.get("text", "") for turn in conversation for part in turn["content"]]
-        return TEMPLATE_TOKENS + sum(map(text_tokens, texts))
-
-    return BaseModel(architecture, params.dtype, params.attention, patches, text_tokens, prompt_tokens)
 
 
 def completion(
@@ -488,7 +391,7 @@ def planner(params: dict[str, Any], assumptions: Assumptions, speed: Speed) -> P
     key = f"models.{checked.model}"
     model = models.parse(key, checked.models[checked.model])
     if isinstance(model, HubModelParams):
-        base = hub_model(key, model, assumptions)
+        base = hub_model(key, model, assumptions.characters_per_token)
     else:
         base = embedded_model(model.world, model.text_layers)
     datasets = {name: describe(name, checked, assumptions.guesses) for name in [*checked.datasets, *checked.targets]}

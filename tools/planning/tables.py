@@ -10,6 +10,7 @@ from stages.methods.method import load as load_method
 from tools.planning import costs
 from tools.planning.architecture import Architecture
 from tools.planning.costs import GPU
+from tools.planning.datasets import CLASS_IMAGES
 from tools.planning.planner import Planner
 
 VLLM_SHARE = 0.3
@@ -134,7 +135,7 @@ def assumptions_text(planner: Planner, gpu: str, vllm: bool) -> list[str]:
     methods = [name for name in planner.params.methods if load_method(name).target is None]
     stated = [f"{name} {assumptions.completions[name]}" for name in methods if name in assumptions.completions]
     lines = [
-        f"{gpu}: {card.bfloat16 / 1e12:.0f} TFLOP/s dense in bfloat16, {card.float32 / 1e12:.0f} in float32, "
+        f"{gpu}: {card.bfloat16 / 1e12:.3g} TFLOP/s dense in bfloat16, {card.float32 / 1e12:.3g} in float32, "
         f"{card.memory / 1e9:.0f} GB, {card.bandwidth / 1e9:.0f} GB/s, from its data sheet.",
         f"Training and the encoding of prompts reach {speed.utilisation:.0%} of the peak (--utilisation), generation "
         f"{speed.bandwidth_share:.0%} of the bandwidth (--bandwidth-share).",
@@ -177,8 +178,8 @@ def assumed_text(planner: Planner) -> list[str]:
         f"have {guesses.question_characters} characters (--question-characters), four options of "
         f"{guesses.name_characters} where there are some, and answers the form of their task.",
         "counts": "Nobody says how many samples these have: {}. "
-        f"A split is taken to have {guesses.samples:,} (--samples), a folder of images {guesses.classes} classes "
-        "(--classes).",
+        f"Taken are {guesses.samples:,} of a split (--samples), and of tasks with classes {guesses.classes} classes of "
+        f"{CLASS_IMAGES} images (--classes).",
     }
     lines = [text.format(names) for kind, text in said.items() if (names := of(kind))]
     if own_size and (names := of("pixels")):
