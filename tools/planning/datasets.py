@@ -217,11 +217,11 @@ def _generated(name: str, section: sources.embedded.Params, options: OptionRule)
     counts = {split: sorts * getattr(section, f"{split}_per_class") for split in SPLITS}
     classes, samples, images = list(datasets.CLASSES.get(name, ())), {}, 1
     if not task.by_class:
-        # Fewer than the dataset will have, and others: their lengths are those of the same generator.
-        few = max(LOOKED_AT // sorts, 1)
+        # Fewer than the dataset will have, and others; one generator makes the samples of all splits.
+        few = max(LOOKED_AT // (len(SPLITS) * sorts), 1)
         drawn, _ = datasets.build(name, section.seed, few, few, few, section.steps or ())
-        made = {split: [each for each in drawn if each.split == split] for split in SPLITS}
-        samples = {split: [_sample(task, section, each.values, options) for each in made[split]] for split in SPLITS}
+        made = [_sample(task, section, each.values, options) for each in drawn]
+        samples = {split: made for split in SPLITS}
         images = len(drawn[0].images)
     return Dataset(
         task, counts, classes, section.question or "", samples=samples, images=images, pixels=EMBEDDED_PIXELS
