@@ -46,7 +46,7 @@ def test_plan_of_a_profile_for_ones_own_images(profile, gpu, tokens):
     """Before anything is there, with a number of classes; a laptop takes less than an hour."""
     params = params_of(profile)
     speed = Speed(GPUS[gpu], utilisation=0.4, bandwidth_share=0.5, launch=0.001, spread=2)
-    plan = planner.planner(params, planner.Assumptions(100, {}, 14, 4.0, classes=10), speed)
+    plan = planner.planner(params, planner.Assumptions(100, {}, 4.0), speed)
     text = tables.report(plan, gpu, planner.stages_of_dag(Path("dvc.yaml"), params))
     assert f"an image has {tokens} tokens." in text
     hours = plan.training_rows()["hours"].sum() + plan.evaluation_rows()["hours"].sum()
