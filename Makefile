@@ -8,13 +8,17 @@ GRID ?=
 AT = cd "$(if $(GRID),grids/$(GRID),.)" &&
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help repro verify test test-grid test-all torture bench bench-dag operators lint setup ui publish lock
+.PHONY: help repro mine verify test test-grid test-all torture bench bench-dag operators lint setup ui report publish lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 repro: setup ## Run the pipeline on the grid of params.yaml, or GRID=, JOBS= stages at a time (none: 2, with a GPU 1)
 	$(AT) python -m tools.repro $(if $(JOBS),--jobs $(JOBS))
+
+mine: setup ## From IMAGES= (a folder per class) to a verdict; MODEL=embedded or gpu, QUESTION=, SHOTS=, FOLDS=
+	@python -m tools.mine $(if $(MODEL),--model $(MODEL)) $(if $(NAME),--name $(NAME)) $(if $(QUESTION),--question "$(QUESTION)") \
+		$(if $(SHOTS),--shots $(SHOTS)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(JOBS),--jobs $(JOBS)) "$(IMAGES)"
 
 verify: setup ## Rebuild CELL= (none: all) from nothing in a clone of HEAD, compare with dvc.lock; RECORD=1 notes it
 	$(AT) python -m tools.verify $(if $(JOBS),--jobs $(JOBS)) $(if $(RECORD),--record) $(CELL)
@@ -51,6 +55,10 @@ ui: setup ## Open the MLflow UI on 127.0.0.1 (PORT=5000)
 	$(AT) MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 \
 		--backend-store-uri "sqlite:///$$PWD/mlflow.db" --default-artifact-root "$$PWD/mlruns" \
 		--host 127.0.0.1 --port $(PORT)
+
+report: setup ## Build what the report lacks, and the report: metrics/report/report.html, to look at and to send
+	$(AT) python -m tools.repro $(if $(JOBS),--jobs $(JOBS)) html_report
+	@echo "$(if $(GRID),grids/$(GRID)/)metrics/report/report.html"
 
 publish: setup ## Write to MLflow what it could not take while stages ran
 	$(AT) python -m tools.publish

@@ -1,6 +1,7 @@
 """Stage `aggregate`: the records of the grid's cells become the tables of the paper, a summary and plots.
 
-Reads metrics/records and facts; writes metrics/summary.json, metrics/claims.json, metrics/tables, metrics/plots.
+Reads metrics/records, the predictions of what has sub-scores, and facts; writes metrics/summary.json,
+metrics/claims.json, metrics/tables, metrics/plots.
 """
 
 import json
@@ -11,7 +12,9 @@ import pandas as pd
 from stages.report import claims, contrasts, curves, depth, markdown, plots, published, summary, tables
 from stages.report.claims import Ledger, read_ledger
 from stages.report.footnotes import Reported, read_reported
+from stages.report.quantities import Measured
 from stages.report.records import OWN, Records, read_records
+from stages.report.scores import Scores, read_scores
 from stages.runtime import environment
 from stages.runtime.files import json_text, write_file
 from stages.tasks.settings import OPEN_SET
@@ -21,15 +24,18 @@ DIFFERENCE = ("no_thinking", "cls_rl")
 """The methods whose difference in transfer has a plot, first minus second (P1 Figure 7a)."""
 
 
-def report(records: Records, grid: Reported, ledger: Ledger) -> dict[str, bytes]:
+def report(records: Records, grid: Reported, ledger: Ledger, scores: Scores | None = None) -> dict[str, bytes]:
     """Compute every file of the report, by its path below `metrics/`. What the grid lacks makes an empty table.
 
-    Those of `_analyses` are there only where the grid has what they show.
+    Those of `_analyses` are there only where the grid has what they show. Without `scores`, the sub-scores of each
+    image, sub-scores have no intervals.
     """
-    base_to_new = tables.base_to_new(records.evaluations, grid)
-    few_shot = tables.few_shot(records.evaluations, grid)
-    transfer = tables.transfer(records.evaluations, grid)
-    compared = contrasts.contrasts(records.evaluations, grid)
+    measured = Measured.of(grid, records)  # once, for all that compares marks
+    answers = measured.answers
+    base_to_new = tables.base_to_new(records.evaluations, grid, answers)
+    few_shot = tables.few_shot(records.evaluations, grid, answers)
+    transfer = tables.transfer(records.evaluations, grid, answers)
+    compared = contrasts.contrasts(answers, grid)
     training_cost = tables.training_cost(records.costs, grid)
     training_curves = curves.mean_curves(records.curves)
     numbers = summary.summarise(records.evaluations, base_to_new, few_shot, transfer, grid)
@@ -50,13 +56,15 @@ def report(records: Records, grid: Reported, ledger: Ledger) -> dict[str, bytes]
         "plots/training_curves.png": plots.training_curves(training_curves, grid),
         "summary.json": (json.dumps(numbers, indent=2) + "\n").encode(),
     }
-    return files | _claims(records, grid, ledger) | _analyses(records, grid, compared)
+    return files | _claims(measured, ledger) | _analyses(measured, compared, scores or {})
 
 
-def _claims(records: Records, grid: Reported, ledger: Ledger) -> dict[str, bytes]:
+def _claims(measured: Measured, ledger: Ledger) -> dict[str, bytes]:
     """The claims with their verdicts, and the cells that have a published number."""
-    judged = claims.judge(ledger, records, grid)
-    verdicts, compared = claims.table(judged, ledger, grid), published.compare(ledger.published, records, grid)
+    records, grid = measured.records, measured.grid
+    judged = claims.judge(ledger, records, grid, measured)
+    verdicts = claims.table(judged, ledger, grid)
+    compared = published.compare(ledger.published, records, grid, measured)
     why_none = published.why_none(ledger.published, grid)
     return {
         "claims.json": json_text(claims.numbers(judged)).encode(),
@@ -73,8 +81,9 @@ def _difference(transfer: pd.DataFrame, grid: Reported) -> dict[str, bytes]:
     return {"plots/transfer_difference.png": plots.transfer_difference(transfer, grid, *DIFFERENCE)}
 
 
-def _analyses(records: Records, grid: Reported, compared: pd.DataFrame) -> dict[str, bytes]:
+def _analyses(measured: Measured, compared: pd.DataFrame, scores: Scores) -> dict[str, bytes]:
     """The files of what not every grid has."""
+    records, grid, answers = measured.records, measured.grid, measured.answers
     evaluations, prompted, files = records.evaluations, records.prompted, {}
     targets = records.targets[records.targets["prompt"] == OWN] if len(records.targets) else records.targets
     tested = pd.concat([evaluations, targets], ignore_index=True)
@@ -83,12 +92,13 @@ def _analyses(records: Records, grid: Reported, compared: pd.DataFrame) -> dict[
         files[f"tables/{name}.csv"], files[f"tables/{name}.md"] = _csv(table, form), page.encode()
 
     if OPEN_SET in grid.settings:
-        table = tables.few_shot(evaluations, grid, OPEN_SET)
+        table = tables.few_shot(evaluations, grid, answers, OPEN_SET)
         add("open_set", table, markdown.few_shot(table, grid, compared, OPEN_SET))
     if any(evaluations["sub_scores"]):
-        add("sub_scores", table := tables.sub_scores(evaluations, grid), markdown.sub_scores(table, grid))
+        add("sub_scores", table := tables.sub_scores(evaluations, grid, scores), markdown.sub_scores(table, grid))
     if len(records.targets):
-        add("targets", table := tables.targets(records.targets, grid), markdown.targets(table, grid))
+        table = tables.targets(records.targets, grid, answers)
+        add("targets", table, markdown.targets(table, grid, compared))
     if len(prompted):
         add("prompts", table := tables.prompts(prompted, grid), markdown.prompts(table, grid))
     if evaluations["thinking"].notna().any():
@@ -105,9 +115,9 @@ def _analyses(records: Records, grid: Reported, compared: pd.DataFrame) -> dict[
         by_dataset = curves.by_dataset(records.curves)
         files["plots/curves_by_dataset.csv"] = _csv(by_dataset, "%.6g")
         files["plots/curves_by_dataset.png"] = plots.curves_by_dataset(by_dataset, grid)
-    if answers := depth.curves(records, grid):
-        resampled = {name: depth.resample(own) for name, own in answers.items()}
-        by_steps, crossings = depth.table(answers, resampled), depth.crossings(answers, resampled)
+    if by_depth := depth.curves(records, grid):
+        resampled = {name: depth.resample(own) for name, own in by_depth.items()}
+        by_steps, crossings = depth.table(by_depth, resampled), depth.crossings(by_depth, resampled)
         add("depth", by_steps, markdown.depth(by_steps, crossings, grid))
         files["tables/depth_crossings.csv"] = _csv(crossings, "%.2f")
         for dataset, rows in by_steps.groupby("dataset", sort=False):
@@ -117,7 +127,9 @@ def _analyses(records: Records, grid: Reported, compared: pd.DataFrame) -> dict[
 
 def run(grid: Reported, metrics: Path = METRICS) -> None:
     """Compute all, then write all: an error leaves nothing half-written."""
-    for name, content in report(read_records(grid, metrics / "records"), grid, read_ledger()).items():
+    records = read_records(grid, metrics / "records")
+    scores = read_scores(records.evaluations, metrics / "predictions")
+    for name, content in report(records, grid, read_ledger(), scores).items():
         with write_file(metrics / name) as unfinished:
             unfinished.write_bytes(content)
 

@@ -21,7 +21,7 @@ from stages.methods.method import load as load_method
 from stages.modelling import generation
 from stages.modelling.generation import GenerationParams, encode, generate
 from stages.modelling.model import load_model, load_processor, save, save_processor
-from stages.predict import answers, decoded, read_task
+from stages.prediction.saved import answers, decoded, read_task
 from stages.report.candidates import Candidate, Prompting
 from stages.rewards.reward import Completion
 from stages.runtime.errors import UserError

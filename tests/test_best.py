@@ -18,7 +18,7 @@ from PIL import Image
 
 from stages import best
 from stages.modelling.model import load_model, load_processor, save, save_processor
-from stages.predict import answers, decoded, read_task
+from stages.prediction.saved import answers, decoded, read_task
 from stages.recipes.params import check
 from stages.report.candidates import Candidate, ranked, read_candidates
 from stages.report.model_card import Base, Model, model_card

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from stages.report import contrasts, markdown, tables
+from stages.report import contrasts, inference, markdown, tables
 from stages.report.answers import Answers
 from stages.report.inference import Cell
-from stages.report.records import RULES, read_records
+from stages.report.records import RULES, Part, read_records
 from tests.test_report import FULL, cells_of, part, write_cells
 
 GRID = FULL.model_copy(update={"seeds": [1, 2, 3]})
@@ -46,8 +46,13 @@ def evaluations(metrics) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def compared(evaluations) -> pd.DataFrame:
-    return contrasts.contrasts(evaluations, GRID)
+def answers(evaluations) -> Answers:
+    return Answers([evaluations], GRID.seeds)
+
+
+@pytest.fixture(scope="module")
+def compared(answers) -> pd.DataFrame:
+    return contrasts.contrasts(answers, GRID)
 
 
 def marks_of(metrics: Path, rule: str, setting: str, method: str, dataset: str, seed: int, name: str) -> list[int]:
@@ -84,8 +89,8 @@ def half_width(values: list[np.ndarray]) -> float:
     return float(np.percentile(np.abs(random.standard_t(images_df, 400_000) * variance**0.5), 95))
 
 
-def test_a_means_interval_again_from_the_records(metrics, evaluations):
-    table = tables.few_shot(evaluations, GRID).set_index(["dataset", "method", "seed"])
+def test_a_means_interval_again_from_the_records(metrics, evaluations, answers):
+    table = tables.few_shot(evaluations, GRID, answers).set_index(["dataset", "method", "seed"])
     for rule in RULES:
         for names in (["digits"], GRID.datasets):
             values = [
@@ -120,9 +125,9 @@ def test_a_difference_again_from_the_records(metrics, compared):
         assert (found["drawn_high"] - found["drawn_low"]) / 2 == pytest.approx(4.3027 * error, rel=1e-4)
 
 
-def test_h_again_by_a_bootstrap(metrics, evaluations):
+def test_h_again_by_a_bootstrap(metrics, evaluations, answers):
     """Of one seed, where a bootstrap of the images is right; H of every draw, nothing linearised."""
-    table = tables.base_to_new(evaluations, GRID).set_index(["dataset", "method", "seed"])
+    table = tables.base_to_new(evaluations, GRID, answers).set_index(["dataset", "method", "seed"])
     random = np.random.Generator(np.random.PCG64(29))
     drawn = []
     for half in ("base", "new"):
@@ -211,7 +216,8 @@ def test_gains_on_a_dataset_for_testing_alone_are_paired_with_the_base_model(met
     base = there[(there["kind"] == "zero_shot") & (there["seed"] == 1)].assign(seed=0)
     there = pd.concat([base, there[there["kind"] != "zero_shot"]]).assign(prompt="own", evaluated_on="far", thinking=0)
     grid = GRID.model_copy(update={"targets": ["far"]})
-    table = tables.targets(there, grid).set_index(["source", "method", "seed"])
+    answers = Answers([there], GRID.seeds)
+    table = tables.targets(there, grid, answers).set_index(["source", "method", "seed"])
     values = np.array(
         [
             np.array(marks_of(metrics, "exact", "few_shot", "sft", "letters", seed, "all"))
@@ -223,7 +229,26 @@ def test_gains_on_a_dataset_for_testing_alone_are_paired_with_the_base_model(met
     assert found["exact_gain"] == pytest.approx(100 * values.mean())
     assert (found["exact_gain_high"] - found["exact_gain_low"]) / 2 == pytest.approx(half_width([values]), rel=0.02)
     assert table.loc["-", "zero_shot", "-"]["exact_gain"] == 0
-    assert f"[{found['exact_low']:.1f}, {found['exact_high']:.1f}]" in markdown.targets(table.reset_index(), grid)
+    compared = contrasts.contrasts(Answers([evaluations, there], GRID.seeds), grid)
+    page = markdown.targets(table.reset_index(), grid, compared)
+    assert f"[{found['exact_low']:.1f}, {found['exact_high']:.1f}]" in page
+    far = compared[(compared["table"] == "targets") & (compared["rule"] == "exact")]
+    gain = far[(far["trained_on"] == "letters") & (far["method"] == "sft") & (far["against"] == "zero_shot")].iloc[0]
+    assert gain[["difference", "low", "high"]].tolist() == pytest.approx(
+        found[["exact_gain", "exact_gain_low", "exact_gain_high"]].tolist()
+    )
+    # Six pairs of methods by three datasets that were trained on; and their means, which are another family.
+    assert sorted(far["comparisons"]) == [6] * 6 + [18] * 18
+    assert "**" not in page  # the gains are sure, but no method is ahead of all others
+    of_sft = compared[["method", "against"]].eq("sft").any(axis=1)
+    sure = compared.assign(p_holm=compared["p_holm"].mask(of_sft, 0.001))
+    _, *rows = cells_of(markdown.targets(table.reset_index(), grid, sure), "Exact match")
+    ahead = far[of_sft].assign(difference=far["difference"].where(far["method"] == "sft", -far["difference"]))
+    best = {source for source, each in ahead.groupby("trained_on")["difference"] if (each > 0).all()} - {"mean"}
+    assert best and {(row[0], row[1]) for row in rows if row[2].startswith("**")} == {(each, "sft") for each in best}
+    shown = cells_of(markdown.contrasts(compared, grid), "Datasets for testing alone, exact match")
+    # Of one target there is no mean over targets: six pairs by three datasets that were trained on.
+    assert shown[0] == ["trained on", "methods", "far"] and len(shown) == 1 + 18
 
 
 def test_images_that_a_seed_draws_are_not_paired_over_seeds(evaluations):
@@ -231,7 +256,8 @@ def test_images_that_a_seed_draws_are_not_paired_over_seeds(evaluations):
     drawn = evaluations.assign(images=evaluations["seed"].astype(str))
     assert Answers([evaluations], GRID.seeds).crossed and not Answers([drawn], GRID.seeds).crossed
     same, other = (
-        tables.few_shot(each, GRID).query("dataset == 'mean' and seed == 'mean'") for each in (evaluations, drawn)
+        tables.few_shot(each, GRID, Answers([each], GRID.seeds)).query("dataset == 'mean' and seed == 'mean'")
+        for each in (evaluations, drawn)
     )
     assert (same["exact"] == other["exact"]).all() and not same["exact_low"].equals(other["exact_low"])
 
@@ -246,3 +272,50 @@ def test_answers_of_what_was_not_evaluated_are_missed(evaluations):
     assert answers.has("few_shot", "sft", "digits", "digits") and not answers.has("few_shot", "dpo", "digits", "digits")
     with pytest.raises(KeyError, match="dpo"):
         answers.marks("exact", "few_shot", "dpo", [("digits", "digits")])
+
+
+def test_a_mean_over_seeds_has_the_interval_of_its_seeds_and_images_in_every_table(metrics, evaluations):
+    """As in few-shot, and as `half_width` has it."""
+    step = evaluations[(evaluations["setting"] == "few_shot") & (evaluations["kind"] == "evaluate")]
+    steps = step.rename(columns={"evaluated_on": "dataset"}).assign(step=5, reward=1.0)
+    prompted = evaluations[evaluations["kind"] != "cross_eval"].assign(prompt="own")
+    grouped = evaluations.assign(groups=[{"some": Part(**numbers(row))} for row in evaluations.itertuples()])
+    found = {
+        "prompts": tables.prompts(prompted, GRID),
+        "by_step": tables.by_step(steps, GRID),
+        "groups": tables.groups(grouped, pd.DataFrame(), GRID).query("group == 'some' and trained_on == 'digits'"),
+    }
+    values = [np.array([marks_of(metrics, "exact", "few_shot", "sft", "digits", seed, "all") for seed in GRID.seeds])]
+    for name, table in found.items():
+        of = {"setting": "few_shot", "dataset": "digits", "method": "sft", "seed": "mean"}
+        (mean,) = table[(table[list(of)] == pd.Series(of)).all(axis=1)].to_dict("records")
+        assert mean["exact"] == pytest.approx(100 * np.mean(values)), name
+        assert (mean["exact_high"] - mean["exact_low"]) / 2 == pytest.approx(half_width(values), rel=0.02), name
+        assert table[["exact_low", "exact_high", "substring_low", "substring_high"]].notna().all(axis=None), name
+        assert (
+            "±"
+            not in getattr(markdown, name)(table, GRID)
+            .split("## Tokens")[0]
+            .split("## Stages")[0][500:]
+            .split("### Tokens")[0]
+        )
+
+
+def numbers(row: tuple) -> dict:
+    """Of a row of `evaluations`, as a group that is all of it."""
+    return part(row.right["substring"].count("1"), IMAGES, row.right["exact"].count("1")) | {"right": row.right}
+
+
+def test_of_counts_without_images_the_interval_is_the_widest_that_images_could_give(evaluations):
+    """Of completions that think the records have no marks: no arrangement of them among the images gives more."""
+    counts = dict(zip(GRID.seeds, (20, 30, 45), strict=True))
+    rows = evaluations[(evaluations["setting"] == "few_shot") & (evaluations["kind"] == "evaluate")]
+    rows = rows.assign(thinking=rows["seed"].map(counts), consistency=None)
+    table = tables.thinking(rows, pd.DataFrame(), GRID)
+    mean = table[(table["dataset"] == "digits") & (table["method"] == "sft") & (table["seed"] == "mean")].iloc[0]
+    assert mean["think"] == pytest.approx(100 * 95 / 180)
+    random = np.random.Generator(np.random.PCG64(3))
+    for _ in range(50):
+        marks = np.array([random.permutation(np.arange(IMAGES) < count) for count in counts.values()])
+        drawn = inference.estimate(inference.ACCURACY, {Cell("digits", "digits"): marks})
+        assert mean["think_low"] <= drawn.low + 1e-9 and drawn.high <= mean["think_high"] + 1e-9

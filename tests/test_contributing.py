@@ -14,7 +14,7 @@ from stages.report.claims import read_ledger
 from stages.report.footnotes import Reported
 from stages.runtime.params import read_grid
 from tests.conftest import ROOT, Project, settle
-from tools.repro import look
+from tools.graph import look
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 SECTIONS = dict(re.findall(r"^## An? (\w+)$(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
@@ -23,11 +23,11 @@ BLOCK = re.compile(r"^`([^`\n]+)`[^\n]*:\n+```\w+\n(.*?)^```$", re.MULTILINE | r
 ADDED = {"dataset": "flowers", "method": "describe_first", "reward": "brevity", "claim": "none", "task": "crowds"}
 """What the examples add, by the word that stands in the names of its stages."""
 ABOUT_ALL = {
-    "dataset": {"aggregate"},
-    "method": {"aggregate", "best@digits"},
+    "dataset": {"aggregate", "html_report"},
+    "method": {"aggregate", "best@digits", "html_report"},
     "reward": set(),
-    "claim": {"aggregate"},
-    "task": {"aggregate"},
+    "claim": {"aggregate", "html_report"},
+    "task": {"aggregate", "html_report"},
 }
 """Stages that are about several cells and run once more."""
 

@@ -33,6 +33,7 @@ AXES = (
     "weight_change",
     "by_step",
 )
+ABOUT_ALL = {"configure", "aggregate", "html_report"}
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
@@ -48,6 +49,7 @@ def expected_names(params: dict) -> set[str]:
         "configure",
         "base_model",
         "aggregate",
+        "html_report",
         *names("download", datasets),
         *names("split", datasets, seeds),
         *names("partition", settings, datasets, seeds),
@@ -73,7 +75,7 @@ def test_stage_names_and_count_of_the_default_grid():
         names = [stage.name for stage in repo.index.stages]
     assert len(names) == len(set(names))
     assert set(names) == expected_names(PARAMS)
-    assert len(names) == 3 + 4 + 4 + 8 + 8 + 32 + 32 + 64 + 4 + 1
+    assert len(names) == 4 + 4 + 4 + 8 + 8 + 32 + 32 + 64 + 4 + 1
     assert "evaluate@base_to_new-cls_rl-digits-1" in names
 
 
@@ -83,7 +85,7 @@ def test_the_lock_is_of_the_default_grid_and_of_nothing_that_was():
 
 
 def test_no_cell_depends_on_a_folder_that_other_cells_write_into():
-    """Only `best` and `aggregate` do, which are about several cells."""
+    """Only `best`, `aggregate` and `html_report` do, which are about several cells."""
     with Repo(str(ROOT)) as repo:
         written = {out.def_path: stage.name for stage in repo.index.stages for out in stage.outs}
         for stage in repo.index.stages:
@@ -95,7 +97,9 @@ def test_no_cell_depends_on_a_folder_that_other_cells_write_into():
                 and dep.def_path not in written
             ]
             if stage.name == "aggregate":
-                assert shared == ["metrics/records"]
+                assert shared == ["metrics/predictions", "metrics/records"]
+            elif stage.name == "html_report":
+                assert set(shared) == {"data/download", "data/partition", "metrics/predictions", "metrics/records"}
             elif stage.name == "best@digits":
                 assert set(shared) == {"metrics/records/evaluate/few_shot-digits", "metrics/records/validate/digits"}
             else:
@@ -121,9 +125,10 @@ def test_stage_depends_on_the_code_that_it_imports(stage):
     by_method = [path for path in deps if path.startswith("recipes/methods/")] or [
         path for path in deps if path.startswith("recipes/prompts/")
     ]
-    assert len(by_method) == ("stages/methods/method.py" in code)
+    assert len(by_method) == ("stages/methods/method.py" in code and stage != "html_report")
+    assert ("stages/methods" in deps) == (stage == "html_report")  # the prompts of all methods of the grid
     by_task = [path for path in deps if path.startswith("recipes/tasks/")]
-    assert len(by_task) == ("stages/tasks/task.py" in code and stage not in ("best", "aggregate"))
+    assert len(by_task) == ("stages/tasks/task.py" in code and stage not in ("best", "aggregate", "html_report"))
 
 
 def test_every_stage_waits_for_the_check_of_params():
@@ -156,7 +161,7 @@ STALE = {
     "models.embedded.lora.*": [],  # no method of this grid has adapters
     "models.embedded.*": ["base_model"],
     "models.*": [],  # models that are not chosen
-    "model": ["base_model", "aggregate"],
+    "model": ["base_model", "aggregate", "html_report"],
     "download.digits.*": ["download@digits", "best@digits"],
     "download.shapes.*": ["download@shapes"],
     "download.*": [],
@@ -169,7 +174,9 @@ STALE = {
     "grpo.max_completion_length": ["train@*-cls_rl-*", "validate@cls_rl-*"],  # no_thinking has its own
     "grpo.*": ["train@*-cls_rl-*", "train@*-no_thinking-*", "validate@cls_rl-*", "validate@no_thinking-*"],
     "train.no_thinking.*": ["train@*-no_thinking-*", "validate@no_thinking-*"],
-    "evaluate.zero_shot_method": ["zero_shot@*"],
+    "evaluate.zero_shot_method": ["zero_shot@*", "html_report"],
+    "evaluate.prompts": ["zero_shot@*", "evaluate@*", "cross_eval@*", "validate@*", "html_report"],
+    "evaluate.generation.max_new_tokens": ["zero_shot@*", "evaluate@*", "cross_eval@*", "validate@*", "html_report"],
     "evaluate.every": [],  # no model of this grid is evaluated on the way
     "evaluate.*": ["zero_shot@*", "evaluate@*", "cross_eval@*", "validate@*"],
 }
@@ -365,8 +372,8 @@ def test_a_longer_axis_adds_cells_and_touches_no_other(settled, axis, value, new
     settled.change(**{axis: value})
     configure.configure()
     with Repo(str(settled.root)) as repo:
-        stale = {name for name in repo.status() if name not in ("configure", "aggregate")}
-        names = {stage.name for stage in repo.index.stages} - {"configure", "aggregate"}
+        stale = {name for name in repo.status() if name not in ABOUT_ALL}
+        names = {stage.name for stage in repo.index.stages} - ABOUT_ALL
     (settled.root / "params.yaml").write_text(original)
     configure.configure()
     assert stale == by_pattern(names, new)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.report import depth, markdown, plots
+from stages.report import depth, inference, markdown, plots
 from stages.report.footnotes import Reported
 from stages.report.records import Part, Records
 
@@ -162,3 +162,24 @@ def test_the_table_names_base_methods_and_stages_and_says_where_thinking_pays():
 
 def test_groups_that_are_no_numbers_make_no_curve():
     assert depth.curves(records({"zero_shot": {"Count": "1"}, "cls_rl": {"Count": "1"}}), GRID) == {}
+
+
+@pytest.mark.parametrize("seeds", [1, 40])
+def test_its_bootstrap_agrees_with_the_other_tables_intervals_where_both_are_right(seeds):
+    """Of means and differences, with one seed or many that share their images; the crossing alone needs a bootstrap."""
+    generator = np.random.Generator(np.random.PCG64(11))
+    ease, rows = generator.normal(0, 1.5, 300), []
+    for method, level in {"no_thinking": 0.2, "cls_rl": 0.5}.items():
+        for seed in range(seeds):
+            right = ease + generator.normal(0, 0.5, 300) + level + generator.normal(0, 0.4) > 0
+            rows.append((method, seed, 1, "".join("01"[int(mark)] for mark in right)))
+    answers = depth.Answers.of(cells(*rows))
+    drawn = depth.resample(answers)
+    marks = [{inference.Cell("chains", "chains"): answers.right[0][place]} for place in (0, 1)]
+    table = depth.curve(answers, drawn)
+    (difference,) = depth.contrasts(answers, drawn, [("cls_rl", "no_thinking")]).to_dict("records")
+    pairs = [(inference.estimate(inference.ACCURACY, marks[place]), table.iloc[place], "exact") for place in (0, 1)]
+    pairs += [(inference.estimate(inference.DIFFERENCE, marks[1], marks[0]), difference, "difference")]
+    for found, row, name in pairs:
+        assert found.value == pytest.approx(row[name])
+        assert [found.low, found.high] == pytest.approx([row[f"{name}_low"], row[f"{name}_high"]], abs=0.6)

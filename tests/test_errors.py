@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from stages.predict import read_task
+from stages.prediction.saved import read_task
 from stages.runtime.errors import UserError
 from tests.conftest import ROOT
 
 COMMANDS = (
-    "aggregate, base_model, best, by_step, configure, cross_eval, download, evaluate, partition, predict, prompt_eval, "
-    "prompt_zero_shot, split, target, target_eval, target_prompt, target_zero_shot, train, validate, weight_change, "
-    "zero_shot"
+    "aggregate, base_model, best, by_step, configure, cross_eval, download, evaluate, html_report, partition, predict, "
+    "prompt_eval, prompt_zero_shot, split, target, target_eval, target_prompt, target_zero_shot, train, validate, "
+    "weight_change, zero_shot"
 )
 
 

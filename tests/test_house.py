@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "embedded": {"tasks", "modelling", "training", "runtime"},
     "sources": {"tasks", "embedded", "runtime"},
     "report": {"tasks", "modelling", "runtime"},
+    "prediction": {"report", "sources", "modelling", "methods", "tasks", "runtime"},
     "recipes": {"sources", "embedded", "evaluation", "training", "modelling", "methods", "rewards", "tasks", "runtime"},
 }
 """The rooms of `stages/`, and which others each may know: docs/architecture.md has the picture."""

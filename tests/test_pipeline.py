@@ -136,7 +136,7 @@ def test_reward_experiment_retrains_the_reinforcement_cells_and_what_follows(tin
     # would follow is then rightly skipped.
     assert {"configure", *(cell for cell in cells if cell.startswith("train"))} <= set(ran(done.stdout))
     chosen = {"validate@cls_rl-digits-1", "best@digits"}
-    assert set(ran(done.stdout)) <= {"configure", "aggregate", *cells, *crossed, *chosen}
+    assert set(ran(done.stdout)) <= {"configure", "aggregate", "html_report", *cells, *crossed, *chosen}
     shown = tiny.run("dvc", "exp", "show", "--only-changed", "--csv").stdout
     assert "equal" in shown
     assert "reward" in shown
@@ -163,6 +163,7 @@ def test_experiment_elsewhere_is_tracked_in_the_projects_store(tiny):
         "validate@sft-digits-1",
         "best@digits",
         "aggregate",
+        "html_report",
     }
     after = runs(tiny)
     assert len(after) == before + 3
@@ -172,7 +173,7 @@ def test_experiment_elsewhere_is_tracked_in_the_projects_store(tiny):
 
 def test_smaller_grid_runs_nothing_again_but_what_is_about_all_of_it(tiny):
     done = tiny.run("dvc", "exp", "run", "-S", "methods=[sft]", "-S", "datasets=[digits]")
-    assert set(ran(done.stdout)) == {"configure", "best@digits", "aggregate"}
+    assert set(ran(done.stdout)) == {"configure", "best@digits", "aggregate", "html_report"}
     table = pd.read_csv(tiny.root / "metrics/tables/few_shot.csv")
     assert set(table["method"]) == {"zero_shot", "sft"}
     tiny.run("git", "checkout", "-q", ".")

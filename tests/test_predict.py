@@ -13,7 +13,7 @@ from stages.evaluation import outputs as evaluation
 from stages.methods.method import load as load_method
 from stages.modelling.generation import GenerationParams
 from stages.modelling.model import load_model, load_processor
-from stages.predict import answers, decoded, paths, read_task
+from stages.prediction.saved import answers, decoded, paths, read_task
 from stages.recipes.params import check
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, write_json
@@ -162,7 +162,7 @@ def test_a_file_that_is_no_image_has_its_line_and_the_others_follow(tmp_path, ca
     assert lines == [f"error: {problem}" for problem in problems]
     missing, unreadable, truncated, nothing = lines
     assert missing == f"error: {tmp_path / 'missing.png'}: no such file or directory"
-    assert unreadable == f"error: {corrupt}: cannot be read as an image; valid: any format that Pillow reads"
+    assert unreadable == f"error: {corrupt}: cannot be read as an image"
     assert truncated.startswith(f"error: {cut}: cannot be read as an image (")
     assert nothing == f"error: {empty}: has no image in it"
 
@@ -191,14 +191,18 @@ def test_command(model, pictures, tmp_path):
     command = ("python", "-m", "stages", "predict", "--model", str(model))
     expected = predictions(model, pictures)
     done = project.run(*command, "--json", str(pictures[0].parent))
-    assert [json.loads(line) for line in done.stdout.splitlines()] == [
-        {"image": each.image, "answer": each.answer, "completion": each.completion} for each in expected
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [list(line) for line in lines] == [
+        ["image", "answer", "score", "reason", "completion", "likeliest"] for _ in expected
+    ]
+    assert [(line["image"], line["answer"], line["completion"]) for line in lines] == [
+        (each.image, each.answer, each.completion) for each in expected
     ]
     done = project.run(*command, str(pictures[3]), str(tmp_path / "missing.png"), str(pictures[4]), check=False)
     assert done.returncode == 1
     assert done.stderr == f"error: {tmp_path / 'missing.png'}: no such file or directory\n"
     head, *rows = done.stdout.splitlines()
-    assert head.split() == ["image", "answer"]
+    assert head.split() == ["image", "answer", "score"]
     column = head.index("answer")
     said = [f"? {json.dumps(expected[i].completion)}" for i in (3, 4)]
     assert [(row[:column].strip(), row[column:]) for row in rows] == [

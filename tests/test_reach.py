@@ -76,7 +76,7 @@ def kinds(stages: dict[str, str]) -> set[str]:
     return {stage.partition("@")[0] for stage in stages}
 
 
-TRAINING_AND_AFTER = {"train", "evaluate", "validate", "best", "aggregate"}
+TRAINING_AND_AFTER = {"train", "evaluate", "validate", "best", "aggregate", "html_report"}
 
 
 def test_nothing_would_run_in_a_grid_that_is_up_to_date(grid):
@@ -118,7 +118,12 @@ def test_a_new_method_is_new_and_no_other_cell_runs(grid):
     grid.change("methods", ["sft", "cls_rl", "no_thinking"])
     found = grid.reach()
     assert found["train@few_shot-no_thinking-digits-1"] == "new"
-    assert {stage for stage in found if "no_thinking" not in stage} == {"configure", "best@digits", "aggregate"}
+    assert {stage for stage in found if "no_thinking" not in stage} == {
+        "configure",
+        "best@digits",
+        "aggregate",
+        "html_report",
+    }
     assert set(found) == grid.repro()
 
 

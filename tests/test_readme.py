@@ -127,18 +127,24 @@ def test_what_is_said_of_the_scenes_is_what_their_tables_say():
         assert ledger[name]["verdict"] == "contradicted"
 
 
+SEEDS = ROOT / "grids/seeds"
+"""The grid whose tables and verdicts README shows."""
+
+
 def test_numbers_are_those_of_the_tables():
     shown = [line for line in README.splitlines() if re.match(r"\|[^|]*\| *(\*\*)?\d+\.\d\d\b", line)]
-    tables = "\n".join(path.read_text() for path in sorted((ROOT / "metrics/tables").glob("*.md"))).splitlines()
+    tables = "\n".join(path.read_text() for path in sorted((SEEDS / "metrics/tables").glob("*.md"))).splitlines()
     assert [line for line in shown if line not in tables] == []
-    methods = YAML(typ="safe").load(ROOT / "params.yaml")["methods"]
+    methods = YAML(typ="safe").load(SEEDS / "params.yaml")["methods"]
     rows = [line.split("|")[1].strip() for line in shown]
     assert rows == ["zero_shot", *methods] * 3  # few-shot: substring, exact; base to new: both
 
 
 def test_every_accuracy_mean_gain_and_h_has_its_interval():
-    for name in ("few_shot", "base_to_new", "transfer"):
-        table = pd.read_csv(ROOT / f"metrics/tables/{name}.csv")
+    for metrics, name in itertools.product(
+        (ROOT / "metrics", SEEDS / "metrics"), ("few_shot", "base_to_new", "transfer")
+    ):
+        table = pd.read_csv(metrics / f"tables/{name}.csv")
         bounds = [column for column in table if column.endswith(("_low", "_high")) and "_drawn_" not in column]
         assert {"substring", "exact"} <= {column.split("_")[0] for column in bounds}
         for column in bounds:
@@ -167,7 +173,7 @@ def verdict_rows(metrics: Path) -> list[str]:
 
 def test_verdicts_are_those_of_the_ledger():
     shown = README.partition("<!-- claims -->")[2].strip().split("\n\n")[0].splitlines()[2:]
-    assert shown == verdict_rows(ROOT / "metrics")
+    assert shown == verdict_rows(SEEDS / "metrics")
 
 
 def test_every_fault_in_the_table_has_its_test():

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from stages import aggregate
 from stages.evaluation import scoring
 from stages.report import contrasts, markdown, plots, tables
+from stages.report.answers import Answers
 from stages.report.claims import read_ledger
 from stages.report.curves import by_dataset, mean_curves
 from stages.report.footnotes import Reported
@@ -152,7 +153,7 @@ def test_base_to_new_by_hand(tmp_path):
     right = {("digits", "base"): 80, ("digits", "new"): 40, ("letters", "base"): 60, ("letters", "new"): 60}
     write_cells(tmp_path, SMALL, lambda setting, method, source, target, seed, name: right.get((source, name), 50))
     records = read_records(SMALL, tmp_path / "records")
-    table = tables.base_to_new(records.evaluations, SMALL)
+    table = tables.base_to_new(records.evaluations, SMALL, Answers([records.evaluations], SMALL.seeds))
     digits = row(table, dataset="digits", method="cls_rl")
     assert digits["stage"] == "evaluate@base_to_new-cls_rl-digits-1"
     assert digits[["substring_base", "substring_new", "exact_base", "exact_new"]].tolist() == [80, 40, 40, 20]
@@ -184,7 +185,8 @@ def test_paper_averages_harmonic_mean_of_means():
 def test_few_shot_by_hand(tmp_path):
     right = {(None, "digits"): 40, (None, "letters"): 50, ("digits", "digits"): 70, ("letters", "letters"): 45}
     write_cells(tmp_path, SMALL, lambda setting, method, source, target, seed, name: right.get((source, target), 50))
-    table = tables.few_shot(read_records(SMALL, tmp_path / "records").evaluations, SMALL)
+    evaluations = read_records(SMALL, tmp_path / "records").evaluations
+    table = tables.few_shot(evaluations, SMALL, Answers([evaluations], SMALL.seeds))
     digits = row(table, dataset="digits", method="cls_rl")
     assert digits["stage"] == "evaluate@few_shot-cls_rl-digits-1"
     assert (digits["samples"], digits["substring_correct"], digits["substring"], digits["exact"]) == (100, 70, 70, 35)
@@ -226,7 +228,8 @@ def test_transfer_by_hand(tmp_path):
         ("letters", "letters"): 60,
     }
     write_cells(tmp_path, SMALL, lambda setting, method, source, target, seed, name: right.get((source, target)))
-    table = tables.transfer(read_records(SMALL, tmp_path / "records").evaluations, SMALL)
+    evaluations = read_records(SMALL, tmp_path / "records").evaluations
+    table = tables.transfer(evaluations, SMALL, Answers([evaluations], SMALL.seeds))
     gains = table.pivot(index="source", columns="target", values="substring_gain")
     names = ["digits", "letters", "mean"]
     assert gains.loc[names, names].to_numpy().tolist() == [[30, -6, 12], [6, 10, 8], [18, 2, 10]]
@@ -257,12 +260,13 @@ def test_seeds_are_averaged_with_sample_deviation(tmp_path):
 
     write_cells(tmp_path, grid, right)
     evaluations = read_records(grid, tmp_path / "records").evaluations
-    mean = row(tables.few_shot(evaluations, grid), dataset="digits", method="cls_rl", seed="mean")
+    answers = Answers([evaluations], grid.seeds)
+    mean = row(tables.few_shot(evaluations, grid, answers), dataset="digits", method="cls_rl", seed="mean")
     assert mean["substring"] == 62 and mean["substring_sd"] == pytest.approx(8**0.5)
     assert mean["stage"] == "evaluate@few_shot-cls_rl-digits-*"
-    halves = row(tables.base_to_new(evaluations, grid), dataset="mean", method="cls_rl", seed="mean")
+    halves = row(tables.base_to_new(evaluations, grid, answers), dataset="mean", method="cls_rl", seed="mean")
     assert halves["substring_H"] == pytest.approx(62) and halves["substring_H_sd"] == pytest.approx(8**0.5)
-    gain = row(tables.transfer(evaluations, grid), source="digits", target="letters", seed="mean")
+    gain = row(tables.transfer(evaluations, grid, answers), source="digits", target="letters", seed="mean")
     assert gain["substring_gain"] == 12 and gain["substring_gain_sd"] == pytest.approx(8**0.5)
     assert gain["zero_shot_stage"] == "zero_shot@few_shot-letters-*"
     text = report(tmp_path, grid)["tables/few_shot.md"].decode()
@@ -304,7 +308,7 @@ def test_both_rules_have_the_same_numbers_and_intervals(tmp_path, seeds):
     grid = FULL.model_copy(update={"seeds": seeds})
     write_cells(tmp_path, grid)
     evaluations = read_records(grid, tmp_path / "records").evaluations
-    compared = contrasts.contrasts(evaluations, grid)
+    compared = contrasts.contrasts(Answers([evaluations], grid.seeds), grid)
     shares = {
         "few_shot": ["{}"],
         "base_to_new": ["{}_base", "{}_new"],
@@ -379,7 +383,7 @@ def test_sub_scores_have_a_table_where_a_task_has_some_and_change_no_other(tmp_p
     cells = [row for row in rows if ",cls_rl," in row]
     assert cells[0].startswith("overlap,few_shot,all,letters,cls_rl,1,evaluate@few_shot-cls_rl-letters-1,100,64.00")
     if len(seeds) > 1:
-        assert cells[-1] == "overlap,few_shot,all,letters,cls_rl,mean,evaluate@few_shot-cls_rl-letters-*,,66.00,2.83"
+        assert cells[-1] == "overlap,few_shot,all,letters,cls_rl,mean,evaluate@few_shot-cls_rl-letters-*,,66.00,,,2.83"
     shown = text.partition("\n## Overlap\n")[2].partition("\n## Stages\n")[0]
     assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.split("\n") if line][2:] == [
         ["zero_shot", "20.00" if len(seeds) == 1 else "20.00 ± 0.00"],
@@ -597,7 +601,8 @@ def test_difference_panels_are_one_methods_gains_minus_anothers(tmp_path, monkey
         plots, "_panel", lambda axis, title, panel, limit: shown.update({title: panel}) or axis.imshow([[0]])
     )
     write_cells(tmp_path, FULL)
-    table = tables.transfer(read_records(FULL, tmp_path / "records").evaluations, FULL)
+    evaluations = read_records(FULL, tmp_path / "records").evaluations
+    table = tables.transfer(evaluations, FULL, Answers([evaluations], FULL.seeds))
     plots.transfer_difference(table, FULL, "no_thinking", "cls_rl")
     assert list(shown) == ["no_thinking minus cls_rl\nsubstring match", "no_thinking minus cls_rl\nexact match"]
     for rule, panel in zip(RULES, shown.values(), strict=True):
@@ -626,7 +631,8 @@ def test_heat_map_says_by_which_rule(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(plots, "_png", lambda figure, *dots: shown.append(figure) or b"")
     write_cells(tmp_path, SMALL)
-    table = tables.transfer(read_records(SMALL, tmp_path / "records").evaluations, SMALL)
+    evaluations = read_records(SMALL, tmp_path / "records").evaluations
+    table = tables.transfer(evaluations, SMALL, Answers([evaluations], SMALL.seeds))
     plots.transfer_heatmap(table, SMALL)
     panels = {axis.get_title(): axis for axis in shown[0].axes if axis.get_title()}
     assert list(panels) == ["cls_rl\nsubstring match", "cls_rl\nexact match"]

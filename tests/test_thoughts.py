@@ -15,7 +15,7 @@ from stages.recipes.recipe import recipe
 from stages.runtime.errors import UserError
 from stages.runtime.params import read_params
 from stages.sources.columns import row
-from stages.sources.table import write_table
+from stages.sources.writing import write_table
 from stages.split import split
 from stages.tasks import classification, number
 from stages.tasks.task import Sample
@@ -95,7 +95,7 @@ def test_from_a_table_to_the_samples_of_a_split(tmp_path, in_directory):
     section |= {"image_column": "picture", "train_per_class": None, "test_per_class": 1}
     section |= {"columns": {"question": "problem", "answer": "solution", "thought": "steps"}}
     chosen = sources.load("download.counts", sources.parse("download.counts", section))
-    write_table(chosen, False, tmp_path / "table.arrow")
+    write_table("download.counts", chosen, False, tmp_path / "table.arrow")
     folder = tmp_path / "data/download/counts"
     folder.mkdir(parents=True)
     Dataset.from_file(str(tmp_path / "table.arrow")).to_parquet(folder / "images.parquet")

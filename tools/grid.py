@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from ruamel.yaml import YAML
 
 from stages.recipes.params import check
 from stages.recipes.recipe import files
@@ -39,13 +40,14 @@ COPIES = (".dvc/.gitignore", ".dvc/config")
 """What DVC wants as files."""
 
 
-def make(root: Path, name: str) -> Path:
-    """Make the folder of a grid from the profile of that name, or mend its links; return it.
+def make(root: Path, name: str, params: str | None = None) -> Path:
+    """Make the folder of a grid from `params` (None: the profile of that name), or mend its links; return it.
 
     What it has of results, and its params.yaml where there is one, stay as they are.
     """
     folder = root / GRIDS / name
-    files(check(profile.params_of(name)))  # before anything is written
+    params = profile.text_of(name) if params is None else params
+    files(check(YAML(typ="safe").load(params)))  # before anything is written
     for link in LINKS:
         path = folder / link
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +58,7 @@ def make(root: Path, name: str) -> Path:
             unfinished.write_bytes((root / copy).read_bytes())
     if not (folder / "params.yaml").exists():
         with write_file(folder / "params.yaml") as unfinished:
-            unfinished.write_text(profile.text_of(name), encoding="utf-8")
+            unfinished.write_text(params, encoding="utf-8")
     return folder
 
 

@@ -19,6 +19,7 @@ from stages.runtime.params import read_params
 from tools.planning.costs import GPUS, Speed
 from tools.planning.datasets import Guesses
 from tools.planning.planner import Assumptions, planner, stages_of_dag
+from tools.planning.spread import table
 from tools.planning.tables import report
 
 
@@ -54,6 +55,7 @@ def plan(
     classes: Annotated[int, typer.Option(min=2, help="of a dataset of your own that is not there yet")] = 10,
     pixels: Annotated[int, typer.Option(help="of an image that keeps its size, likewise")] = 640 * 480,
     characters_per_token: Annotated[float, typer.Option(help="of text, for models of the hub")] = 4.0,
+    spread_over: Annotated[list[int] | None, typer.Option(min=1, help="hours on so many GPUs (several times)")] = None,
 ) -> None:
     """Print what `dvc repro` costs with the `params.yaml` that is there."""
     if gpu not in GPUS:
@@ -80,7 +82,10 @@ def plan(
         ),
     )
     params = read_params()
-    print(report(planner(params, assumptions, speed), gpu, stages_of_dag(Path("dvc.yaml"), params)))
+    planned = planner(params, assumptions, speed)
+    print(report(planned, gpu, stages_of_dag(Path("dvc.yaml"), params)))
+    if spread_over:
+        print(f"\n## Over several GPUs\n\n{table(planned, spread_over)}")
 
 
 if __name__ == "__main__":

@@ -15,14 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
-import statistics
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
-from urllib.parse import quote
 
 import networkx
 import typer
@@ -40,7 +35,8 @@ from stages.runtime.files import json_text, read_json
 from stages.runtime.params import read_params
 from stages.runtime.tracking_store import store_uri
 from tools import fast_dvc
-from tools.repro import needed
+from tools.graph import kind, needed
+from tools.times import duration, estimate, finished_seconds
 
 CONFIGURE = "configure"
 
@@ -48,13 +44,6 @@ RECIPES = Path("recipes")
 
 SHOWN = 3
 """How many keys, files or stages the table names as reasons of one sort."""
-
-FINISHED_RUNS = """
-SELECT tags.value, latest_metrics.value
-FROM runs JOIN tags USING (run_uuid) JOIN latest_metrics USING (run_uuid)
-WHERE runs.status = 'FINISHED' AND runs.lifecycle_stage = 'active'
-AND tags.key = 'dvc.stage' AND latest_metrics.key = 'wall_seconds'
-"""
 
 
 class Reason(NamedTuple):
@@ -67,11 +56,6 @@ class Reason(NamedTuple):
 
     sort: str
     what: str = ""
-
-
-def kind(stage: str) -> str:
-    """The name of a stage without its cell."""
-    return stage.partition("@")[0]
 
 
 def reach(targets: list[str]) -> dict[str, list[Reason]]:
@@ -155,41 +139,6 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
             yield from _leaves(child, (*path, key))
     else:
         yield path, value
-
-
-def finished_seconds(uri: str) -> dict[str, list[float]]:
-    """Wall seconds of the finished runs of each stage in an MLflow store; of one that is no sqlite file, nothing."""
-    path = uri.removeprefix("sqlite:///")
-    found = defaultdict(list)
-    try:
-        with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as store:
-            for stage, seconds in store.execute(FINISHED_RUNS):
-                found[stage].append(seconds)
-    except sqlite3.Error:  # none there, of another version, or locked
-        return {}
-    return dict(found)
-
-
-def estimate(stages: list[str], finished: Mapping[str, list[float]]) -> dict[str, float]:
-    """Seconds that each stage takes, as far as finished runs of it or of its kind say."""
-    of_kind = defaultdict(list)
-    for stage, seconds in finished.items():
-        of_kind[kind(stage)] += seconds
-    known = {stage: finished.get(stage) or of_kind.get(kind(stage)) for stage in stages}
-    return {stage: statistics.median(seconds) for stage, seconds in known.items() if seconds}
-
-
-def duration(seconds: float) -> str:
-    """A time as a person says it.
-
-    >>> duration(0.4), duration(143), duration(7500)
-    ('0 s', '2 min 23 s', '2 h 5 min')
-    """
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def because(reasons: list[Reason]) -> str:

@@ -1,205 +1,173 @@
-"""`dvc repro`, several stages at a time: the same commands and the same `dvc.lock`, in less time on several cores.
+"""`dvc repro`, several stages at a time, here or elsewhere: the same `dvc.lock`, in less time.
 
-DVC itself runs one stage after the other. It can be run several times at once where each run has one stage whose inputs
-are ready and waits for the lock of the repository, which is what this does, in the order of DVC's own graph. What is up
-to date is left alone by DVC, so nothing is lost by interrupting it or by mixing it with `dvc repro`. Libraries are
-imported once and not by every stage; see `stages/runtime/warm.py`.
+DVC itself runs one stage after the other. Here one queue of stages whose inputs are ready, the most urgent first
+(`tools/schedule.py`), is handed to an executor: `--on local` (processes on this machine, each with a DVC of its own),
+`hosts`, `ray` or `slurm` (`tools/places`). What is up to date is left alone, so nothing is lost by interrupting it or
+by mixing it with `dvc repro`. Libraries are imported once and not by every stage; see `stages/runtime/warm.py`.
 """
 
-import multiprocessing
-import multiprocessing.connection
-import multiprocessing.forkserver
+from __future__ import annotations
+
 import os
-import re
 import sys
-import tempfile
-import threading
-from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import networkx
 import typer
-from dvc.cli import main as dvc
-from dvc.exceptions import DvcException
-from dvc.lock import LockError
-from dvc.repo import Repo
-from dvc.stage import Stage
 
-from stages.runtime import warm
 from stages.runtime.errors import UserError, reported
-from stages.runtime.process import STARTER
-from tools import fast_dvc
+from stages.runtime.scratch import locked
+from stages.runtime.tracking_store import store_uri
+from tools import fast_dvc, places
+from tools.engines import End, Engine, Local
+from tools.graph import chain, look
+from tools.places.local import begin, default_jobs
+from tools.progress import Progress
+from tools.schedule import urgency
+from tools.times import duration, estimate, finished_seconds
+
+__all__ = ["JOBS_HELP", "default_jobs"]
 
 JOBS_HELP = "stages at a time, one core each; by default 2, and 1 where there is a GPU"
 
+LOCK = Path(".dvc/tmp/repro.lock")
+"""Held by the scheduler of a project; the kernel frees it on any death."""
 
-def look(targets: list[str]) -> tuple[networkx.DiGraph, set[str]]:
-    """What `targets` need (where there are none: all stages), and which of it DVC may have to run.
 
-    An edge of the graph points from what is needed to what needs it. Stages are named.
+def drive(graph: networkx.DiGraph, engine: Engine, progress: Progress, tries: int) -> int:
+    """Run all stages of a graph that are not done; return the exit status.
 
-    Raises:
-        UserError: there is no such stage, or DVC cannot read the pipeline.
+    A stage that is lost is started again, up to `tries` times. When one fails, what waits for it does not run; the
+    others do if the engine keeps going, else what runs is awaited and the rest is left.
     """
-    try:
-        return _look(targets)
-    except DvcException as error:
-        raise UserError(f"{' '.join(str(error).split())}; `dvc status` tells more") from error
+    urgent = urgency(graph, progress.expected)
+    running: dict[Future, list[str]] = {}
+    lost: dict[str, int] = {}
+    while graph:
+        taken = {stage for stages in running.values() for stage in stages}
+        ready = [stage for stage in graph if not graph.in_degree(stage) and stage not in taken | progress.failed.keys()]
+        ready.sort(key=urgent)
+        for stage in ready[: engine.limit - len(running)]:
+            stages = chain(stage, graph) if engine.several and len(ready) > engine.limit else [stage]
+            for one in stages:
+                progress.start(one, "", time.monotonic())
+            running[engine.submit(stages)] = stages
+        if not running:
+            break
+        finished, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in finished:
+            stages = running.pop(future)
+            end = engine.end(stages, future)
+            finish(graph, progress, end)
+            if not end.reason:
+                continue
+            (stage, *_) = stages
+            lost[stage] = lost.get(stage, 0) + (end.again and not end.free)
+            if end.again and lost[stage] < tries:
+                print(f"{stage}: {end.reason}; started again", file=sys.stderr, flush=True)
+                progress.again(stage)
+            elif engine.keep_going:
+                say(end.output)
+                print(
+                    f"error: {stage} failed: {end.reason}; what does not need it goes on", file=sys.stderr, flush=True
+                )
+                progress.fail(stage, end.reason)
+            else:
+                say(end.output)
+                print(f"error: {end.reason}; what runs beside is awaited", file=sys.stderr)
+                raise SystemExit(end.status)
+    return report_failures(graph, progress)
 
 
-def _look(targets: list[str]) -> tuple[networkx.DiGraph, set[str]]:
-    with Repo(_wait_for_lock=True) as repo, repo.lock:
-        stages, graph = needed(repo, targets)
-        with fast_dvc.each_once({}):
-            changed = {name for name in graph if is_changed(stages[name])}
-    return graph, set().union(*networkx.bfs_layers(graph, changed))
+def finish(graph: networkx.DiGraph, progress: Progress, end: End) -> None:
+    """Note and print what is done."""
+    graph.remove_nodes_from(end.done)
+    for stage, up_to_date in end.done.items():
+        progress.finish(stage, up_to_date, end.seconds)
+        print(progress.line(stage), flush=True)
+        for line in end.warnings.get(stage, []):
+            print(line, file=sys.stderr, flush=True)
 
 
-def needed(repo: Repo, targets: list[str]) -> tuple[dict[str, Stage], networkx.DiGraph]:
-    """All stages by name, and the graph of the names that `targets` need (where there are none: of all).
-
-    An edge of the graph points from what is needed to what needs it.
-
-    Raises:
-        UserError: there is no such stage.
-    """
-    stages = {stage.name: stage for stage in repo.index.stages}
-    if unknown := [target for target in targets if target not in stages]:
-        raise UserError(f"stage {unknown[0]!r} is not in dvc.yaml; valid: the names in `dvc stage list`")
-    graph = networkx.relabel_nodes(repo.index.graph, {stage: stage.name for stage in repo.index.graph}).reverse()
-    if targets:
-        of_targets = set(targets).union(*(networkx.ancestors(graph, target) for target in targets))
-        graph = networkx.DiGraph(graph.subgraph(of_targets))
-    return stages, graph
+def say(output: str) -> None:
+    """Print what a stage printed that failed."""
+    if output:
+        print(output, file=sys.stderr, flush=True)
 
 
-def is_changed(stage: Stage) -> bool:
-    """Whether a stage, or something that it reads or writes, is not as dvc.lock says."""
-    try:
-        return bool(stage.status())
-    except LockError:  # somebody else is writing it
-        return True
+def report_failures(graph: networkx.DiGraph, progress: Progress) -> int:
+    """Name what failed and why, and how many stages wait for it; return the exit status."""
+    if not progress.failed:
+        return 0
+    for stage, reason in progress.failed.items():
+        waiting = len(networkx.descendants(graph, stage))
+        print(f"error: {stage}: {reason}{f'; {waiting} stages wait for it' if waiting else ''}", file=sys.stderr)
+    print("error: the same command goes on from here", file=sys.stderr)
+    return 1
 
 
-def waiting(graph: networkx.DiGraph) -> dict[str, int]:
-    """How many stages wait for each one."""
-    after = {}
-    for stage in reversed(list(networkx.topological_sort(graph))):
-        after[stage] = set(graph.successors(stage)).union(*(after[next_one] for next_one in graph.successors(stage)))
-    return {stage: len(stages) for stage, stages in after.items()}
+@contextmanager
+def engine_of(place: str, settings: places.Settings, jobs: int | None) -> Iterator[Engine]:
+    """The engine of a place, while the block runs."""
+    module = places.load(place)
+    with module.executor(settings, jobs) as executor:
+        if not module.REMOTE:
+            yield Local(executor)
+            return
+        from tools.remote import Remote
 
-
-def chain(stage: str, graph: networkx.DiGraph) -> list[str]:
-    """A ready stage and those that wait for it alone: one DVC reads the lock file for all of them."""
-    return [stage, *sorted(after for after in graph.successors(stage) if graph.in_degree(after) == 1)]
-
-
-def default_jobs(devices: Path = Path("/dev")) -> int:
-    """How many stages run at a time unless the user says: one where there is a GPU, whose memory they would share."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
-    return 1 if any(devices.glob("nvidia[0-9]*")) and not hidden else 2
-
-
-def printed(output: str) -> dict[str, str]:
-    """What each stage printed that DVC ran, in the output of a run of several, by the stage's name.
-
-    >>> printed("Running stage 'one':\\n> cmd\\nwarning: full\\nRunning stage 'two':\\n")
-    {'one': '\\n> cmd\\nwarning: full\\n', 'two': '\\n'}
-    """
-    _, *rest = re.split(r"Running stage '([^']+)':", output)
-    return dict(zip(rest[::2], rest[1::2], strict=True))
-
-
-def failed(output: str, stages: list[str]) -> str:
-    """Which of `stages` DVC says that it failed at; all of them where it does not say.
-
-    >>> failed("ERROR: failed to reproduce 'two': exited with 2", ["one", "two"]), failed("", ["one", "two"])
-    ('two', 'one or two')
-    """
-    said = re.findall(r"failed to reproduce '([^']+)'", output)
-    return said[-1] if said and said[-1] in stages else " or ".join(stages)
-
-
-def run(stages: list[str]) -> tuple[int, str]:
-    """Run stages whose inputs are ready, those that are stale; return DVC's exit status and all that was printed."""
-    with tempfile.TemporaryFile() as output:
-        for number in (1, 2):
-            os.dup2(output.fileno(), number)
-        os.environ[STARTER] = str(os.getpid())
-        status = dvc(["--wait-for-lock", "repro", "--single-item", *stages])
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        output.seek(0)
-        return status, output.read().decode(errors="replace")
-
-
-def prepare_worker(socket: str) -> None:
-    """Make this process's DVC a fast one, with the server of stages at `socket`; and end it when its starter ends."""
-    fast_dvc.install()
-    os.environ[warm.SOCKET] = socket  # the server that this process was forked from had begun before
-
-    def watch() -> None:
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        with Remote.opened(executor, settings) as engine:
+            yield engine
 
 
 def repro(
     targets: Annotated[list[str] | None, typer.Argument(help="stages, with all that they need; default: all")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help=JOBS_HELP)] = None,
+    on: Annotated[str, typer.Option(help=f"where stages run: {', '.join(places.names())}; see places.yaml")] = "local",
 ) -> None:
-    """Run the stale stages of the pipeline, `jobs` at a time; stop at the first that fails."""
-    targets, jobs = targets or [], jobs or default_jobs()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tools.fast_dvc", "networkx", "typer"])
-    multiprocessing.forkserver.ensure_running()  # it imports DVC for the workers, while this process looks around
+    """Run the stale stages of the pipeline, `jobs` at a time; here, stop at the first that fails."""
+    with reported():
+        places.load(on)
+        settings = places.read_settings(Path.cwd())
+    if on == "local":
+        begin()
     fast_dvc.install()
-    with reported():
-        graph, stale = look(targets)
-    if not stale:
-        print("Data and pipelines are up to date.")
-        return
-    total, done = len(graph), 0
+    with reported(), locked(LOCK, "tools.repro") if LOCK.parent.parent.is_dir() else nothing():
+        graph, stale = look(targets or [])
+        if not stale:
+            print("Data and pipelines are up to date.")
+            return
+        status = run_stale(graph, stale, on, settings, jobs)
+        if not status and look(targets or [])[1]:
+            raise UserError("something changed meanwhile; run `dvc repro`")
+    raise SystemExit(status)
 
-    def finish(stages: Iterable[str], output: str = "") -> None:
-        nonlocal done
-        graph.remove_nodes_from(stages)
-        said = printed(output)
-        for stage in stages:
-            done += 1
-            print(f"[{done}/{total}] {stage}{'' if stage in said else ' (up to date)'}", flush=True)
-            for line in said.get(stage, "").splitlines():
-                if line.startswith("warning:"):
-                    print(line, file=sys.stderr, flush=True)
 
-    finish([stage for stage in networkx.lexicographical_topological_sort(graph) if stage not in stale])
-    running: dict[Future, list[str]] = {}
-    waits = waiting(graph)
-    with warm.server() as socket, ProcessPoolExecutor(jobs, context, prepare_worker, (socket,)) as pool:
-        while graph:
-            taken = {stage for stages in running.values() for stage in stages}
-            ready = [stage for stage in graph if not graph.in_degree(stage) and stage not in taken]
-            # Those first on which the most still waits.
-            ready.sort(key=lambda stage: (-waits[stage], stage))
-            for stage in ready[: jobs - len(running)]:
-                stages = chain(stage, graph) if len(ready) > jobs else [stage]
-                running[pool.submit(run, stages)] = stages
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                stages, (status, output) = running.pop(future), future.result()
-                if status:
-                    print(output, file=sys.stderr)
-                    print(f"error: {failed(output, stages)} failed; what runs beside is awaited", file=sys.stderr)
-                    raise SystemExit(status)
-                finish(stages, output)
-    with reported():
-        _, stale = look(targets)
-    if stale:
-        print("error: something changed meanwhile; run `dvc repro`", file=sys.stderr)
-        raise SystemExit(1)
+@contextmanager
+def nothing() -> Iterator[None]:
+    """No lock: DVC says that there is no project here."""
+    yield
+
+
+def run_stale(
+    graph: networkx.DiGraph, stale: Iterable[str], on: str, settings: places.Settings, jobs: int | None
+) -> int:
+    """Run stages; return the exit status."""
+    order = list(networkx.lexicographical_topological_sort(graph))
+    expected = estimate(order, finished_seconds(store_uri(os.environ, Path.cwd())))
+    progress = Progress(order.copy(), expected)
+    begin = time.monotonic()
+    finish(graph, progress, End({stage: True for stage in order if stage not in stale}))
+    with engine_of(on, settings, jobs) as engine:
+        status = drive(graph, engine, progress, settings.tries)
+    if on != "local":
+        print(f"{len(progress.done)} of {progress.total} stages in {duration(time.monotonic() - begin)}", flush=True)
+    return status
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ STAGES = (
     "validate",
     "best",
     "aggregate",
+    "html_report",
 )
 
 

@@ -30,6 +30,7 @@ class Answers:
         self.seeds = tuple(seeds)
         self._tested: dict[Key, Any] = {}
         self._arrays: dict[tuple[Key, str], np.ndarray] = {}
+        self._stacks: dict[tuple, np.ndarray] = {}
         images: dict[tuple[str, str, str], set[str | None]] = {}
         for frame in frames:
             for row in frame.to_dict("records"):
@@ -103,7 +104,11 @@ class Answers:
         }
 
     def _stack(self, rule: str, cell: tuple[str, str, str, str, str, str], seeds: Sequence[int] | None) -> np.ndarray:
-        return np.array([self._decoded(key, rule) for key in self._keys(cell, seeds)])
+        # A cell stands in many comparisons, and is the same array in all.
+        place = (rule, cell, None if seeds is None else tuple(seeds))
+        if place not in self._stacks:
+            self._stacks[place] = np.array([self._decoded(key, rule) for key in self._keys(cell, seeds)])
+        return self._stacks[place]
 
     def _keys(self, cell: tuple[str, str, str, str, str, str], seeds: Sequence[int] | None = None) -> list[Key]:
         """One for each seed, or for all of them."""

@@ -146,9 +146,9 @@ class Judged:
         return self.worth.verdict if self.worth else ABSENT
 
 
-def judge(ledger: Ledger, records: Records, grid: Reported) -> list[Judged]:
-    """Judge every claim, in the order of the file."""
-    measured = Measured.of(grid, records)
+def judge(ledger: Ledger, records: Records, grid: Reported, measured: Measured | None = None) -> list[Judged]:
+    """Judge every claim, in the order of the file; `measured`: the records, where they are indexed already."""
+    measured = measured or Measured.of(grid, records)
     found: dict[str, Judged] = {}
     estimates: dict[str, dict[str, Estimate | None]] = {}
     for name, claim in ledger.claims.items():

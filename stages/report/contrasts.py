@@ -3,7 +3,8 @@
 At a place of one seed McNemar's exact test on the same test images; at a place of several, and of means and H, the
 p-value that belongs to the interval of `stages.report.inference`, since the answers of several seeds on one image are
 not independent. p-values are corrected by Holm for all comparisons of their family: those of one table and rule over as
-many datasets (cells; means over one axis; over both), of one seed or of all together.
+many datasets (cells; means over one axis; over both), of one seed or of all together. On datasets for testing alone the
+methods are compared with their own prompts, all seeds together, and zero-shot is one of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from itertools import combinations, product
 import pandas as pd
 
 from stages.report.answers import Answers
+from stages.report.footnotes import Reported
 from stages.report.inference import (
     DIFFERENCE,
     H_DIFFERENCE,
@@ -28,6 +30,7 @@ SURE = 0.05
 """A difference is held to be one where its corrected p-value is less."""
 
 TRANSFER = "transfer"
+TARGETS = "targets"
 OTHERS = "others"
 """As trained on and tested on: the mean over all pairs of different datasets, transfer without its diagonal."""
 
@@ -36,23 +39,28 @@ COLUMNS = [*PLACE, "method", "against", "seeds", "images", "difference", "low", 
 COLUMNS += ["p_holm", "drawn_low", "drawn_high", "drawn_p", "drawn_p_holm"]
 
 
-def contrasts(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+def contrasts(answers: Answers, grid: Reported) -> pd.DataFrame:
     """Compare every two methods, zero-shot too, at every place of the tables.
 
+    Args:
+        answers: of the evaluations, and of those on datasets for testing alone where the grid has such.
+        grid: its axes.
+
     Returns:
-        table (`few_shot`, `base_to_new`, `open_set` or `transfer`), rule, part (`all`, `base`, `new`, `H` or `open`),
-        trained_on, tested_on (datasets, `mean` or `others`), seed (of the row; `mean` over several), method, against,
-        seeds (how many), images (the fewest of a dataset), difference (method minus against, in points), low, high
-        (95%, over these datasets), test (`mcnemar` or `interval`), p, comparisons (of the family), p_holm; of means
-        over all datasets also drawn_low, drawn_high, drawn_p, drawn_p_holm: the same over datasets like these.
+        table (`few_shot`, `base_to_new`, `open_set`, `transfer` or `targets`), rule, part (`all`, `base`, `new`, `H` or
+        `open`), trained_on, tested_on (datasets, `mean` or `others`), seed (of the row; `mean` over several), method,
+        against, seeds (how many), images (the fewest of a dataset), difference (method minus against, in points), low,
+        high (95%, over these datasets), test (`mcnemar` or `interval`), p, comparisons (of the family), p_holm; of
+        means over all datasets also drawn_low, drawn_high, drawn_p, drawn_p_holm: the same over datasets like these.
     """
-    answers = Answers([evaluations], grid.seeds)
     rows: list[dict] = []
     for setting in (FEW_SHOT, BASE_TO_NEW, OPEN_SET):
         if setting in grid.settings:
             rows += _in_domain(answers, grid, setting)
     if has_transfer(grid) and len(grid.datasets) > 1:
         rows += _transfer(answers, grid)
+    if grid.targets:
+        rows += _targets(answers, grid)
     table = pd.DataFrame(rows, columns=[name for name in COLUMNS if not name.endswith(("p_holm", "comparisons"))])
     averaged = table[["trained_on", "tested_on"]].isin([MEAN, OTHERS]).sum(axis=1)
     families = table.groupby([table["table"], table["rule"], averaged, table["seed"]], sort=False)
@@ -92,6 +100,15 @@ def _transfer(answers: Answers, grid: Grid) -> Iterator[dict]:
             pairs = [pair for pair in product(sources, targets) if source != OTHERS or pair[0] != pair[1]]
             place = (TRANSFER, rule, "all", source, target)
             yield from _place(answers, grid, FEW_SHOT, place, pairs, list(grid.seeds))
+
+
+def _targets(answers: Answers, grid: Reported) -> Iterator[dict]:
+    """On each dataset for testing alone by the dataset that was trained on, and means over either and both."""
+    sources, targets = ([*names, *([MEAN] if len(names) > 1 else [])] for names in (grid.datasets, grid.targets))
+    for rule, source, target in product(RULES, sources, targets):
+        pairs = product(grid.datasets if source == MEAN else [source], grid.targets if target == MEAN else [target])
+        place = (TARGETS, rule, "all", source, target)
+        yield from _place(answers, grid, FEW_SHOT, place, list(pairs), list(grid.seeds))
 
 
 def _seeds(grid: Grid) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -28,9 +29,10 @@ def read_reported(folder: Path) -> Reported:
 
 
 class Downloaded(Section):
-    """The record of one `download`."""
+    """The record of one `download`; `counts` are for who looks there."""
 
     notes: list[str]
+    counts: dict[str, Any] | None = None
 
 
 def read_notes(datasets: Sequence[str], folder: Path) -> dict[str, list[str]]:

@@ -46,7 +46,10 @@ class Cell(NamedTuple):
 
 
 Marks = Mapping[Cell, np.ndarray]
-"""Right or wrong by cell: bool (seeds, images); one row stands for all seeds where nothing depends on the seed."""
+"""Right or wrong by cell: bool (seeds, images); one row stands for all seeds where nothing depends on the seed.
+
+Shares from 0 to 1, float64, are taken alike.
+"""
 
 
 @dataclass(frozen=True)
@@ -170,13 +173,14 @@ H_DIFFERENCE = minus(H)
 """H of the first base and new minus H of the second."""
 
 
-def estimate(function: Function, *parts: Marks, crossed: bool = True) -> Estimate:
+def estimate(function: Function, *parts: Marks, crossed: bool = True, of: int = 1) -> Estimate:
     """A function of the means of some parts, over these datasets.
 
     Args:
         function: of as many means as there are parts.
         parts: marks; a part's mean is that over its cells, each of the same weight.
         crossed: whether all seeds have the same test images, as they have where no seed draws them.
+        of: how many images each column of the marks stands for.
 
     Raises:
         ValueError: cells of one training differ in their number of seeds, or of one test set in that of images.
@@ -193,7 +197,7 @@ def estimate(function: Function, *parts: Marks, crossed: bool = True) -> Estimat
         for cell, marks in part.items():
             added = marks * (100 * weight / len(part))
             influence[cell] = influence[cell] + added if cell in influence else added
-    least = max(100 * abs(weight) / len(part) for part, weight in zip(parts, slope, strict=True))
+    least = max(100 * abs(weight) / len(part) / of for part, weight in zip(parts, slope, strict=True))
     variance = _variance(influence, least, crossed)
     return _estimate(function, 100 * function.value(means), variance, parts, variance)
 
@@ -385,8 +389,9 @@ def _tail(variance: Variance, distance: float) -> float:
     return float(2 * (_WEIGHTS * stdtr(variance.images_df, -distance / error)).sum())
 
 
+@cache
 def _half(variance: Variance, alpha: float) -> float:
-    """The distance that `alpha` lies beyond."""
+    """The distance that `alpha` lies beyond; kept, since a difference stands in several tables."""
     if variance.total == 0:
         return 0.0
     low = float(stdtrit(variance.images_df, 1 - alpha / 2)) * variance.by_image**0.5

@@ -4,12 +4,12 @@ Each accuracy stands by both rules, of equal standing: in columns or tables besi
 Bold is a method only where it is better than every other at its place by more than chance.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import pandas as pd
 
 from stages.report.claims import VERDICTS
-from stages.report.contrasts import OTHERS, SURE, TRANSFER, better
+from stages.report.contrasts import OTHERS, SURE, TARGETS, TRANSFER, better
 from stages.report.footnotes import Reported, with_notes
 from stages.report.records import BASE_TO_NEW, FEW_SHOT, MEAN, OPEN_SET, OWN, PARTS, RULES, ZERO_SHOT
 from stages.report.statistics import two_decimals
@@ -40,11 +40,12 @@ def base_to_new(table: pd.DataFrame, grid: Reported, compared: pd.DataFrame) -> 
     ]
     lines.append(f"Test samples (base + new): {', '.join(samples)}.")
     lines += _caveats(grid, table[["base_samples", "new_samples"]])
+    ahead = better(compared)
     for dataset in [MEAN, *grid.datasets]:
         block = rows[rows["dataset"] == dataset]
         title = f"mean of {len(grid.datasets)}" if dataset == MEAN else dataset
         cells = {
-            f"{rule} {part}": _cells(block, f"{rule}_{part}", _best(block, compared, BASE_TO_NEW, rule, part))
+            f"{rule} {part}": _cells(block, f"{rule}_{part}", _best(block, ahead, BASE_TO_NEW, rule, part))
             for rule in RULES
             for part in (*HALVES, "H")
         }
@@ -66,11 +67,12 @@ def few_shot(table: pd.DataFrame, grid: Reported, compared: pd.DataFrame, settin
     lines += _caveats(grid, table[["samples"]])
     rows = headline(table, grid)
     (part,) = PARTS[setting]
+    ahead = better(compared)
     for rule in RULES:
         columns = {}
         for dataset in [*grid.datasets, MEAN]:
             column = rows[rows["dataset"] == dataset]
-            cells = _cells(column, rule, _best(column, compared, setting, rule, part))
+            cells = _cells(column, rule, _best(column, ahead, setting, rule, part))
             columns[dataset] = dict(zip(column["method"], cells, strict=True))
         shown = pd.DataFrame(columns, index=rows_of(grid)).rename_axis("method").reset_index()
         lines += ["", f"## {RULES[rule].capitalize()}", "", _table(shown)]
@@ -90,8 +92,9 @@ def transfer(table: pd.DataFrame, grid: Reported, compared: pd.DataFrame) -> str
     order = [*grid.datasets, MEAN]
     others = headline(compared[(compared["trained_on"] == OTHERS) & (compared["against"] == ZERO_SHOT)], grid)
     others = others.set_index(["method", "rule"])
+    ahead = better(compared)
     for rule in RULES:
-        rows[rule] = _cells(rows, f"{rule}_gain", _best(rows, compared, TRANSFER, rule, "all"), sign="+")
+        rows[rule] = _cells(rows, f"{rule}_gain", _best(rows, ahead, TRANSFER, rule, "all"), sign="+")
     for method in grid.methods:
         own = rows[rows["method"] == method]
         lines += ["", f"## {method}"]
@@ -109,7 +112,14 @@ def transfer(table: pd.DataFrame, grid: Reported, compared: pd.DataFrame) -> str
 def sub_scores(table: pd.DataFrame, grid: Reported) -> str:
     """For each score, rows methods, columns the datasets that have it, and groups; then the stage of every cell."""
     lines = ["# Sub-scores", "", "In percent, on the test images of the dataset that was trained on."]
-    lines += [*_explanation(grid), _REBUILD, "", _grid(grid)]
+    lines += [
+        "In brackets the 95% interval over test images and, with several, seeds: of a mean over images by its images;",
+        "of what only a set of images has, such as `mAP`, by leaving out each of 20 groups of images in turn (the",
+        "jackknife). There is none where there is but one image. Methods are not compared by these, but by what",
+        f"is right ([contrasts.md](contrasts.md)). {_REBUILD}",
+        "",
+        _grid(grid),
+    ]
     rows = headline(table, grid)
     rows = rows.assign(column=rows["dataset"].where(rows["part"] == "all", rows["dataset"] + " " + rows["part"]))
     if "group" in rows:
@@ -174,9 +184,13 @@ def contrasts(found: pd.DataFrame, grid: Reported) -> str:
             OTHERS: "Mean without the diagonal",
         }.items():
             whole = block[(block["trained_on"] == place) & (block["tested_on"] == place)]
+            if table == TARGETS:
+                name = f"Mean of {len(grid.datasets)} datasets that were trained on and {len(grid.targets)} tested on"
             if len(whole) and len(grid.datasets) > 1:
                 lines += ["", f"{name}; {whole['comparisons'].iloc[0]} comparisons.", "", _means(whole)]
         cells = block[(block["trained_on"] == block["tested_on"]) & ~block["trained_on"].isin([MEAN, OTHERS])]
+        if table == TARGETS:
+            cells = block[~block[["trained_on", "tested_on"]].isin([MEAN]).any(axis=1)]
         if table != TRANSFER:
             texts = [
                 f"**{text}** p {p}" if sure else f"{text} p {p}"
@@ -185,10 +199,12 @@ def contrasts(found: pd.DataFrame, grid: Reported) -> str:
                 )
             ]
             cells = cells.assign(methods=cells["method"] + " - " + cells["against"], text=texts)
-            wide = cells.pivot(index=["part", "methods"], columns="tested_on", values="text")
-            order = pd.MultiIndex.from_frame(cells[["part", "methods"]].drop_duplicates())
-            wide = wide.loc[order, grid.datasets].reset_index()
-            wide = wide if cells["part"].nunique() > 1 else wide.drop(columns="part")
+            cells = cells.rename(columns={"trained_on": "trained on"})
+            first = "trained on" if table == TARGETS else "part"
+            wide = cells.pivot(index=[first, "methods"], columns="tested_on", values="text")
+            order = pd.MultiIndex.from_frame(cells[[first, "methods"]].drop_duplicates())
+            wide = wide.loc[order, grid.targets if table == TARGETS else grid.datasets].reset_index()
+            wide = wide if cells[first].nunique() > 1 else wide.drop(columns=first)
             lines += ["", f"By dataset; {cells['comparisons'].iloc[0]} comparisons.", "", _table(wide)]
     return _text(lines, grid)
 
@@ -197,6 +213,7 @@ _NAMES = {
     FEW_SHOT: "Few-shot",
     BASE_TO_NEW: "Base to new",
     OPEN_SET: "Open set",
+    TARGETS: "Datasets for testing alone",
     TRANSFER: "Transfer",
 }
 
@@ -223,15 +240,6 @@ def _differences(rows: pd.DataFrame, kind: str, bold: bool = True) -> list[str]:
     return texts
 
 
-def _p(value: float) -> str:
-    """As papers print it.
-
-    >>> _p(0.0123), _p(0.00001), _p(1.0)
-    ('0.012', '<0.001', '1.000')
-    """
-    return "-" if pd.isna(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
 def _by_steps(rows: pd.DataFrame) -> str:
     wide = rows.pivot(index="method", columns="k", values="text").loc[list(dict.fromkeys(rows["method"]))]
     return _table(wide.rename(columns="k={}".format).reset_index())
@@ -255,22 +263,42 @@ def _step(k: float) -> str:
     return "never" if k == float("inf") else f"{k:.0f}"
 
 
-def targets(table: pd.DataFrame, grid: Reported) -> str:
+def targets(table: pd.DataFrame, grid: Reported, compared: pd.DataFrame) -> str:
     """For each rule, rows what was trained on and the method, columns targets; then the stage of every cell."""
     lines = ["# Datasets for testing alone (P1 Tables 1 to 3, 10, 17)", "", f"Accuracy in percent by {_BOTH}"]
-    lines += [*_explanation(grid), _REBUILD, "", _grid(grid)]
+    lines += [
+        *_explanation(grid),
+        "Bold: with its own prompt better than the base model and every other method that was trained on the same, by",
+        "a corrected p below 0.05 ([contrasts.md](contrasts.md)); the base model: than every model.",
+        _REBUILD,
+        "",
+        _grid(grid),
+    ]
     rows = table[(table["seed"] == MEAN) | (table["method"] == ZERO_SHOT)] if len(grid.seeds) > 1 else table
     rows = rows.rename(columns={"source": "trained on"}).reset_index(drop=True)
     keys = ["trained on", "method", *(["prompt"] if grid.prompts else [])]
+    ahead = better(compared)
     for name, title in {
         **RULES,
         "think": "completions that think",
         "mean_completion_tokens": "tokens per completion",
     }.items():
-        wide = rows.assign(cell=_cells(rows, name)).pivot(index=keys, columns="target", values="cell")
+        bold = _best_on_targets(rows, ahead, grid, name) if name in RULES else None
+        wide = rows.assign(cell=_cells(rows, name, bold)).pivot(index=keys, columns="target", values="cell")
         shown = wide.loc[pd.MultiIndex.from_frame(rows[keys].drop_duplicates()), grid.targets].reset_index()
         lines += ["", f"## {title.capitalize()}", "", _table(shown)]
     return _text([*lines, *_stages(rows, [*keys, "target"])], grid)
+
+
+def _best_on_targets(rows: pd.DataFrame, ahead: Collection[tuple], grid: Reported, rule: str) -> list[bool]:
+    """Whether each row is better than every other of its target that was trained on the same, by `better`."""
+    seed = MEAN if len(grid.seeds) > 1 else str(grid.seeds[0])
+    found = []
+    for method, source, target, prompt in rows[["method", "trained on", "target", "prompt"]].itertuples(index=False):
+        sources = grid.datasets if method == ZERO_SHOT else [source]
+        places = [(TARGETS, rule, "all", each, target, seed, method) for each in sources]
+        found.append(prompt == OWN and all(place in ahead for place in places))
+    return found
 
 
 def prompts(table: pd.DataFrame, grid: Reported) -> str:
@@ -534,12 +562,11 @@ def _cells(
     return [f"**{text}**" if best else text for text, best in zip(texts, marked, strict=True)]
 
 
-def _best(rows: pd.DataFrame, compared: pd.DataFrame, table: str, rule: str, part: str) -> list[bool]:
-    """Whether the method of each row is better than every other at its place."""
-    found = better(compared[(compared["table"] == table) & (compared["rule"] == rule) & (compared["part"] == part)])
+def _best(rows: pd.DataFrame, ahead: Collection[tuple], table: str, rule: str, part: str) -> list[bool]:
+    """Whether the method of each row is better than every other at its place: one of `ahead`, found by `better`."""
     places = rows[["dataset", "dataset"] if "dataset" in rows else ["source", "target"]].to_numpy().tolist()
     return [
-        (table, rule, part, *place, row.seed, row.method) in found
+        (table, rule, part, *place, row.seed, row.method) in ahead
         for place, row in zip(places, rows.itertuples(), strict=True)
     ]
 

@@ -126,17 +126,18 @@ def read_published(folder: Path) -> Published:
     return Published(frame, validate(f"{names}", found, Names))
 
 
-def compare(published: Published, records: Records, grid: Reported) -> pd.DataFrame:
+def compare(published: Published, records: Records, grid: Reported, measured: Measured | None = None) -> pd.DataFrame:
     """Every published number of a cell, or a mean, that the grid has.
 
-    A dataset of whose data a footnote says that they are others than the paper's is left out.
+    A dataset of whose data a footnote says that they are others than the paper's is left out. `measured`: the records,
+    where they are indexed already.
 
     Returns:
         table (the papers'), quantity, group, method, trained_on, evaluated_on, seeds, published, ours, low, high (95%
         over seeds and test images), difference (ours minus published), inside, stage; numbers that two tables print
         alike are one row.
     """
-    measured, rows = Measured.of(grid, records), []
+    measured, rows = measured or Measured.of(grid, records), []
     for number in published.numbers.itertuples():
         place = published.names.cells.get(number.setting, {}).get(number.metric)
         sides = published.names.methods.get(number.method)

@@ -167,7 +167,7 @@ class Measured:
 
     @classmethod
     def of(cls, grid: Reported, records: Records) -> "Measured":
-        """Index the records."""
+        """Index the records: once for a whole report."""
         frames = [records.evaluations, records.prompted, records.targets]
         return cls(grid, records, Answers(frames, grid.seeds))
 

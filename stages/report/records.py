@@ -174,7 +174,8 @@ class Records:
             method, dataset, seed, stage, part, weights, l1, mean_l1, l2; empty where the grid has none.
         steps: one row per step and part of the models that were evaluated while they were trained: setting, method,
             dataset, seed, stage, step, part, samples, substring_correct, exact_correct, substring, exact,
-            mean_completion_tokens, reward (of the training step; nan without one); empty where the grid has none.
+            mean_completion_tokens, reward (of the training step; nan without one), right, images; empty where the grid
+            has none.
     """
 
     evaluations: pd.DataFrame
@@ -260,6 +261,8 @@ def _steps(curves: pd.DataFrame, grid: Reported, folder: Path) -> pd.DataFrame:
                     "exact": 100 * part.exact_correct / part.samples,
                     "mean_completion_tokens": part.completion_tokens / part.samples,
                     "reward": rewards.get((f"train@{key}", step.step), float("nan")),
+                    "right": part.right,
+                    "images": part.images,
                 }
                 for name, part in step.parts.items()
             ]

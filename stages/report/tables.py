@@ -2,22 +2,27 @@
 
 Accuracies are in percent, by two rules side by side: columns `substring` follow the published one (substring match),
 columns `exact` want exact match. Columns `_low` and `_high` hold a 95% interval: of a single cell's accuracy, a share
-of images, Wilson's; of means, H and gains that of `stages.report.inference` over these datasets. Of means over datasets
-`_drawn_low` and `_drawn_high` hold the one over datasets like these. In a row of means the axis that was averaged holds
-`mean`. Where the grid has several seeds, rows of means over seeds carry sample standard deviations over the seeds
-(`_sd`). The column `stage` names what makes the row: one stage, or a pattern for `dvc repro --glob` where several do.
+of images, Wilson's; of means, over seeds alone too, H and gains that of `stages.report.inference` over these datasets.
+Of means over datasets `_drawn_low` and `_drawn_high` hold the one over datasets like these. In a row of means the axis
+that was averaged holds `mean`. Where the grid has several seeds, rows of means over seeds carry sample standard
+deviations over the seeds (`_sd`). The column `stage` names what makes the row: one stage, or a pattern for
+`dvc repro --glob` where several do.
+
+`answers` are the marks of all evaluations that a table is made of, indexed once for all tables.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import numpy as np
 import pandas as pd
 
 from stages.report.answers import Answers
 from stages.report.footnotes import Reported
-from stages.report.inference import ACCURACY, DIFFERENCE, Function, H, Marks, estimate, over_datasets
+from stages.report.inference import ACCURACY, DIFFERENCE, Cell, Function, H, Marks, estimate, over_datasets
 from stages.report.records import BASE_TO_NEW, FEW_SHOT, MEAN, OWN, PARTS, RULES, ZERO_SHOT, has_transfer
+from stages.report.scores import ALL, Scores, Values
 from stages.report.statistics import harmonic_mean, wilson_interval
 from stages.runtime.params import Grid
 
@@ -30,7 +35,7 @@ _BOUNDS = ("_low", "_high", "_drawn_low", "_drawn_high")
 _COSTS = ["steps", "samples_seen", "prompt_tokens", "completion_tokens"]
 
 
-def base_to_new(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+def base_to_new(evaluations: pd.DataFrame, grid: Grid, answers: Answers) -> pd.DataFrame:
     """Accuracy on the base and the new half of the classes, and their harmonic mean H (P1 Table 9).
 
     H of every row, means included, is the harmonic mean of that row's own base and new. For the mean over datasets
@@ -57,14 +62,13 @@ def base_to_new(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     table = _with_seeds(table, ["dataset", "method"], [*rates, *(f"{rule}_H" for rule in RULES)], grid)
     table = _with_harmonic_means(table)
     table["stage"] = [_stage(row, BASE_TO_NEW, grid) for row in table.itertuples()]
-    answers = Answers([evaluations], grid.seeds)
     for rule in RULES:
         for half in HALVES:
             table = _bound(
-                table, f"{rule}_{half}", ACCURACY, answers, _marks_of(answers, grid, rule, BASE_TO_NEW, half)
+                table, f"{rule}_{half}", ACCURACY, answers.crossed, _marks_of(answers, grid, rule, BASE_TO_NEW, half)
             )
         both = [_marks_of(answers, grid, rule, BASE_TO_NEW, half) for half in HALVES]
-        table = _bound(table, f"{rule}_H", H, answers, *both)
+        table = _bound(table, f"{rule}_H", H, answers.crossed, *both)
     counts = [f"{half}_{name}" for half in HALVES for name in _COUNTS]
     table = _as_counts(_sorted(table, grid, ["dataset", "method", "seed"], mean_first=True), counts)
     columns = ["dataset", "method", "seed", "stage", *counts]
@@ -73,7 +77,7 @@ def base_to_new(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     return table[columns + [name for name in table if name.endswith("_sd")]]
 
 
-def few_shot(evaluations: pd.DataFrame, grid: Grid, setting: str = FEW_SHOT) -> pd.DataFrame:
+def few_shot(evaluations: pd.DataFrame, grid: Grid, answers: Answers, setting: str = FEW_SHOT) -> pd.DataFrame:
     """Accuracy on the test set of the dataset that was trained on (P1 Table 5; of the setting `open_set`, Table 11).
 
     Returns:
@@ -87,16 +91,15 @@ def few_shot(evaluations: pd.DataFrame, grid: Grid, setting: str = FEW_SHOT) -> 
     table = _with_means(table, "dataset", ["method", "seed"], values)
     table = _with_seeds(table, ["dataset", "method"], values, grid)
     table["stage"] = [_stage(row, setting, grid) for row in table.itertuples()]
-    answers = Answers([evaluations], grid.seeds)
     for rule in RULES:
         (part,) = PARTS[setting]
-        table = _bound(table, rule, ACCURACY, answers, _marks_of(answers, grid, rule, setting, part))
+        table = _bound(table, rule, ACCURACY, answers.crossed, _marks_of(answers, grid, rule, setting, part))
     table = _as_counts(_sorted(table, grid, ["method", "dataset", "seed"]), _COUNTS)
     order = ["dataset", "method", "seed", "stage", *_COUNTS, *_bounded(*RULES, drawn=True), *values[len(RULES) :]]
     return table[order + [name for name in table if name.endswith("_sd")]]
 
 
-def transfer(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+def transfer(evaluations: pd.DataFrame, grid: Grid, answers: Answers) -> pd.DataFrame:
     """Gain in points over zero-shot on each target, by the dataset that was trained on (P1 Figure 4).
 
     The diagonal is the in-domain result of the few-shot table. As in the paper, the mean over targets includes it.
@@ -126,13 +129,12 @@ def transfer(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
         _name("zero_shot", FEW_SHOT, _any(row.target, grid.datasets), _any(row.seed, grid.seeds))
         for row in table.itertuples()
     ]
-    answers = Answers([evaluations], grid.seeds)
     for rule in RULES:
         own = _marks_of(answers, grid, rule, FEW_SHOT, "all")
         base = _marks_of(answers, grid, rule, FEW_SHOT, "all", ZERO_SHOT)
-        table = _bound(table, rule, ACCURACY, answers, own)
-        table = _bound(table, f"zero_shot_{rule}", ACCURACY, answers, base)
-        table = _bound(table, f"{rule}_gain", DIFFERENCE, answers, own, base)
+        table = _bound(table, rule, ACCURACY, answers.crossed, own)
+        table = _bound(table, f"zero_shot_{rule}", ACCURACY, answers.crossed, base)
+        table = _bound(table, f"{rule}_gain", DIFFERENCE, answers.crossed, own, base)
     table = _as_counts(_sorted(table, grid, ["method", "source", "target", "seed"]), _COUNTS)
     order = ["method", "source", "target", "seed", "stage", "zero_shot_stage", *_COUNTS]
     for rule in RULES:
@@ -140,13 +142,18 @@ def transfer(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     return table[order + [name for name in table if name.endswith("_sd")]]
 
 
-def sub_scores(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
+def sub_scores(evaluations: pd.DataFrame, grid: Grid, scores: Scores) -> pd.DataFrame:
     """What some tasks have beside right and wrong, on the test set of the dataset that was trained on.
+
+    Args:
+        evaluations: of the records.
+        grid: its axes.
+        scores: those of each image; what it lacks has no interval.
 
     Returns:
         score, setting, part, dataset, method, seed, stage, samples, mean (over the samples, in percent; or what only
-        all of them have, such as `mAP`); with several seeds also `mean_sd`. Where samples have groups, also `group`
-        after the dataset: `all` first, then each (P1 Table 16).
+        all of them have, such as `mAP`), mean_low, mean_high; with several seeds also `mean_sd`. Where samples have
+        groups, also `group` after the dataset: `all` first, then each (P1 Table 16).
     """
     keys = ["setting", "part", "dataset", "method"]
     cells = evaluations[evaluations["kind"] != "cross_eval"].rename(columns={"evaluated_on": "dataset"})
@@ -167,11 +174,40 @@ def sub_scores(evaluations: pd.DataFrame, grid: Grid) -> pd.DataFrame:
         for score, value in cell["sub_scores"].items()
     ]
     table = _with_seeds(pd.DataFrame(rows), ["score", *keys], ["mean"], grid)
+    table = _bound_scores(table, ["score", *keys], cells, scores)
     table["stage"] = [_stage(row, row.setting, grid) for row in table.itertuples()]
     table = _as_counts(_sorted(table, grid, ["setting", "dataset", "method", "seed"]), ["samples"])
     return table[
-        ["score", *keys, "seed", "stage", "samples", "mean", *(name for name in table if name.endswith("_sd"))]
+        [*["score", *keys, "seed", "stage", "samples"], *_bounded("mean"), *(n for n in table if n.endswith("_sd"))]
     ]
+
+
+def _bound_scores(table: pd.DataFrame, keys: list[str], cells: pd.DataFrame, scores: Scores) -> pd.DataFrame:
+    """Add the intervals of `mean`: over the images of a row's seed or, of a mean over seeds, of all together."""
+    images = [
+        (cell.setting, cell.part, cell.dataset, group, part.images)
+        for cell in cells.itertuples()
+        for group, part in {ALL: cell, **cell.groups}.items()
+    ]
+    crossed = _crossed(pd.DataFrame(images, columns=["setting", "part", "dataset", "group", "images"]))
+    by_seed: dict[tuple, dict[str, Values | None]] = {}
+    stages = {(cell.setting, cell.part, cell.dataset, cell.method, str(cell.seed)): cell.stage
+              for cell in cells.itertuples()}  # fmt: skip
+    for row in table[table["seed"] != MEAN].itertuples():
+        stage = stages[row.setting, row.part, row.dataset, row.method, row.seed]
+        found = scores.get((stage, row.part, getattr(row, "group", ALL)), {}).get(row.score)
+        by_seed.setdefault(tuple(getattr(row, name) for name in keys), {})[row.seed] = found
+    bounds = []
+    for row in table.itertuples():
+        own = by_seed[tuple(getattr(row, name) for name in keys)]
+        chosen = list(own.values()) if row.seed == MEAN else [own[row.seed]]
+        if None in chosen or len(chosen[0].each) < 2:
+            bounds.append((float("nan"), float("nan")))
+            continue
+        marks = {Cell(row.dataset, row.dataset, row.part): np.array([each.each for each in chosen])}
+        found = estimate(ACCURACY, marks, crossed=crossed, of=min(each.images for each in chosen))
+        bounds.append((found.low, found.high))
+    return table.assign(mean_low=[low for low, _ in bounds], mean_high=[high for _, high in bounds])
 
 
 def prompts(prompted: pd.DataFrame, grid: Reported) -> pd.DataFrame:
@@ -196,7 +232,8 @@ def thinking(evaluations: pd.DataFrame, prompted: pd.DataFrame, grid: Reported) 
 
     Shares are of completions that think, but `think`, which is of all. Where no prompt asks for thinking only that is
     there. Accuracies are by the exact rule; those of completions whose thinking and answer disagree stand in columns
-    `no_`.
+    `no_`. The records say how many completions think, not which, so the interval of a mean over seeds is the widest
+    that it could have: as if those of all seeds were about the same images.
 
     Returns:
         setting, part, dataset, method, prompt, seed, stage, samples, thinking (how many), think, think_low, think_high,
@@ -221,6 +258,7 @@ def thinking(evaluations: pd.DataFrame, prompted: pd.DataFrame, grid: Reported) 
         no_thought_exact=100 * table["no_thought_correct"] / differing,
         no_answer_exact=100 * table["no_answer_correct"] / differing,
     )
+    table["right"] = [{"think": _first(n, of)} for n, of in zip(table["thinking"], table["samples"], strict=True)]
     values = ["think", "inconsistent", "exact", "thought_exact", "no_thought_exact", "no_answer_exact"]
     counts = ["samples", "thinking", "yes", "no", "none"]
     shown = [*counts[:2], "think", "think_low", "think_high", *counts[2:], *values[1:]]
@@ -244,19 +282,21 @@ def groups(evaluations: pd.DataFrame, prompted: pd.DataFrame, grid: Reported) ->
         own = {name: cell[name] for name in (*keys, "seed", "stage")}
         own |= {"trained_on": NOTHING} if cell["method"] == ZERO_SHOT else {}
         whole = {name: cell[name] for name in (*_COUNTS, *RULES, "valid_rate", "mean_completion_tokens")}
+        whole |= {name: cell[name] for name in ("right", "images")}
         rows.append(own | {"group": "all", **whole, "think": _share(cell["thinking"], cell["samples"])})
         for name, part in cell["groups"].items():
             numbers = {count: getattr(part, count) for count in _COUNTS}
             numbers |= {rule: 100 * numbers[f"{rule}_correct"] / part.samples for rule in RULES}
             numbers |= {"valid_rate": part.valid_rate}
             numbers |= {"mean_completion_tokens": part.completion_tokens / part.samples}
+            numbers |= {"right": part.right, "images": part.images}
             rows.append(own | {"group": name, **numbers, "think": _share(part.thinking, part.samples)})
     values = [*RULES, "valid_rate", "mean_completion_tokens", "think"]
     shown = [*_COUNTS, *_bounded(*RULES), *values[len(RULES) :]]
     return _as_counts(_cells(_with_intervals(pd.DataFrame(rows)), [*keys, "group"], shown, values, grid), _COUNTS)
 
 
-def targets(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
+def targets(evaluations: pd.DataFrame, grid: Reported, answers: Answers) -> pd.DataFrame:
     """Every few-shot model on the datasets for testing alone (P1 Tables 1 to 3), the base model first.
 
     Returns:
@@ -279,7 +319,6 @@ def targets(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
     trained = table[table["method"] != ZERO_SHOT]
     if len(trained):
         trained = _with_seeds(trained, keys, rates, grid)
-        answers = Answers([evaluations], grid.seeds)
 
         def marks(row: tuple, rule: str, method: str, prompt: str) -> Marks:
             seeds = None if row.seed == MEAN else [int(row.seed)]
@@ -288,8 +327,8 @@ def targets(evaluations: pd.DataFrame, grid: Reported) -> pd.DataFrame:
         for rule in RULES:
             own = partial(lambda row, rule: marks(row, rule, row.method, row.prompt), rule=rule)
             without = partial(lambda row, rule: marks(row, rule, ZERO_SHOT, OWN), rule=rule)
-            trained = _bound(trained, rule, ACCURACY, answers, own)
-            trained = _bound(trained, f"{rule}_gain", DIFFERENCE, answers, own, without)
+            trained = _bound(trained, rule, ACCURACY, answers.crossed, own)
+            trained = _bound(trained, f"{rule}_gain", DIFFERENCE, answers.crossed, own, without)
     base = base.reset_index().assign(seed="-", **({f"{rate}_sd": 0.0 for rate in rates} if len(grid.seeds) > 1 else {}))
     none = {
         name: 0.0 if name.endswith("_gain") else float("nan") for rule in RULES for name in _bounded(f"{rule}_gain")
@@ -401,7 +440,7 @@ def _marks_of(answers: Answers, grid: Grid, rule: str, setting: str, part: str, 
     return marks
 
 
-def _bound(table: pd.DataFrame, name: str, function: Function, answers: Answers, *parts: MarksOf) -> pd.DataFrame:
+def _bound(table: pd.DataFrame, name: str, function: Function, crossed: bool, *parts: MarksOf) -> pd.DataFrame:
     """Add the intervals of a column, over these datasets where a row has none, and over datasets like these."""
     blank = pd.Series(float("nan"), index=table.index)
     bounds = {bound: table.get(f"{name}{bound}", blank).tolist() for bound in _BOUNDS}
@@ -409,7 +448,7 @@ def _bound(table: pd.DataFrame, name: str, function: Function, answers: Answers,
         if not pd.isna(bounds["_low"][place]):
             continue
         marks = [part(row) for part in parts]
-        found, drawn = estimate(function, *marks, crossed=answers.crossed), over_datasets(function, *marks)
+        found, drawn = estimate(function, *marks, crossed=crossed), over_datasets(function, *marks)
         for bound, value in zip(_BOUNDS, (found.low, found.high, drawn.low, drawn.high), strict=True):
             bounds[bound][place] = value
     return table.assign(**{f"{name}{bound}": values for bound, values in bounds.items()})
@@ -459,7 +498,16 @@ def _every_prompt(evaluations: pd.DataFrame, prompted: pd.DataFrame) -> pd.DataF
 def _cells(table: pd.DataFrame, keys: list[str], shown: list[str], values: list[str], grid: Reported) -> pd.DataFrame:
     """Rows by `keys` and seed with their stages, in the order of the grid, and means over seeds of `values`."""
     columns = [*keys, "seed", "stage", *shown]
+    bounded = [name for name in values if f"{name}_low" in shown]
+    right: dict[tuple, list[Mapping[str, str]]] = {}
+    if bounded and len(grid.seeds) > 1:
+        crossed = _crossed(table)
+        for key, each in zip(table[keys].itertuples(index=False, name=None), table["right"], strict=True):
+            right.setdefault(key, []).append(each)
     table = _with_seeds(table[columns], keys, values, grid)
+    for name in bounded if right else ():
+        own = partial(_marks_over_seeds, right, keys, name)
+        table = _bound(table, name, ACCURACY, crossed, own)
     first = table[table["seed"] != MEAN].groupby(keys, sort=False)["stage"].first()
     means = table["seed"] == MEAN
     table.loc[means, "stage"] = [
@@ -477,6 +525,37 @@ def _cells(table: pd.DataFrame, keys: list[str], shown: list[str], values: list[
     }
     table = _sorted(table, grid, [*keys, "seed"], more=orders)
     return table[columns + [name for name in table if name.endswith("_sd")]]
+
+
+def _marks_over_seeds(
+    right: Mapping[tuple, Sequence[Mapping[str, str]]], keys: Sequence[str], name: str, row: tuple
+) -> Marks:
+    """The marks of a row that is a mean over seeds.
+
+    Args:
+        right: those of each seed by the row's keys and by name: `1` or `0` of each image.
+        keys: of the row.
+        name: of a share.
+    """
+    texts = [each[name].encode() for each in right[tuple(getattr(row, key) for key in keys)]]
+    return {
+        Cell(row.dataset, row.dataset): np.array([np.frombuffer(text, dtype=np.uint8) for text in texts]) == ord("1")
+    }
+
+
+def _first(count: int, samples: int) -> str:
+    """Marks of so many samples.
+
+    >>> _first(2, 3)
+    '110'
+    """
+    return ("1" * int(count)).ljust(int(samples), "0")
+
+
+def _crossed(table: pd.DataFrame) -> bool:
+    """Whether all rows of a dataset, part and group are of the same images, whatever their seed."""
+    places = [name for name in ("setting", "part", "dataset", "group") if name in table]
+    return bool(table.groupby(places)["images"].nunique().max() <= 1)
 
 
 def _stage(row: tuple, setting: str, grid: Grid) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from stages.runtime.params import validate_by_source
-from stages.sources import conversations, coop, embedded, folder, grounding, hub, parquet
+from stages.sources import conversations, coop, embedded, folder, grounding, hub, parquet, table
 from stages.sources.common import Chosen, DatasetParams
 
 SOURCES = {
@@ -14,6 +14,7 @@ SOURCES = {
     "grounding": grounding,
     "hub": hub,
     "parquet": parquet,
+    "table": table,
 }
 """By the key `source`: each has `Params`, and `load`, which lists its samples and chooses those that are kept."""
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from stages.runtime.errors import UserError
 from stages.sources.common import Example, Listing, SourceParams, digest
+from stages.sources.pictures import UnreadableError
 from stages.tasks import task as tasks
 
 SplitName = Literal["train", "validation", "test"]
@@ -19,6 +20,9 @@ _TAGGED = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
 
 GROUP = "group"
 """The column that any task may have: what is also scored by itself; see `stages.tasks.task.Sample`."""
+
+TOGETHER = "together"
+"""What the column of `group: {column: ...}` is to us, which no task has."""
 
 THOUGHT = "thought"
 """Another that any task may have, and that may be empty in a row: a reference thought."""
@@ -54,7 +58,14 @@ class TableParams(SourceParams):
     def own_columns(self) -> dict[str, str]:
         """All columns that are read, by what they are to us."""
         label = {} if self.label_column is None else {"label": self.label_column}
-        return {"image": self.image_column, **label, **self.columns}
+        column = None if self.group is None else self.group.column
+        together = {} if column is None else {TOGETHER: column}
+        return {"image": self.image_column, **label, **self.columns, **together}
+
+    @property
+    def groups_by(self) -> str:
+        """See the base class; rows have no path."""
+        return "column or seconds"
 
     @property
     def optional(self) -> tuple[str, ...]:
@@ -113,17 +124,22 @@ class TableParams(SourceParams):
         for ours, column in self.own_columns.items():
             if top(column, valid) not in valid:
                 setting = f"{ours}_column" if ours in ("image", "label") else f"columns.{ours}"
+                setting = "group.column" if ours == TOGETHER else setting
                 raise UserError(f"{where}: has no column {column!r}; valid for {setting}: {', '.join(valid)}")
 
 
 class Row(NamedTuple):
-    """A row: its split, its encoded images, its label (a number or a name), the task's columns, and where it stands."""
+    """A row: its split, its encoded images, its label (a number or a name), the task's columns, and where it stands.
+
+    `group` is what it stays together with, see `stages.sources.common.Group`.
+    """
 
     split: str
     images: list[bytes]
     label: Any
     values: Mapping[str, Any]
     where: str
+    group: str | None = None
 
 
 def top(column: str, valid: Sequence[str]) -> str:
@@ -169,7 +185,7 @@ def row(
     Raises:
         UserError: a cell is empty, or is of a kind that no task takes.
     """
-    values = {name: value for name, value in cells.items() if name not in ("image", "label")}
+    values = {name: value for name, value in cells.items() if name not in ("image", "label", TOGETHER)}
     for name, value in values.items():
         if name in (*optional, THOUGHT) and (value is None or value == [] or value == ""):
             values[name] = None
@@ -187,7 +203,8 @@ def row(
         values[GROUP] = group
     shown = cells["image"] if isinstance(cells["image"], list) else [cells["image"]]
     images = [image_bytes(image, where, read) for image in shown or [None]]
-    return Row(split, images, cells.get("label"), values, where)
+    together = cells.get(TOGETHER)
+    return Row(split, images, cells.get("label"), values, where, None if together is None else str(together))
 
 
 def _bracketed(answer: Any, options: Any, kind: str) -> Any:
@@ -224,7 +241,7 @@ def list_rows(
     def rows() -> Iterator[Row]:
         return (each for each in all_rows() if len(each.images) == 1 or not params.single_image)
 
-    found: list[tuple[str, Any, str, Mapping[str, Any]]] = []
+    found: list[tuple[str, Any, str, Mapping[str, Any], str | None]] = []
     where: dict[str, str] = {}
     kinds: dict[str, tuple[str, str]] = {}
     several = 0
@@ -236,11 +253,14 @@ def list_rows(
             _check_label(key, each, names)
         _check_kinds(each, kinds)
         name = digest(each.images, each.values)
-        found.append((each.split, each.label, name, each.values))
+        found.append((each.split, each.label, name, each.values, each.group))
         where.setdefault(name, each.where)
-    classes = sorted({label for _, label, _, _ in found}) if names is None and by_class else list(names or [])
+    classes = sorted({label for _, label, *_ in found}) if names is None and by_class else list(names or [])
     labels = {name: label for label, name in enumerate(classes)} if names is None else range(len(classes))
-    examples = [Example(split, labels[label] if by_class else 0, name, values) for split, label, name, values in found]
+    examples = [
+        Example(split, labels[label] if by_class else 0, name, values, group)
+        for split, label, name, values, group in found
+    ]
 
     def read(chosen: Sequence[Example]) -> Iterator[list[bytes]]:
         with TemporaryDirectory() as folder:
@@ -257,7 +277,11 @@ def list_rows(
                 yield [file.read_bytes() for file in files]
 
     left = [f"{several} rows of several images are left out (single_image)"] if several else []
-    return Listing(classes, examples, read, lambda example: where[example.name], left)
+
+    def scan() -> Iterator[list[bytes] | UnreadableError]:
+        return (each.images for each in rows())
+
+    return Listing(classes, examples, read, lambda example: where[example.name], left, scan=scan)
 
 
 def _check_kinds(row: Row, kinds: dict[str, tuple[str, str]]) -> None:

@@ -11,9 +11,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from stages.runtime.errors import UserError
-from stages.runtime.files import expand
 from stages.sources.columns import Row, TableParams, list_rows, row
-from stages.sources.common import Chosen, inside, keep, read_file
+from stages.sources.common import Chosen, inside, keep, located, read_file
 
 _IMAGE = "<image>"
 _NEXT = "complete the images, or remove the record"
@@ -50,7 +49,7 @@ def load(key: str, params: Params) -> Chosen:
     Raises:
         UserError: the file is missing or is no such list, a record is none, or an image is missing; see `keep`.
     """
-    root = expand(f"{key}.path", params.path)
+    root = located(f"{key}.path", params.path)
     path = root / inside(f"{key}.file", params.file)
     folder = root / inside(f"{key}.images", params.images)
     try:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.runtime import hub
 from stages.runtime.errors import UserError
-from stages.runtime.files import expand, origin
-from stages.sources.common import Chosen, Example, Listing, SourceParams, inside, keep, read_file
+from stages.runtime.files import origin
+from stages.sources.common import Chosen, Example, Listing, SourceParams, inside, keep, located, read_file
 from stages.sources.facts import Known
 from stages.sources.folder import image_files, sub_folders
 
@@ -144,7 +144,7 @@ def load(key: str, params: Params) -> Chosen:
         files: Folder | Archive = Archive(path, layout.index)
     else:
         place = "$DATA_ROOT" if params.path is None else params.path
-        root = expand(f"{key}.path", place) / layout.folder
+        root = located(f"{key}.path", place) / layout.folder
         if not root.is_dir():
             next_step = f"put {params.dataset} there in CoOp's layout, or correct {origin(place)}"
             raise UserError(f"{key}.path: {root} is missing; next: {next_step}")

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.runtime.errors import UserError
-from stages.runtime.files import expand
 from stages.sources.columns import Row, SplitName, TableParams, list_rows
-from stages.sources.common import Chosen, inside, keep, read_file
+from stages.sources.common import Chosen, inside, keep, located, read_file
 from stages.tasks import images
 
 _IMAGE = "<image>"
@@ -67,7 +66,7 @@ def load(key: str, params: Params) -> Chosen:
     Raises:
         UserError: a file or an image is missing, a file is in no layout of these, or a box is none; see `keep`.
     """
-    root = expand(f"{key}.path", params.path)
+    root = located(f"{key}.path", params.path)
     folder = root / inside(f"{key}.images", params.images)
     names = {split: [given] if isinstance(given, str) else given for split, given in params.files.items()}
     records = {

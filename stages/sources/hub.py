@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.runtime.errors import UserError
-from stages.runtime.files import expand, is_of_content
+from stages.runtime.files import is_of_content
 from stages.runtime.hub import check_revision, fetch_snapshot, line
 from stages.sources import parquet
 from stages.sources.columns import Row, SplitName, TableParams, cell, list_rows, row
-from stages.sources.common import Chosen, below, inside, keep, read_file
+from stages.sources.common import Chosen, below, inside, keep, located, read_file
 from stages.sources.facts import COPIES, KnownSet
 
 _PARQUET = ".parquet"
@@ -63,7 +63,7 @@ def load(key: str, params: Params) -> Chosen:
             split or a column; see `keep`.
     """
     if params.path is not None:
-        folder = expand(f"{key}.path", params.path.removeprefix("file://"))
+        folder = located(f"{key}.path", params.path.removeprefix("file://"))
     else:
         folder = fetch_snapshot(key, str(params.repository), str(params.revision), params.files, "dataset")
     if any(name.endswith(_PARQUET) for name in params.splits.values()):

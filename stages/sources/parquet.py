@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.runtime.errors import UserError
-from stages.runtime.files import expand
 from stages.sources.columns import Row, TableParams, cell, list_rows, row
-from stages.sources.common import Chosen, inside, keep, read_file
+from stages.sources.common import Chosen, inside, keep, located, read_file
 
 
 class Params(TableParams):
@@ -30,7 +29,7 @@ def load(key: str, params: Params) -> Chosen:
     Raises:
         UserError: a file or a column is missing, or a file is no parquet; see `keep`.
     """
-    return load_files(key, expand(f"{key}.path", params.path), params)
+    return load_files(key, located(f"{key}.path", params.path), params)
 
 
 def load_files(key: str, root: Path, params: TableParams) -> Chosen:

@@ -1,0 +1,1 @@
+"""The report as one HTML file: what is on the page (Python), and how it looks (`templates`)."""
