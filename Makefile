@@ -16,7 +16,7 @@ help: ## List the targets
 repro: setup ## Run the pipeline on the grid of params.yaml, or GRID=, JOBS= stages at a time (none: 2, with a GPU 1)
 	$(AT) python -m tools.repro $(if $(JOBS),--jobs $(JOBS))
 
-mine: setup ## From IMAGES= (a folder per class) to a verdict; MODEL=embedded or gpu, QUESTION=, SHOTS=, FOLDS=
+mine: setup ## From IMAGES= (a folder per class) to a verdict; MODEL=embedded, laptop or gpu, QUESTION=, SHOTS=, FOLDS=
 	@python -m tools.mine $(if $(MODEL),--model $(MODEL)) $(if $(NAME),--name $(NAME)) $(if $(QUESTION),--question "$(QUESTION)") \
 		$(if $(SHOTS),--shots $(SHOTS)) $(if $(FOLDS),--folds $(FOLDS)) $(if $(JOBS),--jobs $(JOBS)) "$(IMAGES)"
 

@@ -42,7 +42,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from stages.embedded.model import CHAT_TEMPLATE, build_tokenizer
-from stages.modelling.model import Qwen2VLProcessor, load_processor
+from stages.modelling.families.qwen2_vl import Qwen2VLProcessor
+from stages.modelling.model import load_processor
 from stages.training.shared_prefix import SharedPrefixGRPOTrainer, Store
 from tools.planning.architecture import Architecture
 from tools.planning.published import PUBLISHED

@@ -37,8 +37,8 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
     ):
         if read_parquet(inputs["data"], ["row"]).empty:
             raise UserError(
-                f"train@{key}: {dataset} has no training samples, it is for testing; next: train on another dataset, and "
-                "name this one in targets"
+                f"train@{key}: {dataset} has no training samples, it is for testing; next: train on another dataset, "
+                "and name this one in targets"
             )
         determinism.pin()
         from stages.modelling.model import save_trained

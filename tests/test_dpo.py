@@ -20,8 +20,6 @@ from stages.training import dpo
 from stages.training.common import Training
 from tests import small
 from tests.conftest import ROOT, write_random_model
-from tools.planning import planner
-from tools.planning.costs import GPUS, Speed
 
 NAMES = ["one", "two", "three", "four"]
 
@@ -176,14 +174,6 @@ def test_a_mistake_gives_one_line(changes, message):
     with pytest.raises(UserError, match=message) as error:
         check(params | changes)
     assert "\n" not in str(error.value)
-
-
-def test_a_plan_says_that_it_does_not_cover_them():
-    params = read_params(ROOT / "params.yaml") | {"methods": ["dpo"]}
-    assumptions = planner.Assumptions(reasoning=100, completions={}, name_characters=14, characters_per_token=4)
-    speed = Speed(GPUS["a100_80"], utilisation=0.4, bandwidth_share=0.5, launch=0.001, spread=2)
-    with pytest.raises(UserError, match="methods: 'dpo' is not covered by a plan, which knows trainers sft and grpo"):
-        planner.planner(params, assumptions, speed).training_rows()
 
 
 def test_both_methods_have_recipes():

@@ -243,7 +243,7 @@ def model_faults() -> dict[str, tuple]:
             lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
             "cannot be read as a model (Error no file named model.safetensors found",
         ),
-        "another_model": (another, "its model_type is 'llama'; valid: 'qwen2_vl'"),
+        "another_model": (another, "its model_type is 'llama'; valid: idefics3, internvl, "),
         "larger_than_its_weights": (
             larger,
             "cannot be read as a model (12 weights are missing or unknown, the first model.language_model.layers.4.",

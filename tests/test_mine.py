@@ -265,7 +265,7 @@ def test_mistakes_are_said_in_a_line_before_any_work(tiny, tmp_path):
     few = pictures(tmp_path / "few")
     for arguments, line in {
         (str(tmp_path / "none"),): f"error: images: {tmp_path / 'none'} is missing; next: ",
-        (str(few), "--model", "huge"): "error: --model: 'huge' is invalid; valid: embedded, gpu",
+        (str(few), "--model", "huge"): "error: --model: 'huge' is invalid; valid: embedded, laptop, gpu",
         (str(few), "--name", "a-b"): "error: --name: 'a-b' is invalid; valid: small letters",
         (str(few), "--name", "depth"): "error: --name: grids/depth is a grid of another kind",
     }.items():

@@ -1,6 +1,7 @@
 """With another version of TRL or transformers, whose private names are others, training runs and says what it lacks."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from trl import GRPOTrainer
 
 from stages.embedded import pretraining
 from stages.modelling import private
+from stages.modelling.families.qwen2_vl import FAMILY, Qwen2VLProcessor
 from stages.modelling.folder import known_kind
 from stages.modelling.generation import neutral
-from stages.modelling.model import Qwen2VLProcessor, load_model, load_processor
+from stages.modelling.model import load_model, load_processor
 from stages.runtime.errors import UserError
 from stages.training import shared_prefix, vllm
 from stages.training.checkpoints import OVERRIDDEN, Resumable
@@ -248,12 +250,13 @@ def test_without_its_place_our_processor_gives_way_to_the_librarys(folder, capsy
             raise ValueError("torchvision is not installed")
 
     monkeypatch.setattr("stages.modelling.model.AutoProcessor", Loads)
-    monkeypatch.setattr("stages.modelling.model.LibraryProcessor", type("LibraryProcessor", (), {}))
+    other = replace(FAMILY, library=type("LibraryProcessor", (), {}))
+    monkeypatch.setattr("stages.modelling.families.qwen2_vl.FAMILY", other)
     with pytest.raises(UserError, match="torchvision is not installed"):
         load_processor(folder)
     (line,) = lines(capsys)
-    assert line.startswith("Qwen2-VL is loaded by transformers' own processor, which needs torchvision: ")
-    assert "has no _get_arguments_from_pretrained" in line
+    assert line.startswith("Qwen2VLProcessor is transformers' own, which may need torchvision: ")
+    assert "has no get_attributes" in line
 
 
 def test_without_what_sees_all_images_at_once_the_tower_sees_each(folder, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """`python -m tools.plan`: its arithmetic against torch's and the trainers' own counts, and what a user sees of it."""
 
+import io
 import math
 import os
 import shutil
@@ -100,13 +101,14 @@ def deep_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("adaptation", ["full", "lora"])
-@pytest.mark.parametrize("kind", ["sft", "stock", "shared"])
+@pytest.mark.parametrize("kind", ["sft", "pairs", "list", "stock", "shared"])
 def test_a_trainers_step_takes_the_flops_of_the_formula(deep_model, kind, adaptation, tmp_path):
     from datasets import Dataset
     from peft import LoraConfig
-    from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+    from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
     from stages.modelling.model import load_model, load_processor
+    from stages.training.dpo import collate, listwise
     from stages.training.shared_prefix import SharedPrefixGRPOTrainer
 
     prompts, group, length = 2, 4, 6
@@ -122,7 +124,22 @@ def test_a_trainers_step_takes_the_flops_of_the_formula(deep_model, kind, adapta
     common |= {"gradient_checkpointing": False}
     peft = LoraConfig(r=8, target_modules=LANGUAGE, task_type="CAUSAL_LM") if adaptation == "lora" else None
     shared = {"model": load_model(deep_model), "processing_class": processor, "peft_config": peft}
-    if kind == "sft":
+    if kind in ("pairs", "list"):
+        common.pop("top_k")
+        answers = ["zero", "five", "nine"]
+        sides = {
+            side: [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
+            for side, text in zip(("chosen", "rejected"), answers, strict=False)
+        }
+        trainer = (listwise(DPOTrainer) if kind == "list" else DPOTrainer)(
+            args=DPOConfig(**common, per_device_train_batch_size=prompts, max_length=None, remove_unused_columns=False),
+            train_dataset=Dataset.from_list(
+                [row | ({"answers": answers} if kind == "list" else sides) for row in rows]
+            ),
+            data_collator=(lambda lists: collate(processor, lists)) if kind == "list" else None,
+            **shared,
+        )
+    elif kind == "sft":
         common.pop("top_k")
         answer = [{"role": "assistant", "content": [{"type": "text", "text": "zero"}]}]
         trainer = SFTTrainer(
@@ -145,16 +162,17 @@ def test_a_trainers_step_takes_the_flops_of_the_formula(deep_model, kind, adapta
             **shared,
         )
     trainer.current_gradient_accumulation_steps = 1
-    times = 1 if kind == "sft" else group
+    supervised = kind in ("sft", "pairs", "list")
+    times = 1 if supervised else group
     batch = trainer.data_collator(trainer.train_dataset.__getitems__([i for i in range(prompts) for _ in range(times)]))
     measured = flops(lambda: trainer.training_step(trainer.model, batch, None))
 
     sentence = processor.apply_chat_template(rows[0]["prompt"], tokenize=False, add_generation_prompt=True)
     prompt_tokens = len(processor(text=[sentence], images=rows[0]["images"])["input_ids"][0])
     model = trainer.model if peft is None else trainer.model.get_base_model()
-    completion_tokens = batch["input_ids"].shape[1] - prompt_tokens if kind == "sft" else length
+    completion_tokens = batch["input_ids"].shape[1] - prompt_tokens if supervised else length
     training = Training(
-        reinforced=kind != "sft",
+        reinforced=not supervised,
         steps=1,
         samples=prompts,
         prompts=prompts,
@@ -169,6 +187,8 @@ def test_a_trainers_step_takes_the_flops_of_the_formula(deep_model, kind, adapta
         max_completion_length=length,
         shared_prefix=kind == "shared",
         beta=0.04,
+        answers={"pairs": 2, "list": 3}.get(kind, 1),
+        preference=kind if kind in ("pairs", "list") else None,
     )
     work = costs.step_work(Architecture.of(model.config), training, Sample(prompt_tokens, 64, completion_tokens))
     assert work.total == pytest.approx(measured, rel=0.02)
@@ -185,6 +205,11 @@ def test_sharing_prompts_saves_most_of_the_work_of_short_answers():
 def test_no_reference_pass_where_beta_is_0():
     assert costs.step_work(SMALL, grpo(), PAPER).reference > 0
     assert costs.step_work(SMALL, grpo(beta=0.0), PAPER).reference == 0
+
+
+def test_two_images_cost_twice_the_tower_and_nothing_between_them():
+    one, two = replace(PAPER, images=1), replace(PAPER, images=2)
+    assert two.vision_flops(SMALL) == 2 * one.vision_flops(SMALL) == 2 * SMALL.vision_flops(784)
 
 
 # Steps ---------------------------------------------------------------------------------------------------------------
@@ -442,8 +467,7 @@ def test_evaluation_takes_every_batch():
 
 
 def planner_of(params: dict) -> planner.Planner:
-    assumptions = planner.Assumptions(reasoning=100, completions={}, name_characters=14, characters_per_token=4)
-    return planner.planner(params, assumptions, SPEED)
+    return planner.planner(params, planner.Assumptions(reasoning=100, completions={}, characters_per_token=4), SPEED)
 
 
 def test_plan_of_the_default_grid_is_what_its_run_recorded(monkeypatch):
@@ -500,33 +524,24 @@ def test_plan_of_a_published_model_before_any_download(bare):
     assert done.returncode == 0, done.stderr
     assert sorted(bare.rglob("*")) == before, "a plan writes nothing, and takes no lock"
     assert "2,208,985,600 parameters; an image has 196 tokens" in done.stdout
-    assert "Not downloaded: pets" in done.stdout
-    assert "Left out" in done.stdout and "mine" in done.stdout
+    assert "Not downloaded: pets, mine. Their sizes are the paper's where it has them" in done.stdout
+    assert "Nobody says how many samples these have: mine." in done.stdout
     assert "stated: cls_rl 321" in done.stdout
     assert "no; with `" in done.stdout or done.stdout.count("| yes") == 4, (
         "every method fits, or what would make it fit"
     )
-    for option in ("--utilisation", "--bandwidth-share", "--launch-milliseconds", "--spread", "--reasoning-tokens"):
+    for option in ("--utilisation", "--bandwidth-share", "--launch-milliseconds", "--spread", "--samples", "--classes"):
         assert option in done.stdout, "every assumption is printed with the option that changes it"
 
 
 SIZES = {"train_per_class": 4, "validation_per_class": 1, "test_per_class": 1, "seed": 0}
 
 
-def test_other_tasks_than_classification_are_left_out(bare):
-    sums = {"source": "embedded", "question": "What?", "seed": 0} | SIZES
-    download = YAML().load(bare / "params.yaml")["download"] | {"sums": sums}
-    change(bare, download=download, datasets=["digits", "sums"], settings=["few_shot"])
-    done = run(bare)
-    assert done.returncode == 0, done.stderr
-    assert "- Left out: sums. A plan covers classification, " in done.stdout
-
-
 def test_test_images_are_the_papers(bare, monkeypatch):
     monkeypatch.chdir(bare)
     params = change(bare, model="qwen2_vl_2b", download={"pets": PETS}, datasets=["pets"], transfer=[], best=[])
     evaluations = planner_of(params).evaluation_rows()
-    assert set(evaluations["images"]) == {3669}
+    assert set(evaluations["samples"]) == {3669}
     halves = planner_of(params).training_rows().set_index(["method", "setting"])["training"]
     assert halves["sft", "few_shot"].samples == 4 * 37
     assert halves["sft", "base_to_new"].samples == 4 * 18
@@ -537,11 +552,14 @@ def test_a_downloaded_dataset_counts_as_it_is(bare, monkeypatch):
     folder = bare / "data/download/mine"
     folder.mkdir(parents=True)
     (folder / "dataset.json").write_text('{"question": "What?", "classes": ["one", "two", "three"]}')
-    pd.DataFrame({"split": ["train"] * 12 + ["test"] * 7}).to_parquet(folder / "images.parquet")
+    photo = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(photo, "PNG")
+    table = {"split": ["train"] * 12 + ["test"] * 7, "image_count": 1, "images": [[{"bytes": photo.getvalue()}]] * 19}
+    pd.DataFrame(table).to_parquet(folder / "images.parquet")
     download = {"mine": {"source": "folder", "path": "/nowhere", "question": "What?"} | SIZES}
     evaluations = planner_of(change(bare, download=download, datasets=["mine"], transfer=[], best=[])).evaluation_rows()
     tests = evaluations[evaluations["stage"] != "validate"]
-    assert set(tests["images"]) == {7}
+    assert set(tests["samples"]) == {7}
 
 
 def test_stages_are_counted_as_dvc_counts_them():

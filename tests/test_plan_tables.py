@@ -18,7 +18,7 @@ def plan(folder: Path, profile: str, monkeypatch: pytest.MonkeyPatch, **changes:
     monkeypatch.chdir(folder)
     params = params_of(profile) | changes
     speed = Speed(GPUS["h200"], utilisation=0.4, bandwidth_share=0.5, launch=0.001, spread=2)
-    assumptions = planner.Assumptions(100, {}, 14, 4.0)
+    assumptions = planner.Assumptions(100, {}, 4.0)
     stages = planner.stages_of_dag(Path("dvc.yaml"), params)
     return tables.report(planner.planner(params, assumptions, speed), "h200", stages)
 

@@ -1,4 +1,4 @@
-"""Shapes of the published models, on the meta device: as many parameters, under the names that transformers gives."""
+"""Shapes of the published Qwen2-VL models, on the meta device: parameters and the names that transformers gives."""
 
 import re
 
@@ -17,7 +17,7 @@ LINEAR_PER_LAYER = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pro
 LINEAR_PER_BLOCK = {"qkv", "proj", "fc1", "fc2"}
 
 
-@pytest.fixture(scope="module", params=PUBLISHED)
+@pytest.fixture(scope="module", params=PARAMETERS)
 def repository(request: pytest.FixtureRequest) -> str:
     return request.param
 

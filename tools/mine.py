@@ -46,7 +46,7 @@ from stages.sources.folder import split_of
 from tools import grid, profile
 from tools.planning.planner import stages_of_dag
 
-MODELS = {"embedded": "mine", "gpu": "own_images"}
+MODELS = {"embedded": "mine", "laptop": "laptop", "gpu": "gpu"}
 """The profile of each choice of a model."""
 
 IGNORED = "# Own images: nothing of this grid goes into git. tools/mine.py wrote this.\n*\n"
@@ -65,7 +65,7 @@ MOST = 1000
 REHEARSAL = (
     "This was a rehearsal. The embedded model has 0.65 million parameters, sees 32 x 32 pixels and was trained on "
     "drawings: what is above says which way of training moves *it* most on your classes, and not what a model that "
-    "knows photographs does. Next: `make mine IMAGES={images} MODEL=gpu`."
+    "knows photographs does. Next: `make mine IMAGES={images} MODEL=laptop`, or MODEL=gpu."
 )
 
 
@@ -90,7 +90,7 @@ class Found:
 def mine(
     images: Annotated[str, typer.Argument(help="a folder with a folder of images per class, or a table")],
     model: Annotated[str, typer.Option(help=f"one of {', '.join(MODELS)}")] = "embedded",
-    name: Annotated[str, typer.Option(help="of the grid; none: mine, or mine_gpu")] = "",
+    name: Annotated[str, typer.Option(help="of the grid; none: mine, or mine_laptop, mine_gpu")] = "",
     question: Annotated[str, typer.Option(help="about each image; none: as in the profile")] = "",
     folds: Annotated[
         int | None, typer.Option(min=0, help=f"0: none; not given: up to {FOLDS} below {FEW} images")
@@ -128,7 +128,7 @@ def mine(
     params = write(ROOT, folder, MODELS[model], changes | shares(found), count, shots or fit(found, count))
     print("\n" + "\n".join(plan(folder, params, found, count)), flush=True)
     if model != "embedded":
-        run(folder, ["tools.plan"])
+        run(folder, ["tools.plan", *(["--gpu", "cpu_8"] if model == "laptop" else [])])
     print(flush=True)
     if count:
         download(folder, params["datasets"], changed)

@@ -3,8 +3,9 @@
     python -m tools.plan --gpu a100_80
 
 No stage: nothing imports it, and nothing has to be downloaded first. What is known of a dataset comes from its folder
-under `data/download`, where it is there, else from the paper's statistics (P1 Table 8); then class names are taken to
-have a length. The formulas stand in `tools.planning.costs`, and what they rest on is printed under the tables.
+under `data/download`, where it is there, else from the generator of an embedded one, the folder of images that
+`params.yaml` names, or the papers' statistics; then names and texts are taken to have a length. The formulas stand in
+`tools.planning.costs`, and what they rest on is printed under the tables.
 """
 
 from pathlib import Path
@@ -16,6 +17,7 @@ from stages.methods import method as methods
 from stages.runtime.errors import UserError, reported
 from stages.runtime.params import read_params
 from tools.planning.costs import GPUS, Speed
+from tools.planning.datasets import Guesses
 from tools.planning.planner import Assumptions, planner, stages_of_dag
 from tools.planning.spread import table
 from tools.planning.tables import report
@@ -48,6 +50,10 @@ def plan(
     reasoning_tokens: Annotated[int, typer.Option(help="of a thought or a reason")] = 100,
     expect: Annotated[list[str] | None, typer.Option(help="method=tokens, mean length of its completions")] = None,
     name_characters: Annotated[int, typer.Option(help="of a class name, where a dataset is not there yet")] = 14,
+    question_characters: Annotated[int, typer.Option(help="of a question, likewise")] = 150,
+    samples: Annotated[int, typer.Option(help="of a split whose size nobody says")] = 1000,
+    classes: Annotated[int, typer.Option(min=2, help="of a dataset of your own that is not there yet")] = 10,
+    pixels: Annotated[int, typer.Option(help="of an image that keeps its size, likewise")] = 640 * 480,
     characters_per_token: Annotated[float, typer.Option(help="of text, for models of the hub")] = 4.0,
     spread_over: Annotated[list[int] | None, typer.Option(min=1, help="hours on so many GPUs (several times)")] = None,
 ) -> None:
@@ -66,8 +72,14 @@ def plan(
     assumptions = Assumptions(
         int(_positive("reasoning-tokens", reasoning_tokens)),
         _completions(expect or []),
-        int(_positive("name-characters", name_characters)),
         _positive("characters-per-token", characters_per_token),
+        Guesses(
+            int(_positive("name-characters", name_characters)),
+            int(_positive("question-characters", question_characters)),
+            int(_positive("samples", samples)),
+            classes,
+            int(_positive("pixels", pixels)),
+        ),
     )
     params = read_params()
     planned = planner(params, assumptions, speed)

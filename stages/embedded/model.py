@@ -15,8 +15,8 @@ from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditionalGeneration
 
+from stages.modelling.families.qwen2_vl import Qwen2VLProcessor
 from stages.modelling.generation import neutral
-from stages.modelling.model import Qwen2VLProcessor
 
 IMAGE_SIZE = 32
 """Width and height in pixels that the embedded model sees."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditionalGeneration
 
-    from stages.modelling.model import Qwen2VLProcessor
+    from stages.modelling.families.qwen2_vl import Qwen2VLProcessor
     from stages.training.checkpoints import Phases
 
 

@@ -61,7 +61,8 @@ class HubModelParams(Section):
     """A model of the hub: `repository` at `revision` (a commit hash), or `path`, a folder of the same layout.
 
     `dtype` is the type of numbers that it is published in, tested in and saved in; full fine-tuning keeps float32
-    weights while it runs. `minimum_pixels` and `maximum_pixels` bound what an image is resized to (null: as published).
+    weights while it runs. What an image is resized to is bounded by `minimum_pixels` and `maximum_pixels` where the
+    model's family counts pixels, and by `maximum_tiles` where it cuts an image into tiles (null: as published).
     """
 
     source: Literal["hub"]
@@ -72,6 +73,7 @@ class HubModelParams(Section):
     attention: Literal["sdpa", "eager", "flash_attention_2"]
     minimum_pixels: int | None = Field(gt=0)
     maximum_pixels: int | None = Field(gt=0)
+    maximum_tiles: int | None = Field(default=None, gt=0, description="of an image, that of the whole one included")
     lora: LoraTargets | None = None
 
     def check(self, key: str) -> None:

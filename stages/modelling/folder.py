@@ -7,6 +7,7 @@ files: nobody needs another copy of 4 or 16 GB.
 """
 
 import contextlib
+import inspect
 import json
 import os
 import tempfile
@@ -17,10 +18,13 @@ from typing import Any
 
 from stages.modelling import private
 from stages.modelling.catalogue import HubModelParams
+from stages.modelling.families import family as families
+from stages.modelling.families.family import MAXIMUM, MINIMUM, TILES
 from stages.runtime import hub
 from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
 from stages.runtime.files import expand, read_json, reading, write_json
+from stages.runtime.provenance import code_md5
 from stages.runtime.tracking_store import project_root
 
 FILE = "loading.json"
@@ -41,16 +45,19 @@ class Loading:
 
     Attributes:
         files: of `path`, by name: their size in bytes and their md5.
+        code: the md5 of the files of the model's family, which is loaded by name; so stages depend on them.
     """
 
     dtype: str = "float32"
     attention: str = "sdpa"
     minimum_pixels: int | None = None
     maximum_pixels: int | None = None
+    maximum_tiles: int | None = None
     repository: str | None = None
     revision: str | None = None
     path: str | None = None
     files: dict[str, dict[str, int | str]] | None = None
+    code: dict[str, str] | None = None
 
 
 def point(key: str, params: HubModelParams) -> Loading:
@@ -60,18 +67,33 @@ def point(key: str, params: HubModelParams) -> Loading:
         UserError: it cannot be had, is no such model or not all there, or cannot be loaded here.
     """
     check_attention(f"{key}.attention", params.attention)
-    pointer = Loading(**params.model_dump(exclude={"source", "lora"}))
     if params.path is None:
         repository, revision = str(params.repository), str(params.revision)
         # Before the gigabytes.
-        _check_architecture(key, repository, hub.fetch_file(key, repository, "config.json", revision))
-        _check_whole(key, repository, hub.fetch_snapshot(key, repository, revision, PATTERNS, "model"))
+        kind = _check_architecture(key, repository, hub.fetch_file(key, repository, "config.json", revision))
+        pointer = _pointer(key, kind, params)
+        fetched = hub.fetch_snapshot(key, repository, revision, PATTERNS, "model")
+        _check_whole(key, repository, fetched)
+        _check_processor(key, repository, fetched)
         return pointer
     folder = expand(f"{key}.path", params.path)
     _check_whole(key, str(folder), folder)
-    _check_architecture(key, str(folder), folder / "config.json")
+    kind = _check_architecture(key, str(folder), folder / "config.json")
+    pointer = _pointer(key, kind, params)
+    _check_processor(key, str(folder), folder)
     files = {name: {"size": (folder / name).stat().st_size, "md5": _md5(folder / name)} for name in _names(folder)}
     return Loading(**asdict(pointer) | {"files": files})
+
+
+def _pointer(key: str, kind: str, params: HubModelParams) -> Loading:
+    """What a section of `models` says of a model of type `kind`.
+
+    Raises:
+        UserError: it bounds images by what the model's family does not count.
+    """
+    families.check_limits(key, kind, limits(params))
+    code = code_md5(f"stages.modelling.families.{kind}") if kind in families.names() else None
+    return Loading(**params.model_dump(exclude={"source", "lora"}), code=code)
 
 
 def check_attention(key: str, attention: str) -> None:
@@ -172,6 +194,36 @@ def _check_whole(key: str, where: str, folder: Path) -> None:
             ) from None
 
 
+def _check_processor(key: str, where: str, folder: Path) -> None:
+    """Refuse a processor with a part for videos that cannot be built here, and that no family leaves out."""
+    name = processor_class(folder)
+    if families.of_processor(name) is not None or find_spec("torchvision"):
+        return
+    import transformers
+
+    if "video_processor" in inspect.signature(getattr(transformers, str(name), object).__init__).parameters:
+        raise UserError(
+            f"{key}: {name}, the processor of {where}, has a part for videos, which needs a torchvision that fits the "
+            f"torch that is installed; valid without it: models of type {', '.join(families.names())}"
+        )
+
+
+def processor_class(folder: Path) -> str | None:
+    """The class that the newer or the older of the two files of a processor names."""
+    files = [folder / name for name in PROCESSOR_FILES if (folder / name).is_file()]
+    return read_json(files[0]).get("processor_class") if files else None
+
+
+def limits(of: Loading | HubModelParams) -> dict[str, int | None]:
+    """The bounds on images that a section of `models` or a folder has, by their keys."""
+    return {name: getattr(of, name) for name in (MINIMUM, MAXIMUM, TILES)}
+
+
+def valid_kinds() -> str:
+    """What a `model_type` may be, in words."""
+    return f"{', '.join(families.names())}, or another that transformers has as an image-text-to-text model"
+
+
 def known_kind(kind: Any) -> bool:
     """Whether transformers has a `model_type` as a model that answers about images in text."""
     from transformers.models.auto import modeling_auto
@@ -182,15 +234,15 @@ def known_kind(kind: Any) -> bool:
     return isinstance(kind, str) and kind in getattr(modeling_auto, names, [kind])
 
 
-def _check_architecture(key: str, where: str, config: Path) -> None:
-    """Refuse a model whose config names none that takes images and answers in text."""
+def _check_architecture(key: str, where: str, config: Path) -> str:
+    """Refuse a model whose config names none that takes images and answers in text; else return its `model_type`."""
     try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError):
         raise UserError(f"{key}: config.json of {where} is corrupt; valid: a model as transformers saves it") from None
     if not known_kind(kind):
-        valid = "'qwen2_vl', or another that transformers has as an image-text-to-text model"
-        raise UserError(f"{key}: the model_type of {where} is {kind!r}; valid: {valid}")
+        raise UserError(f"{key}: the model_type of {where} is {kind!r}; valid: {valid_kinds()}")
+    return kind
 
 
 def _md5(file: Path) -> str:

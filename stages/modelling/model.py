@@ -1,11 +1,7 @@
 """Loading of model folders: the embedded model's, published ones, trained ones.
 
-Any image-text-to-text model of transformers can be loaded: Qwen2-VL with or without torchvision, others by the
-library's own classes, most of which need it.
-
-transformers 5 builds `Qwen2VLProcessor` with a video processor that needs torchvision, for which no build matches
-torch's CPU wheel (transformers#48558, #43986). No task here has a video, so the processor below leaves it out; what
-it saves is complete, so that the library's own class loads it where there is torchvision.
+Any image-text-to-text model of transformers can be loaded: the families of `stages.modelling.families` with or without
+torchvision, others by the library's own classes, most of which need it.
 """
 
 from __future__ import annotations
@@ -13,26 +9,28 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from tokenizers import AddedToken
-from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, PreTrainedModel
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditionalGeneration
-from transformers.models.qwen2_vl.processing_qwen2_vl import Qwen2VLProcessor as LibraryProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_bitsandbytes_available, logging
 
 from stages.modelling import private
+from stages.modelling.families import family as families
+from stages.modelling.families import qwen2_vl  # noqa: F401  of the embedded models: stages depend on its code
+from stages.modelling.families.family import OVERRIDDEN, Family
 from stages.modelling.folder import (
     PATTERNS,
-    PROCESSOR_FILES,
     Loading,
     check_attention,
     known_kind,
+    limits,
+    processor_class,
     read,
+    valid_kinds,
     weights,
     write,
 )
@@ -49,43 +47,6 @@ if TYPE_CHECKING:
 # A stage loads and saves models many times over; what it says of that would drown its own output.
 logging.set_verbosity_error()
 logging.disable_progress_bar()
-
-
-class Qwen2VLProcessor(LibraryProcessor):
-    """The library's processor for images and text only.
-
-    It keeps the library's class name, since that name is written into saved folders and is what `AutoProcessor`
-    looks up on a machine with torchvision.
-    """
-
-    video_processor = None
-
-    def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **kwargs):
-        self.image_token = getattr(tokenizer, "image_token", "<|image_pad|>")
-        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-        self.video_token = getattr(tokenizer, "video_token", "<|video_pad|>")
-        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
-
-    def to_dict(self) -> dict[str, Any]:
-        """What is saved, with the video processor without which the library's class does not load."""
-        saved = super().to_dict()
-        same = ("patch_size", "temporal_patch_size", "merge_size", "image_mean", "image_std", "size")
-        video = {name: saved["image_processor"][name] for name in same}
-        return saved | {"video_processor": {"video_processor_type": "Qwen2VLVideoProcessor", **video}}
-
-    @classmethod
-    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
-        image_backend = kwargs.pop("image_backend", "pil")
-        if image_backend == "torchvision":
-            from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor as image_class
-        else:
-            from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
-                Qwen2VLImageProcessorPil as image_class,
-            )
-        image_processor = image_class.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        return [image_processor, tokenizer]
 
 
 def save_processor(processor: ProcessorMixin, model: Any, folder: Path) -> None:
@@ -108,15 +69,16 @@ def load_processor(path: str | Path, image_backend: Literal["pil", "torchvision"
     loading = read(path)
     folder = weights(path, loading)
     with reading(path, "a processor"):
-        if _processor_class(folder) == "Qwen2VLProcessor" and _is_ours():
-            processor = Qwen2VLProcessor.from_pretrained(
+        family = families.of_processor(processor_class(folder))
+        if family is not None and _is_ours(family):
+            processor = family.processor.from_pretrained(
                 str(folder), image_backend=image_backend, local_files_only=True
             )
         else:
             processor = AutoProcessor.from_pretrained(
                 str(folder), use_fast=image_backend == "torchvision", local_files_only=True, trust_remote_code=False
             )
-        _limit_pixels(processor.image_processor, loading)
+        families.limit(family, processor.image_processor, limits(loading))
     tokenizer = processor.tokenizer
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
@@ -173,12 +135,10 @@ def load_model(
         raise UserError(f"{path}: no model is there; `{maker(path)}` makes it")
     kind = read_json(folder / "config.json").get("model_type")
     if not known_kind(kind):
-        valid = "'qwen2_vl', or another that transformers has as an image-text-to-text model"
-        raise UserError(f"{path}: its model_type is {kind!r}; valid: {valid}")
+        raise UserError(f"{path}: its model_type is {kind!r}; valid: {valid_kinds()}")
     check_attention(f"{path}: attention", attention or loading.attention)
     with reading(path, "a model"):
-        model_class = Qwen2VLForConditionalGeneration if kind == "qwen2_vl" else AutoModelForImageTextToText
-        model, loaded = model_class.from_pretrained(
+        model, loaded = AutoModelForImageTextToText.from_pretrained(
             str(folder),
             dtype=dtype,
             attn_implementation=attention or loading.attention,
@@ -229,7 +189,7 @@ def save_trained(
         (folder / "README.md").unlink()
     else:
         save(model, weights, getattr(torch, loading.dtype), folder)
-    write(folder, Loading(loading.dtype, loading.attention))
+    write(folder, Loading(loading.dtype, loading.attention, code=loading.code))
     # A fresh one: training leaves its padding in the tokenizer.
     save_processor(load_processor(base), model, folder)
 
@@ -252,20 +212,13 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _is_ours() -> bool:
-    """Whether our processor of Qwen2-VL stands on this version of transformers; else a line says what is lost."""
-    missing = private.unlike(LibraryProcessor, Qwen2VLProcessor, ("_get_arguments_from_pretrained",))
-    if not missing and find_spec("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl") is None:
-        missing = f"transformers has no image processor of Qwen2-VL by Pillow ({private.versions()})"
+def _is_ours(family: Family) -> bool:
+    """Whether our processor of a family stands on this version of transformers; else a line says what is lost."""
+    ours = family.processor
+    missing = private.unlike(family.library, ours, OVERRIDDEN)
     if missing:
-        private.say_once(f"Qwen2-VL is loaded by transformers' own processor, which needs torchvision: {missing}")
+        private.say_once(f"{ours.__name__} is transformers' own, which may need torchvision: {missing}")
     return not missing
-
-
-def _processor_class(folder: Path) -> str | None:
-    """The class that the newer or the older of the two files of a processor names."""
-    files = [folder / name for name in PROCESSOR_FILES if (folder / name).is_file()]
-    return read_json(files[0]).get("processor_class") if files else None
 
 
 def _declared_ends(folder: Path) -> list[int]:
@@ -277,10 +230,3 @@ def _declared_ends(folder: Path) -> list[int]:
             if found is not None:
                 return [found] if isinstance(found, int) else list(found)
     return []
-
-
-def _limit_pixels(image_processor: Any, loading: Loading) -> None:
-    """Bound what images are resized to, where the folder says so; Qwen2-VL and its kin count the pixels of an image."""
-    limits = {"shortest_edge": loading.minimum_pixels, "longest_edge": loading.maximum_pixels}
-    if given := {name: pixels for name, pixels in limits.items() if pixels is not None}:
-        image_processor.size = {**dict(image_processor.size), **given}

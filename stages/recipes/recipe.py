@@ -6,7 +6,8 @@ from typing import Any
 from stages.evaluation import prompts
 from stages.methods import method as methods
 from stages.modelling import catalogue as models
-from stages.modelling.catalogue import EmbeddedModelParams
+from stages.modelling.catalogue import HubModelParams
+from stages.modelling.families import family as families
 from stages.recipes.params import TRAINERS, Params, names, task_of
 from stages.rewards import reward as rewards
 from stages.runtime.content import content_md5
@@ -104,7 +105,9 @@ def files(params: Params) -> dict[str, Any]:
     # Where adapters go makes no other base model.
     chosen = models.parse(key, params.models[params.model])
     found: dict[str, Any] = {"base_model.json": {"key": key, "params": chosen.model_dump(exclude={"lora"})}}
-    if isinstance(chosen, EmbeddedModelParams):
+    if isinstance(chosen, HubModelParams):  # of which family it is shows when it is loaded
+        found["base_model.json"]["code"] = code_md5(*(f"stages.modelling.families.{each}" for each in families.names()))
+    else:
         found["base_model.json"]["code"] = code_md5(f"stages.embedded.worlds.{chosen.world}")
     for method, dataset in product(dict.fromkeys([*params.methods, *params.train]), params.datasets):
         found[f"train/{method}-{dataset}.json"] = recipe(method, dataset, params)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from stages.modelling.families import family as families
 from stages.modelling.generation import batch_seed
 from stages.report.candidates import ALL, Candidate
 from stages.report.records import RULES, Part
@@ -106,8 +107,7 @@ def model_card(model: Model, candidates: Sequence[Candidate], test: Part) -> str
         f"python -m stages predict --model {model.folder} IMAGE...",
         "```",
         "",
-        "Anywhere, with this folder as the working directory; transformers loads the processor of Qwen2-VL where "
-        "there is torchvision, which is not used otherwise:",
+        f"Anywhere, with this folder as the working directory{_needs(model.base.architecture)}:",
         "",
         "```python",
         _usage(model, best),
@@ -131,6 +131,16 @@ def model_card(model: Model, candidates: Sequence[Candidate], test: Part) -> str
         "```",
     ]
     return str(ModelCard("\n".join(["---", metadata.to_yaml(), "---", "", *lines, ""])))
+
+
+def _needs(kind: str) -> str:
+    """What transformers wants to load a processor with, though it is not used."""
+    family = families.load(kind)
+    if family is None or not family.needs:
+        return ""
+    wanted = " and ".join(family.needs)
+    used = "is not used" if len(family.needs) == 1 else "are not used"
+    return f"; transformers loads the processor of {family.name} where there is {wanted}, which {used} otherwise"
 
 
 def _metadata(model: Model, best: Candidate, test: Part) -> ModelCardData:

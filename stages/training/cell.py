@@ -9,7 +9,7 @@ from stages.methods.method import load as load_method
 from stages.runtime.params import validate
 from stages.tasks import samples
 from stages.tasks import task as tasks
-from stages.training.common import Example, Record, Rewards, Training, check_thoughts, load_base
+from stages.training.common import Example, Record, Rewards, Training, check_thoughts, easiest_first, load_base
 
 
 def train_cell(
@@ -44,6 +44,8 @@ def train_cell(
     given = samples.read(inputs["data"], dataset, image_size)
     check_thoughts(recipe["method"], method, dataset, given.rows)
     examples = [Example.of(sample, method, task) for sample in given]
+    if params.curriculum:
+        examples = easiest_first(dataset, examples, seed)
     return trainer.train(
         Training(
             load_base(inputs["base_model"], params),

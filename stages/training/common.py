@@ -14,11 +14,14 @@ from pydantic import Field, model_validator
 
 from stages.methods.answers import thought_of
 from stages.methods.method import Method
+from stages.modelling import private
 from stages.modelling.catalogue import RegularExpression
+from stages.modelling.families import family as families
 from stages.rewards.reward import Completion, Reward
 from stages.rewards.reward import load as load_reward
 from stages.runtime.errors import UserError
 from stages.runtime.params import Section
+from stages.tasks.draws import generator
 from stages.tasks.task import BaseTask, Sample, is_missing
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ class TrainingParams(Section):
     """Hyperparameters of every trainer. Exactly one of `steps` (optimiser steps) and `epochs` is a number.
 
     `max_prompt_length` is in tokens, those of the image counted; null: any (P1: 1024, for StanfordCars 2048).
+    `curriculum`: each epoch goes from the samples of fewest reasoning steps to those of most; see `easiest_first`.
     """
 
     steps: int | None = Field(gt=0)
@@ -62,6 +66,7 @@ class TrainingParams(Section):
     precision: Literal["float32", "bfloat16"]
     gradient_checkpointing: bool
     max_prompt_length: int | None = Field(gt=0)
+    curriculum: bool
 
     @model_validator(mode="after")
     def _fits(self) -> TrainingParams:
@@ -192,6 +197,22 @@ class Record:
     weights: Mapping[str, Tensor] | None = None
 
 
+def easiest_first(dataset: str, examples: Sequence[Example], seed: int) -> list[Example]:
+    """Order examples by their number of reasoning steps, which is their group; among those of as many, by the seed.
+
+    Raises:
+        UserError: a group is no number.
+    """
+    steps = [example.sample.group for example in examples]
+    if without := sorted({str(each) for each in steps if each is None or not each.isdecimal()}):
+        raise UserError(
+            f"curriculum: true is invalid with dataset {dataset!r}, whose samples have the group {without[0]!r}; "
+            "valid: datasets whose groups are numbers of reasoning steps, such as chains, or false"
+        )
+    order = generator("curriculum", seed).permutation(len(examples))
+    return [examples[i] for i in sorted(order, key=lambda i: int(str(steps[i])))]
+
+
 def check_thoughts(method: str, loaded: Method, dataset: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Refuse samples without a thought where a method learns it.
 
@@ -251,6 +272,7 @@ def arguments(params: TrainingParams, seed: int, folder: str | Path, rows_per_pr
         "gradient_checkpointing": params.gradient_checkpointing,
         # Every weight that is trained takes part in every pass.
         "ddp_find_unused_parameters": False,
+        **({"train_sampling_strategy": "sequential"} if params.curriculum else {}),
         "seed": seed,
         "data_seed": seed,
         "logging_steps": 1,
@@ -337,9 +359,10 @@ def check_lora_target(model: Any, params: TrainingParams) -> None:
     modules = {name: module for name, module in model.named_modules() if name}
     matched = [name for name in modules if re.fullmatch(target, name)]
     wrong = [name for name in matched if not _takes_adapters(modules[name])]
-    if matched and not wrong:
-        return
     trainer = type(params).__module__.rpartition(".")[2]
+    if matched and not wrong:
+        check_tower(model, trainer, params.lora, set(matched))
+        return
     found = f"{wrong[0]}, which cannot have adapters" if wrong else "no module of the model"
     linear = [name for name, module in modules.items() if _is_linear(module)]
     endings = dict.fromkeys(name.rpartition(".")[2] for name in linear)
@@ -348,6 +371,38 @@ def check_lora_target(model: Any, params: TrainingParams) -> None:
         f"{trainer}.lora.target (where it is null, models.<name>.lora): {target!r} matches {found}; valid: a regular "
         f"expression that matches whole names, such as {linear[0]}; they end in {', '.join(endings)}"
     )
+
+
+def check_tower(model: Any, trainer: str, lora: LoraParams, matched: Collection[str]) -> None:
+    """Refuse a vision tower that is wanted and gets no adapters, and say it where a part of its blocks gets some.
+
+    Args:
+        model: whose tower is known where its family is.
+        trainer: the section of `params.yaml`.
+        lora: of that section.
+        matched: the modules that get adapters.
+
+    Raises:
+        UserError: how many linear modules the tower has, and how they are called.
+    """
+    family = families.load(model.config.model_type)
+    if family is None:
+        return
+    linear = [name for name, module in model.named_modules() if _is_linear(module)]
+    blocks = [name for name in linear if re.fullmatch(family.tower, name)]
+    left = [name for name in blocks if name not in matched]
+    if lora.vision_tower and len(left) == len(blocks):
+        raise UserError(
+            f"{trainer}.lora.vision_tower: true is invalid where {lora.target!r} matches none of the {len(blocks)} "
+            f"linear modules in the blocks of the vision tower; valid: models.<name>.lora.vision that matches whole "
+            f"names, such as {blocks[0]}"
+        )
+    if left and len(left) < len(blocks):
+        endings = dict.fromkeys(name.rpartition(".")[2] for name in left)
+        private.say(
+            f"{trainer}.lora: adapters go to {len(blocks) - len(left)} of {len(blocks)} linear modules in the blocks "
+            f"of the vision tower, and not to {', '.join(endings)} (models.<name>.lora.vision)"
+        )
 
 
 def _takes_adapters(module: Any) -> bool:

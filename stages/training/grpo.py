@@ -57,6 +57,8 @@ class Params(TrainingParams):
         if self.vllm and self.adaptation == "qlora":
             raise ValueError("vllm: false where adaptation is qlora, since vLLM would have other weights")
         if self.epoch == "published":
+            if self.curriculum:
+                raise ValueError("curriculum: false where epoch is published, which draws an order of its own")
             if self.iterations > 1:
                 raise ValueError("iterations: 1 where epoch is published, whose trainer used each completion once")
             if self.global_batch_size % GPUS:
@@ -100,6 +102,7 @@ def train(training: Training) -> tuple[Any, Record]:
             **arguments(params, training.seed, training.folder, rows_per_prompt=params.generations)
             | {"max_steps": plan.steps},
             reward_weights=list(rewards.weights.values()),
+            shuffle_dataset=not params.curriculum,
             num_generations=params.generations,
             max_completion_length=params.max_completion_length,
             temperature=params.temperature,

@@ -47,6 +47,7 @@ from trl.models.utils import _ForwardRedirection, unwrap_model_for_generation
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from stages.modelling import private
+from stages.modelling.families import family as families
 from stages.training.common import splits_weights
 
 logger = get_logger(__name__)
@@ -56,9 +57,6 @@ SAMPLE_LIMIT = 2 * 2**30
 
 REFERENCE_LIMIT = 2**30
 """Bytes of the frozen reference's keys and values kept for the run, on the device."""
-
-ARCHITECTURES = ("qwen2_vl",)
-"""Model types whose positions and cache are known to be shareable, by tests."""
 
 OVERRIDDEN = (
     "_generate_and_score_completions",
@@ -89,35 +87,39 @@ OF_ARGUMENTS = (
     "use_transformers_continuous_batching",
     "use_vllm",
 )
-OF_INSIDE = ("get_rope_index", "language_model")
-OF_MODEL = ("_get_logits_processor", "_prepare_generation_config", "_prepare_special_tokens")
+OF_MODEL = (
+    "_get_logits_processor",
+    "_prepare_generation_config",
+    "_prepare_special_tokens",
+    "get_decoder",
+    "get_output_embeddings",
+    "model",
+)
 """What is read of a trainer, of its arguments and of a model that samples, and may have another name tomorrow."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A prompt as the model reads it, without padding. P: its tokens, I: its images.
+    """A prompt as the model reads it, without padding. P: its tokens.
 
     Attributes:
         key: unique to the sample.
         ids: (P,) int64.
-        positions: (3, P) int64, temporal, height and width position of each token (mRoPE).
-        next_position: position of the first completion token, on all three axes.
-        pixels: (patches, features) float32, of all images.
-        grid: (I, 3) int64, patches of each image in time, height and width.
+        positions: (P,) int64; or (3, P), temporal, height and width position of each token (mRoPE).
+        next_position: position of the first completion token, on all axes.
+        images: what the model reads of all its images, by name: pixels, grids of patches, masks, as its family has it.
     """
 
     key: bytes
     ids: Tensor
     positions: Tensor
     next_position: int
-    pixels: Tensor
-    grid: Tensor
+    images: dict[str, Tensor]
 
     @property
     def bytes(self) -> int:
         """Memory taken, in bytes."""
-        return sum(tensor.nbytes for tensor in (self.ids, self.positions, self.pixels, self.grid))
+        return sum(tensor.nbytes for tensor in (self.ids, self.positions, *self.images.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +189,7 @@ class Packed:
 
     Attributes:
         ids: (B, T) int64 inputs.
-        positions: (3, B, T) int64.
+        positions: (B, T) int64, of text, which is at one place on all axes.
         mask: (B, 1, T, P + T) bool, what each input sees: its prompt, and its own completion up to itself.
         source: (N,) int64, per scored token where its prediction stands in [prompts' last states, inputs' states].
         targets: (N,) int64, the scored tokens.
@@ -236,15 +238,18 @@ class Store(dict):
 
 
 def encode(model: Any, samples: list[Sample], device: torch.device) -> Encoding:
-    """Run B prompts with their images through `model` (a `Qwen2VLForConditionalGeneration`), each once."""
+    """Run B prompts with their images through `model`, an image-text-to-text model of a known family, each once."""
+    axes = families.load(model.config.model_type).images
     mask = _pad_left([torch.ones(1, len(sample.ids), dtype=torch.bool) for sample in samples], 1)
     cache = DynamicCache(config=model.config)
     states = model.model(
         input_ids=_pad_left([sample.ids[None] for sample in samples], 1).to(device),
         attention_mask=None if mask.all() else mask.to(device),
-        position_ids=_pad_left([sample.positions[:, None] for sample in samples], 2, dim=1).to(device),
-        pixel_values=torch.cat([sample.pixels for sample in samples]).to(device),
-        image_grid_thw=torch.cat([sample.grid for sample in samples]).to(device),
+        position_ids=_pad_left([sample.positions[..., None, :] for sample in samples], -1, dim=-2).to(device),
+        **{
+            name: torch.cat([sample.images[name] for sample in samples], dim=axes[name]).to(device)
+            for name in samples[0].images
+        },
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state
@@ -290,7 +295,7 @@ def pack(completions: Tensor, mask: Tensor, prompt_of: list[int], encoding: Enco
     own &= torch.ones(row_width, row_width, dtype=torch.bool, device=device).tril()
     return Packed(
         ids=completions.flatten()[owner.clamp(min=0) * width + step],
-        positions=(encoding.next_positions[:, None] + step).expand(3, -1, -1),
+        positions=encoding.next_positions[:, None] + step,
         mask=torch.cat([encoding.mask[:, None].expand(-1, row_width, -1), own], dim=2)[:, None],
         source=torch.tensor(source, dtype=torch.long, device=device),
         targets=completions.flatten()[place],
@@ -300,10 +305,10 @@ def pack(completions: Tensor, mask: Tensor, prompt_of: list[int], encoding: Enco
 
 def proceed(model: Any, cache: Prefix, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
     """Hidden states (B, T, H) of `ids` (B, T) behind the prompts of `cache`; the arguments as in `Packed`."""
-    return model.model.language_model(
+    return model.get_decoder()(
         input_ids=ids,
         position_ids=positions,
-        attention_mask={"full_attention": mask},
+        attention_mask=mask,
         past_key_values=cache,
         use_cache=False,
     ).last_hidden_state
@@ -339,7 +344,7 @@ def sample(
     """Continue R rows from B encoded prompts, drawing what `generate` would draw from the global generator.
 
     Args:
-        model: a `Qwen2VLForConditionalGeneration`.
+        model: an image-text-to-text model.
         encoding: of B prompts.
         prompts: (R, P) int64, each row's prompt, padded on the left (read by processors such as a repetition penalty).
         prompt_of: for each row the number of its prompt.
@@ -363,7 +368,8 @@ def sample(
     itself = torch.eye(width, dtype=torch.bool, device=device).expand(count, 1, -1, -1)
     rows = prompts
     finished = torch.zeros(len(prompt_of), dtype=torch.bool, device=device)
-    logits = model.lm_head(encoding.last.detach())[torch.tensor(prompt_of, device=device)]
+    head = model.get_output_embeddings()
+    logits = head(encoding.last.detach())[torch.tensor(prompt_of, device=device)]
     for step in range(length):
         scores = choose(rows, logits.to(copy=True, dtype=torch.float32))
         if sampled:
@@ -380,10 +386,10 @@ def sample(
             model,
             cache,
             tokens.new_full((count * width,), pad).index_copy(0, flat, tokens).view(count, width),
-            (encoding.next_positions + step)[:, None].expand(3, count, width),
+            (encoding.next_positions + step)[:, None].expand(count, width),
             seen,
         )
-        logits = model.lm_head(states.flatten(0, 1)[flat])
+        logits = head(states.flatten(0, 1)[flat])
     return rows[:, prompts.shape[1] :]
 
 
@@ -456,12 +462,15 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         """Tokenise and preprocess as stock TRL does, and compute the positions as the model does."""
         (ids,), _, fields = super()._tokenize_prompts([prepare_multimodal_messages(prompt, images=images)])
         ids = torch.tensor(ids)
-        grid = torch.as_tensor(np.array(fields["image_grid_thw"]))
-        positions, _ = self._base(self.model).model.get_rope_index(
-            ids[None], mm_token_type_ids=torch.as_tensor(np.array(fields["mm_token_type_ids"])), image_grid_thw=grid
-        )
-        pixels = torch.as_tensor(np.array(fields["pixel_values"]))
-        prepared = Sample(key, ids, positions[:, 0], int(positions.max()) + 1, pixels, grid)
+        model = self._base(self.model)
+        names = families.load(model.config.model_type).images
+        read = {name: torch.as_tensor(np.array(fields[name])) for name in names if name in fields}
+        positions = torch.arange(len(ids))
+        if hasattr(model.model, "get_rope_index"):
+            types = torch.as_tensor(np.array(fields["mm_token_type_ids"]))
+            grids = {name: value for name, value in read.items() if name.endswith("_grid_thw")}
+            positions = model.model.get_rope_index(ids[None], mm_token_type_ids=types, **grids)[0][:, 0]
+        prepared = Sample(key, ids, positions, int(positions.max()) + 1, read)
         self._samples.offer(key, prepared)
         return prepared
 
@@ -657,7 +666,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
     @staticmethod
     def _base(model: Any) -> Any:
-        """The `Qwen2VLForConditionalGeneration` inside adapters."""
+        """The model inside adapters."""
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -684,7 +693,7 @@ def why_not_shared(trainer: GRPOTrainer) -> str | None:
     for owner, wanted in ((args, OF_ARGUMENTS), (trainer, OF_TRAINER), (model, OF_MODEL)):
         if missing := private.lacks(owner, *wanted):
             return missing
-    config = getattr(trainer, "generation_config", None)
+    config, text = getattr(trainer, "generation_config", None), model.config.get_text_config()
     columns = getattr(trainer.train_dataset, "column_names", None) or []
     dropout = max((m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)), default=0)
     checks = {
@@ -693,16 +702,20 @@ def why_not_shared(trainer: GRPOTrainer) -> str | None:
         "tools, environments and rollout_func make prompts of their own": trainer.tools
         or trainer.environment_factories is not None
         or trainer.rollout_func is not None,
-        f"model type {model.config.model_type}; known: {', '.join(ARCHITECTURES)}": model.config.model_type
-        not in ARCHITECTURES,
+        f"model type {model.config.model_type}; known: {', '.join(families.names())}": families.load(
+            model.config.model_type
+        )
+        is None,
         "attn_implementation must be sdpa, which takes a mask of any shape": model.config._attn_implementation
         != "sdpa",
-        "sliding window attention": getattr(model.config.get_text_config(), "use_sliding_window", False),
+        "sliding window attention": getattr(text, "use_sliding_window", False)
+        or {"full_attention", *(getattr(text, "layer_types", None) or ())} != {"full_attention"},
+        "a mixture of experts has a loss of its own": getattr(trainer, "aux_loss_enabled", False),
         "the dataset has no column images": "images" not in columns,
         "gradient_checkpointing drops the cache that completions continue from": args.activation_checkpointing
         or model.is_activation_checkpointing,
         "dropout would draw one mask for a whole group": dropout > 0
-        or model.config.get_text_config().attention_dropout > 0,
+        or max(getattr(each, "attention_dropout", 0) for each in (text, model.config.vision_config)) > 0,
         "adapters other than LoRA": is_peft_model(trainer.model)
         and any(
             adapter.peft_type != "LORA" or getattr(adapter, "alora_invocation_tokens", None)
@@ -724,17 +737,13 @@ def why_not_shared(trainer: GRPOTrainer) -> str | None:
         ),
     }
     reason = next((reason for reason, applies in checks.items() if applies), None)
-    return (
-        reason
-        or private.lacks(trainer, "generation_config", "generation_kwargs")
-        or private.lacks(model.model, *OF_INSIDE)
-    )
+    return reason or private.lacks(trainer, "generation_config", "generation_kwargs")
 
 
 def _pad_left(tensors: list[Tensor], axis: int, value: int = 0, dim: int = 0) -> Tensor:
     """Concatenate along `dim` tensors that differ along `axis`, padded on the left to the longest."""
     longest = max(tensor.shape[axis] for tensor in tensors)
-    behind = tensors[0].ndim - 1 - axis
+    behind = tensors[0].ndim - 1 - axis % tensors[0].ndim
     return torch.cat(
         [
             tensor

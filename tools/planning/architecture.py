@@ -1,4 +1,6 @@
-"""The widths and depths of a Qwen2-VL, and the parameters, FLOPs and bytes that follow from them.
+"""The widths and depths of a model, and the parameters, FLOPs and bytes that follow from them.
+
+Of Qwen2-VL they are formulas; of another family they are counted on a model without memory (`tools.planning.counted`).
 
 Names in the formulas are those of `tools.planning.costs`.
 """
@@ -21,7 +23,12 @@ LANGUAGE, VISION = "model.language_model", "model.visual"
 
 @dataclass(frozen=True)
 class Architecture:
-    """The widths and depths of a Qwen2-VL."""
+    """The widths and depths of a model.
+
+    Attributes:
+        window: patches that one is compared with in blocks of the tower that see a part (a window, a tile); 0: all.
+        windowed: the share of such blocks.
+    """
 
     hidden: int
     layers: int
@@ -37,6 +44,8 @@ class Architecture:
     merge: int
     temporal_patch: int
     channels: int
+    window: int = 0
+    windowed: float = 0.0
 
     @classmethod
     def of(cls, config: Any) -> Architecture:
@@ -128,6 +137,10 @@ class Architecture:
         """The projections that get LoRA adapters; peft matches whole names."""
         return [name for name in self.projections if re.fullmatch(targets, name)]
 
+    def adapts_vision(self, targets: str) -> bool:
+        """Whether adapters go into the vision tower."""
+        return any(name.startswith(VISION) for name in self.adapted(targets))
+
     def adapters(self, rank: int, targets: str) -> int:
         """Parameters of LoRA adapters: `rank` times the widths in and out of each projection that `targets` matches."""
         return rank * sum(sum(self.projections[name]) for name in self.adapted(targets))
@@ -142,7 +155,10 @@ class Architecture:
 
     def vision_flops(self, patches: int) -> float:
         """A forward pass of the vision tower on one image."""
-        blocks = self.vision_layers * (2 * self.vision_layer_weights + 4 * self.vision_hidden * patches)
+        compared = patches
+        if self.window:
+            compared = self.windowed * min(patches, self.window) + (1 - self.windowed) * patches
+        blocks = self.vision_layers * (2 * self.vision_layer_weights + 4 * self.vision_hidden * compared)
         return patches * (2 * self.patch_weights + blocks + 2 * self.merger_weights / self.merge**2)
 
     def cache_bytes(self, tokens: float, precision: Precision) -> float:

@@ -1,4 +1,4 @@
-"""What training and testing a Qwen2-VL costs: steps, tokens, FLOPs, bytes, seconds. Pure arithmetic.
+"""What training and testing a model costs: steps, tokens, FLOPs, bytes, seconds. Pure arithmetic.
 
 Names in the formulas: N weights that multiply, T tokens, P prompt tokens (image included), C completion tokens, G
 completions of a prompt, H width, K width of keys, I inner width, V vocabulary, D width of the vision tower.
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from stages.training import epochs as epochs_of_trainer
-from tools.planning.architecture import BYTES, VISION, Architecture, Precision
+from tools.planning.architecture import BYTES, Architecture, Precision
 
 Adaptation = Literal["full", "lora", "qlora"]
 Strategy = Literal["single", "ddp", "fsdp", "zero2", "zero3"]
@@ -70,6 +70,7 @@ GPUS = {
     "a100_80": _gpu(312, 19.5, 85, 2039),
     "h100": _gpu(989, 67, 85, 3350),
     "h200": _gpu(989, 67, 150, 4800),
+    "cpu_8": _gpu(0.5, 0.5, 16, 40),  # no GPU: eight cores with AVX2 at 2 GHz, as in a laptop
 }
 """By name. Data sheets give the memory in round numbers; here it is what the driver reports."""
 
@@ -79,19 +80,25 @@ class Sample:
     """What a sample is made of, on average.
 
     Attributes:
-        prompt: tokens of the prompt, the image's included.
-        patches: patches of its image, before they are merged.
-        completion: tokens that are written or, in SFT, shown as a target.
+        prompt: tokens of the prompt, the images' included.
+        patches: patches of each of its images, before they are merged.
+        completion: tokens that are written or, in SFT and DPO, shown as a target.
+        images: how many it has.
     """
 
     prompt: float
     patches: int
     completion: float
+    images: float = 1
 
     @property
     def tokens(self) -> float:
         """Prompt and completion."""
         return self.prompt + self.completion
+
+    def vision_flops(self, architecture: Architecture) -> float:
+        """A forward pass of the vision tower: no image is compared with another."""
+        return self.images * architecture.vision_flops(self.patches)
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,10 @@ class Training:
     """How a cell is trained; the names are those of `params.yaml`.
 
     Attributes:
-        reinforced: GRPO, and not SFT.
+        reinforced: GRPO, and not SFT or DPO.
+        answers: of a prompt, learned from at once: 1; of DPO the two of a pair, or those of a list.
+        preference: how the right answer is preferred to wrong ones; None of SFT and GRPO.
+        candidates: answers of all prompts that the start model reads before the first step, to choose wrong ones.
         rank: of LoRA adapters.
         targets: regular expression over the names of modules that get adapters; None where that is not said.
         dtype: in which the base model is published; adapters leave it in this type.
@@ -131,6 +141,14 @@ class Training:
     processes: int = 1
     dropout: float = 0.0
     attention: str = "sdpa"
+    answers: float = 1.0
+    preference: Literal["pairs", "list"] | None = None
+    candidates: float = 0.0
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a frozen copy of the start model reads what is learned from; adapters are switched off instead."""
+        return self.preference is not None or (self.reinforced and self.beta > 0)
 
     @property
     def passes(self) -> int:
@@ -181,7 +199,7 @@ class Training:
         """Whether gradients reach the vision tower."""
         if self.adaptation == "full":
             return True
-        return any(name.startswith(VISION) for name in architecture.adapted(self.targets))
+        return architecture.adapts_vision(self.targets)
 
 
 @dataclass(frozen=True)
@@ -237,33 +255,47 @@ def step_work(architecture: Architecture, training: Training, sample: Sample) ->
     activations are computed again. TRL computes S again in its backward pass: it counts 4 times, or 3 where frozen.
 
     - SFT: b F(P + C) + 4 S.
+    - DPO, for each answer of a pair: F(P + C) + S by the reference, and b F(P + C) + 4 S; of a list 3 S, or 2 where
+      frozen, since its loss keeps the scores.
     - GRPO with shared prompts: F(P), again for training where a step has several passes or iterations; G C tokens
       sampled; the reference F(P) once a run for each sample, and G C tokens; training b F(P + G C) + 4 G S.
     - TRL's own GRPO: G times F(P) and C tokens sampled, F(P + C) + S by the reference, and b F(P + C) + 4 S.
     """
     if not training.reinforced:
-        return Work(0, 0, training.prompts * _supervised_flops(architecture, training, sample))
+        rows = training.prompts * training.answers
+        reference = rows * _reading_flops(architecture, sample) if training.has_reference else 0
+        return Work(0, reference, rows * _supervised_flops(architecture, training, sample))
     group = _shared_group if training.shares else _stock_group
     of_prompt = group(architecture, training, sample)
     fresh = training.prompts / training.iterations
-    has_reference = training.beta > 0
     return Work(
         sampling=fresh * of_prompt.sampling,
-        reference=fresh * of_prompt.reference * has_reference,
+        reference=fresh * of_prompt.reference * training.has_reference,
         training=training.prompts * of_prompt.training,
     )
 
 
 def _supervised_flops(architecture: Architecture, training: Training, sample: Sample) -> float:
-    """FLOPs of training on one sample by SFT."""
+    """FLOPs of training on one sample by SFT, or on one answer by DPO."""
     scored = sample.tokens if training.loss_on_prompt else sample.completion
-    image = _vision_passes(architecture, training) * architecture.vision_flops(sample.patches)
+    image = _vision_passes(architecture, training) * sample.vision_flops(architecture)
     return image + _training_flops(architecture, training, sample.tokens, sample.tokens**2, scored)
+
+
+def _reading_flops(architecture: Architecture, sample: Sample) -> float:
+    """FLOPs of the log-probability of one answer by a model that is not trained."""
+    language = architecture.language_flops(sample.tokens, sample.tokens**2)
+    return sample.vision_flops(architecture) + language + architecture.head_flops(sample.completion)
+
+
+def choosing_flops(architecture: Architecture, training: Training, sample: Sample) -> float:
+    """FLOPs before the first step: the start model reads all answers among which its negatives are chosen."""
+    return training.candidates * _reading_flops(architecture, sample)
 
 
 def _shared_group(architecture: Architecture, training: Training, sample: Sample) -> Work:
     """FLOPs of one prompt and its completions, laid end to end behind it, each seeing the prompt and itself."""
-    image = architecture.vision_flops(sample.patches)
+    image = sample.vision_flops(architecture)
     inputs = _read_tokens(training, sample)
     scored = training.generations * sample.completion
     pairs = sample.prompt**2 + inputs * (sample.prompt + inputs)
@@ -284,7 +316,7 @@ def _shared_group(architecture: Architecture, training: Training, sample: Sample
 def _stock_group(architecture: Architecture, training: Training, sample: Sample) -> Work:
     """FLOPs of one prompt and its completions as TRL computes them: the prompt again for each completion."""
     group = training.generations
-    image = architecture.vision_flops(sample.patches)
+    image = sample.vision_flops(architecture)
     tokens, pairs, scored = group * sample.tokens, group * sample.tokens**2, group * sample.completion
     encoding = image + _forward_flops(architecture, training, sample.prompt, sample.prompt**2)
     return Work(
@@ -304,12 +336,13 @@ def _training_flops(
     architecture: Architecture, training: Training, tokens: float, pairs: float, scored: float
 ) -> float:
     """FLOPs of a forward and a backward pass of the language model, of which `scored` tokens have a loss."""
-    full, again = training.adaptation == "full", int(training.gradient_checkpointing)
+    full = training.adaptation == "full"
     flops = _passes_of_weights(training) * architecture.language_flops(tokens, 0)
     # Adapters are trained, and attention, which has no weights, is passed through on its way to them.
     adapters = 2 * _adapter_weights(architecture, training) * tokens
-    flops += (3 + again) * (architecture.language_flops(0, pairs) + adapters)
-    return flops + (4 if full else 3) * architecture.head_flops(scored)
+    flops += (3 + training.gradient_checkpointing) * (architecture.language_flops(0, pairs) + adapters)
+    again = training.preference != "list"
+    return flops + ((3 if full else 2) + again) * architecture.head_flops(scored)
 
 
 def _sampling_flops(architecture: Architecture, training: Training, sample: Sample) -> float:
@@ -411,9 +444,10 @@ def training_memory(architecture: Architecture, training: Training, sample: Samp
     """Bytes on each GPU at the peak of training.
 
     Weights in their type; of what is trained 4 bytes of gradient and 8 of Adam's moments; a reference as large as the
-    weights where beta > 0 (adapters are switched off instead). FSDP shares all of it out over the processes, and so
-    does ZeRO-3, ZeRO-2 gradients and moments; both ZeROs hold weights and gradients in bfloat16, and the float32
-    weights with the moments. Split weights are gathered whole to generate. DDP holds gradients twice: in its buckets.
+    weights where beta > 0 and in DPO (adapters are switched off instead). FSDP shares all of it out over the
+    processes, and so does ZeRO-3, ZeRO-2 gradients and moments; both ZeROs hold weights and gradients in bfloat16, and
+    the float32 weights with the moments. Split weights are gathered whole to generate. DDP holds gradients twice: in
+    its buckets.
     `sample.completion` is taken at its most.
     """
     trained = training.trainable(architecture)
@@ -425,27 +459,30 @@ def training_memory(architecture: Architecture, training: Training, sample: Samp
     group, rows = training.generations, training.per_device_batch_size
     fresh_rows = rows * training.passes
     if training.shares:
-        tokens, images = sample.prompt + group * sample.completion, 1
+        tokens, images = sample.prompt + group * sample.completion, sample.images
     else:
-        tokens, images = group * sample.tokens, group
+        tokens, images = group * training.answers * sample.tokens, group * training.answers * sample.images
     # TRL sums the gradient of the output projection in float32, over all of the vocabulary.
     head = BYTES["float32"] * architecture.embedding * (training.adaptation == "full")
     tile = BYTES[training.precision] * min(4096, rows * tokens) * min(TILE, architecture.vocabulary)
     updating = activation_bytes(architecture, training, rows * tokens, rows * images * sample.patches) + head + tile
+    if training.preference == "list":
+        # The scores of all answers, in the type of the pass; in float32, as they are and as probabilities.
+        number = BYTES[training.precision] * (training.precision != "float32") + 2 * BYTES["float32"]
+        updating += number * rows * training.answers * (sample.completion + 1) * architecture.vocabulary
     generating = 0.0
     if training.reinforced:
         generating = architecture.cache_bytes(fresh_rows * tokens, training.precision)
         generating += BYTES["float32"] * fresh_rows * group * architecture.vocabulary
         generating += weights * training.splits_weights
-    has_reference = training.reinforced and training.beta > 0
     kept = architecture.cache_bytes(training.samples / training.processes * sample.prompt, training.precision)
     return Memory(
         weights=(weights + adapter_bytes * adapters) / shards,
         gradients=gradient_bytes * trained / state_shards * (2 if training.strategy == "ddp" else 1),
         optimiser=state_bytes * trained / state_shards,
-        reference=weights / shards * (has_reference and training.adaptation == "full"),
+        reference=weights / shards * (training.has_reference and training.adaptation == "full"),
         copies=copied_weights(architecture, training),
-        store=min(REFERENCE_STORE, kept) * (has_reference and training.shares),
+        store=min(REFERENCE_STORE, kept) * (training.has_reference and training.shares),
         working=max(updating, generating),
     )
 
@@ -572,9 +609,14 @@ def training_seconds(
         generating = replace(speed, launch=0) if training.vllm else speed
         fresh += generating.decoding_seconds(architecture, weights, cached, length)
         step += fresh / training.iterations
+    elif work.reference > 0:
+        step += seconds(work.reference, training.passes)
     # AdamW reads and writes weights and moments and reads gradients: 28 bytes for each trained parameter.
     step += 28 * training.trainable(architecture) / speed.gpu.bandwidth
-    return training.steps * step
+    # Each process chooses for itself, one prompt's answers at a time.
+    choosing = choosing_flops(architecture, training, sample)
+    prompts = training.samples * (training.candidates > 0)
+    return training.steps * step + speed.forward_seconds(architecture, choosing, training.precision, prompts)
 
 
 @dataclass(frozen=True)
@@ -582,12 +624,12 @@ class Evaluation:
     """Testing on one dataset.
 
     Attributes:
-        images: test images.
+        samples: how many are tested.
         most: tokens at most of an output.
         dtype: of the weights.
     """
 
-    images: int
+    samples: int
     batch_size: int
     most: int
     dtype: str
@@ -600,17 +642,17 @@ class Evaluation:
 
 def evaluation_flops(architecture: Architecture, evaluation: Evaluation, sample: Sample) -> float:
     """Each image once, each prompt once, then token by token."""
-    prompt = architecture.vision_flops(sample.patches) + architecture.language_flops(sample.prompt, sample.prompt**2)
+    prompt = sample.vision_flops(architecture) + architecture.language_flops(sample.prompt, sample.prompt**2)
     written = architecture.language_flops(sample.completion, sample.completion * sample.tokens)
-    return evaluation.images * (prompt + written + architecture.head_flops(sample.completion))
+    return evaluation.samples * (prompt + written + architecture.head_flops(sample.completion))
 
 
 def evaluation_seconds(
     architecture: Architecture, evaluation: Evaluation, sample: Sample, speed: Speed, length: float
 ) -> float:
     """Seconds on one GPU, each batch being written until `length` tokens; reading images is not counted."""
-    batches = math.ceil(evaluation.images / evaluation.batch_size)
-    prompt = architecture.vision_flops(sample.patches) + architecture.language_flops(sample.prompt, sample.prompt**2)
+    batches = math.ceil(evaluation.samples / evaluation.batch_size)
+    prompt = sample.vision_flops(architecture) + architecture.language_flops(sample.prompt, sample.prompt**2)
     batch = evaluation.batch_size * prompt
     cached = architecture.cache_bytes(evaluation.batch_size * (sample.prompt + length), evaluation.precision)
     weights = BYTES[evaluation.dtype] * architecture.parameters
@@ -625,7 +667,7 @@ def evaluation_memory(architecture: Architecture, evaluation: Evaluation, sample
     rows = evaluation.batch_size
     cache = architecture.cache_bytes(rows * (sample.prompt + evaluation.most), evaluation.precision)
     passing = rows * sample.prompt * number * (4 * architecture.hidden + 3 * architecture.intermediate)
-    passing = max(passing, rows * sample.patches * number * (6 * architecture.vision_hidden))
+    passing = max(passing, rows * sample.images * sample.patches * number * (6 * architecture.vision_hidden))
     logits = rows * architecture.vocabulary * (number + BYTES["float32"])
     return number * architecture.parameters + cache + passing + logits + CONTEXT
 

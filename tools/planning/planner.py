@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from statistics import fmean as mean
 from typing import Any
 
 import pandas as pd
 from ruamel.yaml import YAML
 
-from stages import sources
-from stages.methods.answers import in_tags
+from stages.evaluation import prompts as prompts_of_evaluation
+from stages.methods.answers import in_tags, thought_of
 from stages.methods.method import Method
 from stages.methods.method import load as load_method
 from stages.modelling import catalogue as models
@@ -21,24 +23,17 @@ from stages.modelling.folder import HubModelParams
 from stages.recipes.params import Params, check
 from stages.recipes.recipe import lora_target, recipe
 from stages.runtime.errors import UserError
-from stages.runtime.files import expand, read_json, read_parquet, reading
 from stages.runtime.params import validate
-from stages.sources import facts
-from stages.tasks import classification
-from stages.tasks.settings import FEW_SHOT, SETTINGS, BaseToNewParams, OpenSetParams, parts
+from stages.tasks.settings import FEW_SHOT, SETTINGS
+from stages.tasks.task import Sample
 from stages.training import grpo
 from tools.planning import costs
-from tools.planning.architecture import Architecture
-from tools.planning.costs import Evaluation, Sample, Speed, Training
-
-TEMPLATE_TOKENS = 21
-"""Of Qwen2-VL's chat template around one image and one text, its own system turn included."""
+from tools.planning.base_models import BaseModel, embedded_model, hub_model
+from tools.planning.costs import Evaluation, Speed, Training
+from tools.planning.datasets import Dataset, Guesses, Part, Section, describe
 
 CLOSING_TOKENS = 2
 """With which the template ends an answer that is shown as a target: the end of the turn, and a new line."""
-
-PUBLISHED_PIXELS = (56 * 56, 28 * 28 * 16384)
-"""Limits on an image's pixels in the published preprocessor files."""
 
 
 @dataclass(frozen=True)
@@ -48,164 +43,42 @@ class Assumptions:
     Attributes:
         reasoning: tokens of a thought or a reason, where a method asks for one.
         completions: tokens of a completion by method, in place of what follows from `reasoning`.
-        name_characters: of a class name, where a dataset is not there yet.
         characters_per_token: of English text, where the model's tokenizer is not there.
+        guesses: of datasets that are not there.
     """
 
     reasoning: int
     completions: dict[str, int]
-    name_characters: int
     characters_per_token: float
+    guesses: Guesses = field(default_factory=Guesses)
 
 
-@dataclass(frozen=True)
-class BaseModel:
-    """The model that is fine-tuned.
+def completion(
+    method: Method, samples: Sequence[Sample], base: BaseModel, reasoning: int, stated: float | None = None
+) -> float:
+    """Tokens that a method is expected to write, its end included, on average over `samples`.
 
-    Attributes:
-        dtype: in which it is published.
-        attention: the implementation that computes it.
-        patches: of an image as it is resized.
-        text_tokens: how many a text has.
-        prompt_tokens: how many a conversation has, its image included.
+    Args:
+        method: which says the form of an answer, and whether there is a thought before it.
+        samples: whose answers are written; a thought is as long as a sample's own, where it has one.
+        base: whose tokens they are.
+        reasoning: tokens of a thought or a reason of samples without one.
+        stated: in place of all that.
     """
-
-    architecture: Architecture
-    dtype: str
-    attention: str
-    patches: int
-    text_tokens: Callable[[str], float]
-    prompt_tokens: Callable[[list[dict[str, Any]]], float]
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """What is known of a dataset: images by split, and whether names and numbers are its own, or assumed.
-
-    `open_question` is the one without a list of names.
-    """
-
-    question: str
-    open_question: str
-    classes: list[str]
-    images: dict[str, int]
-    known: bool
-
-
-def embedded_model(world: str, text_layers: int) -> BaseModel:
-    """An embedded model with its own tokenizer; it resizes all images to one size."""
-    from stages.embedded.model import IMAGE_SIZE, build_config, build_processor, build_tokenizer
-    from stages.embedded.worlds import world as worlds
-
-    loaded = worlds.load(world)
-    tokenizer = build_tokenizer(loaded.vocabulary(), loaded.phrases)
-    processor = build_processor(tokenizer)
-    architecture = Architecture.of(build_config(tokenizer, text_layers))
-    patches = (IMAGE_SIZE // architecture.patch) ** 2
-
-    def text_tokens(text: str) -> float:
-        return len(tokenizer(text)["input_ids"])
-
-    def prompt_tokens(conversation: list[dict[str, Any]]) -> float:
-        text = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        return text_tokens(text) - 1 + patches // architecture.merge**2
-
-    return BaseModel(architecture, "float32", "sdpa", patches, text_tokens, prompt_tokens)
-
-
-def hub_model(key: str, params: HubModelParams, image_size: int, assumptions: Assumptions) -> BaseModel:
-    """A model of the hub by its published shapes, or one on disk by its own `config.json`.
-
-    Raises:
-        UserError: the shapes are not known.
-    """
-    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
-
-    from tools.planning.published import PUBLISHED
-
-    if params.path is not None:
-        folder = expand(f"{key}.path", params.path)
-        if (kind := read_json(folder / "config.json").get("model_type")) != "qwen2_vl":
-            raise UserError(f"{key}.path: the cost of a model of type {kind!r} is not known; valid: 'qwen2_vl'")
-        with reading(folder / "config.json", "the configuration of a model"):
-            architecture = Architecture.of(Qwen2VLConfig.from_pretrained(str(folder), local_files_only=True))
-    elif params.repository not in PUBLISHED:
-        known = ", ".join(PUBLISHED)
-        raise UserError(f"{key}.repository: the shapes of {params.repository!r} are not known; valid: {known}, or path")
-    else:
-        architecture = Architecture.of(PUBLISHED[params.repository])
-    factor = architecture.patch * architecture.merge
-    least, most = params.minimum_pixels or PUBLISHED_PIXELS[0], params.maximum_pixels or PUBLISHED_PIXELS[1]
-    height, width = smart_resize(image_size, image_size, factor, least, most)
-    patches = height // architecture.patch * (width // architecture.patch)
-
-    def text_tokens(text: str) -> float:
-        return len(text) / assumptions.characters_per_token
-
-    def prompt_tokens(conversation: list[dict[str, Any]]) -> float:
-        texts = [part.get("text", "") for turn in conversation for part in turn["content"]]
-        return TEMPLATE_TOKENS + sum(map(text_tokens, texts)) + patches // architecture.merge**2
-
-    return BaseModel(architecture, params.dtype, params.attention, patches, text_tokens, prompt_tokens)
-
-
-def describe(name: str, section: dict[str, Any], assumptions: Assumptions) -> Dataset | None:
-    """What is known of the dataset `name`: None of other tasks than classification, and before an unknown download."""
-    params = sources.parse(f"download.{name}", section)
-    if params.task_of(f"download.{name}") != "classification":
-        return None
-    folder = Path("data/download") / name
-    if (folder / "dataset.json").is_file():
-        card = read_json(folder / "dataset.json")
-        splits = read_parquet(folder / "images.parquet", columns=["split"])["split"]
-        asked = card.get("open", {}).get("question", card["question"])
-        return Dataset(card["question"], asked, card["classes"], splits.value_counts().to_dict(), known=True)
-    if isinstance(params, sources.embedded.Params):
-        from stages.embedded.datasets import CLASSES
-
-        names, whole = list(CLASSES[name]), math.inf
-    else:
-        if params.known not in facts.FACTS:
-            return None
-        # The paper's validation images are not counted in `facts`: as many as test images at most.
-        names = [f"{i:0{assumptions.name_characters}}" for i in range(facts.FACTS[params.known].classes)]
-        whole = facts.FACTS[params.known].test
-    images = {
-        split: bounded(whole, getattr(params, f"{split}_per_class"), len(names)) for split in ("test", "validation")
-    }
-    asked = params.open_set().get("open", {}).get("question", params.question)
-    return Dataset(params.question, asked, names, images, known=isinstance(params, sources.embedded.Params))
-
-
-def bounded(whole: float, per_class: float | None, classes: int) -> int:
-    """How many of `whole` images are kept where a class keeps `per_class`: a number, below 1 a share, None for all."""
-    if per_class is None:
-        return int(whole)
-    return int(min(whole, per_class * classes) if per_class >= 1 else round(whole * per_class))
-
-
-def completion(method: Method, name: str, answers: Sequence[str], base: BaseModel, assumptions: Assumptions) -> float:
-    """Tokens that a method is expected to write, its end included, on average over `answers`."""
-    if name in assumptions.completions:
-        return assumptions.completions[name]
+    if stated is not None:
+        return stated
     form = method.target or (in_tags if "<answer>" in method.prompt else str)
-    label = sum(base.text_tokens(form(answer)) for answer in answers) / len(answers) + 1
-    return label + assumptions.reasoning * (method.target is None and writes_reason(method))
+    thinks = method.thoughts or (method.target is None and writes_reason(method))
+
+    def thought(sample: Sample) -> float:
+        return reasoning if sample.thought is None else base.text_tokens(thought_of(sample.thought))
+
+    return mean(base.text_tokens(form(sample.answer)) + (thought(sample) if thinks else 0) for sample in samples) + 1
 
 
 def writes_reason(method: Method) -> bool:
     """Whether a prompt asks for a thought or a reason."""
-    return any(tag in method.prompt for tag in ("<think>", "<reason>"))
-
-
-def prompt(method: Method, dataset: Dataset, names: list[str], rule: Any, part: str | None, base: BaseModel) -> float:
-    """Tokens of a prompt with a list of options as long as it will be, drawn evenly from `names`; no rule, no list."""
-    if rule is None:
-        return base.prompt_tokens(method.conversation(dataset.open_question, part))
-    count = classification.option_count(len(names), rule)
-    options = [names[i * len(names) // count] for i in range(count)]
-    return base.prompt_tokens(method.conversation(classification.render(dataset.question, options), part))
+    return not method.prefill and any(tag in method.prompt for tag in ("<think>", "<reason>"))
 
 
 def stages_of_dag(dag: Path, params: dict[str, Any]) -> int:
@@ -227,35 +100,40 @@ class Planner:
     assumptions: Assumptions
     speed: Speed
 
-    def trained_classes(self, setting: str, dataset: str) -> tuple[Sequence[str], Any]:
-        """The names of the classes that are trained on, and the rule of their option lists."""
-        (_, names, rule), *_ = self.parts(setting, dataset)
-        return names, rule
+    def section(self, setting: str) -> Section:
+        """The section of a setting."""
+        return validate(f"partition.{setting}", self.params.partition[setting], SETTINGS[setting])
 
-    def parts(self, setting: str, dataset: str) -> list[tuple[str, list[str], Any]]:
-        """The parts of a setting: their names, class names and the rule of their option lists, if they have some."""
-        section = validate(f"partition.{setting}", self.params.partition[setting], SETTINGS[setting])
-        rule = section.options if isinstance(section, BaseToNewParams) else self.params.split.options
-        rule = None if isinstance(section, OpenSetParams) else rule
-        classes = self.datasets[dataset].classes
-        labels = parts(len(classes), section).items()
-        return [(part, [classes[label] for label in some], rule) for part, some in labels]
+    def sample(
+        self, method: Method, variant: str | None, dataset: Dataset, samples: Sequence[Sample], completion: float
+    ) -> costs.Sample:
+        """An average of `samples` as a method asks them; `variant`: whose prompts of evaluation, None: training's."""
+        images = max(round(dataset.images), 1)
+        questions = Counter(sample.question for sample in samples)
+        texts = sum(
+            count * self.base.prompt_tokens(method.conversation(question, variant, images))
+            for question, count in questions.items()
+        )
+        size = self.params.images.size
+        width, height = dataset.pixels if size is None else (size, size)
+        patches = self.base.patches(width, height)
+        shown = dataset.images * (patches // self.base.architecture.merge**2)
+        return costs.Sample(texts / max(len(samples), 1) + shown, patches, completion, dataset.images)
 
-    def training(self, setting: str, name: str, dataset: str) -> tuple[Training, Sample]:
-        """How a cell is trained, and an average sample of it.
+    def training(self, setting: str, name: str, dataset: str) -> tuple[Training, costs.Sample]:
+        """How a cell is trained, and an average sample of it; of preference, an answer with its prompt.
 
         Raises:
-            UserError: there are fewer samples than a step takes.
+            UserError: there are fewer samples than a step takes, or a question lists no wrong answer.
         """
         chosen = recipe(name, dataset, self.params)
-        settings, method = chosen["settings"], load_method(name)
-        if chosen["trainer"] not in ("sft", "grpo"):
-            raise UserError(
-                f"methods: {name!r} is not covered by a plan, which knows trainers sft and grpo; leave it out"
-            )
+        settings, method, known = chosen["settings"], load_method(name), self.datasets[dataset]
         reinforced = chosen["trainer"] == "grpo"
-        names, rule = self.trained_classes(setting, dataset)
-        samples = self.params.split.shots * len(names)
+        part, *_ = known.parts(self.section(setting), self.params.split.options, "train")
+        samples = known.trained(self.params.split, part)
+        own: dict[str, Any] = {}
+        if method.preference:
+            samples, own = preferred(method, known, part, samples, settings)
         if reinforced:
             grpo.check_step(samples, settings["global_batch_size"], settings["epoch"])
         steps, prompts = costs.schedule(
@@ -282,53 +160,77 @@ class Planner:
             strategy=self.params.launch.strategy,
             processes=self.params.launch.processes,
             **{name: settings[name] for name in _SHARED_SETTINGS if name in settings},
+            **own,
         )
-        completion_tokens = completion(method, name, names, self.base, self.assumptions)
+        stated = self.assumptions.completions.get(name)
+        tokens = completion(method, part.samples, self.base, self.assumptions.reasoning, stated)
         if reinforced:
-            completion_tokens = min(completion_tokens, training.max_completion_length)
+            tokens = min(tokens, training.max_completion_length)
         else:
-            completion_tokens += CLOSING_TOKENS - 1
-        prompt_tokens = prompt(method, self.datasets[dataset], list(names), rule, None, self.base)
-        return training, Sample(prompt_tokens, self.base.patches, completion_tokens)
+            tokens += CLOSING_TOKENS - 1
+        return training, self.sample(method, None, known, part.samples, tokens)
 
-    def evaluation(self, setting: str, name: str, dataset: str, split: str) -> tuple[Evaluation, Sample]:
-        """How a dataset's `split`, test or validation, is evaluated by a method's prompt, and an average sample."""
-        params, method, facts_of = self.params.evaluate, load_method(name), self.datasets[dataset]
-        of_parts = self.parts(setting, dataset)
-        limits = {"test": self.params.split.test_per_class, "validation": self.params.split.validation_shots}
-        images = facts_of.images.get(split, 0)
-        if (limit := limits[split]) is not None:
-            images = min(images, limit * len(facts_of.classes))
-        prompt_tokens = completion_tokens = 0.0
-        for part, names, rule in of_parts:
-            share = len(names) / len(facts_of.classes)
-            variant = part if params.prompts == "published" else None
-            prompt_tokens += share * prompt(method, facts_of, names, rule, variant, self.base)
-            completion_tokens += share * completion(method, name, names, self.base, self.assumptions)
+    def evaluation(
+        self, setting: str, name: str, dataset: str, split: str, prompt: str | None = None
+    ) -> tuple[Evaluation, costs.Sample]:
+        """How a dataset's `split`, test or validation, is evaluated by a method's prompt, and an average sample.
+
+        Args:
+            setting: of the grid.
+            name: of the method.
+            dataset: of the grid, or for testing alone, whose samples are all tested.
+            split: `test` or `validation`.
+            prompt: in place of the method's own: another method's, or empty thinking.
+        """
+        params, known = self.params.evaluate, self.datasets[dataset]
+        method = load_method(name) if prompt is None else prompts_of_evaluation.load(prompt, name)
+        is_target = dataset in self.params.targets
+        count = known.counts[split] if is_target else known.evaluated(self.params.split, split)
+        stated = self.assumptions.completions.get(name if prompt is None else prompt)
+        parts = []
+        for part in known.parts(self.section(setting), self.params.split.options, split):
+            variant = (known.prompts or part.name) if params.prompts == "published" else None
+            tokens = completion(method, part.samples, self.base, self.assumptions.reasoning, stated)
+            parts.append((part.share, self.sample(method, variant, known, part.samples, tokens)))
         generation = params.generation
-        evaluation = Evaluation(images, generation.batch_size, generation.max_new_tokens, self.base.dtype)
-        completion_tokens = min(completion_tokens, generation.max_new_tokens)
-        return evaluation, Sample(prompt_tokens, self.base.patches, completion_tokens)
+        evaluation = Evaluation(count, generation.batch_size, generation.max_new_tokens, self.base.dtype)
+        average = replace(
+            parts[0][1],
+            prompt=sum(share * sample.prompt for share, sample in parts),
+            completion=min(sum(share * sample.completion for share, sample in parts), generation.max_new_tokens),
+        )
+        return evaluation, average
 
     def training_rows(self) -> pd.DataFrame:
-        """A row per training, seeds multiplied in: its numbers, and what it is (`training`, `sample`)."""
-        cells = product(self.params.methods, self.params.settings, self.datasets)
-        return pd.DataFrame([self._training_row(*cell) for cell in cells])
+        """A row per training, seeds multiplied in: its numbers, and what it is (`training`, `sample`).
 
-    def _training_row(self, name: str, setting: str, dataset: str) -> dict[str, Any]:
+        Stage `by_step` trains again.
+        """
+        grid = self.params
+        stages = [("train", setting) for setting in grid.settings] + [("by_step", setting) for setting in grid.by_step]
+        cells = product(grid.methods, stages, grid.datasets)
+        return pd.DataFrame([self._training_row(*stage, method, dataset) for method, stage, dataset in cells])
+
+    def _training_row(self, stage: str, setting: str, name: str, dataset: str) -> dict[str, Any]:
         architecture, seeds = self.base.architecture, len(self.params.seeds)
         training, expected = self.training(setting, name, dataset)
         longest = replace(expected, completion=training.max_completion_length) if training.reinforced else expected
-        sequences = training.prompts * training.generations  # of a step
-        prompt_tokens = expected.prompt if training.reinforced else expected.tokens  # SFT reads the answer too
+        sequences = training.prompts * training.generations * training.answers  # of a step
+        # SFT and DPO read the answers too.
+        prompt_tokens = expected.prompt if training.reinforced else expected.tokens
+        choosing = costs.choosing_flops(architecture, training, expected)
+        checkpoint = costs.checkpoint_bytes(architecture, training)
+        if stage == "by_step":
+            checkpoint += self.looks(training) * costs.BYTES["float32"] * training.trainable(architecture)
 
-        def generated(sample: Sample) -> float:
+        def generated(sample: costs.Sample) -> float:
             return seeds * training.steps * sequences * sample.completion * training.reinforced
 
-        def hours(sample: Sample, length: float) -> float:
+        def hours(sample: costs.Sample, length: float) -> float:
             return seeds * (costs.training_seconds(architecture, training, sample, self.speed, length) / 3600)
 
         return {
+            "stage": stage,
             "method": name,
             "setting": setting,
             "dataset": dataset,
@@ -337,53 +239,129 @@ class Planner:
             "prompt_tokens": seeds * (training.steps * sequences * prompt_tokens),
             "generated_expected": generated(expected),
             "generated_most": generated(longest),
-            "flops": seeds * training.steps * costs.step_work(architecture, training, expected).total,
+            "flops": seeds * (training.steps * costs.step_work(architecture, training, expected).total + choosing),
             "hours": hours(expected, self.speed.longest(expected.completion, longest.completion)),
             "hours_most": hours(longest, longest.completion),
-            "disk": seeds * costs.saved_bytes(architecture, training),
-            "checkpoint": costs.checkpoint_bytes(architecture, training),
+            "disk": seeds * costs.saved_bytes(architecture, training) * (stage == "train"),
+            "checkpoint": checkpoint,
             "memory": costs.training_memory(architecture, training, longest),
             "training": training,
             "sample": longest,
         }
 
-    def evaluation_rows(self) -> pd.DataFrame:
-        """A row per stage that tests, setting, method and dataset that is tested; seeds and sources multiplied in."""
-        grid = self.params
-        others = len(self.datasets) - 1
-        tests = [
-            *(("zero_shot", setting, grid.evaluate.zero_shot_method, 1) for setting in grid.settings),
-            *(("evaluate", *pair, 1) for pair in product(grid.settings, grid.methods)),
-            *(("cross_eval", *pair, others) for pair in product(grid.transfer, grid.methods)),
-        ]
-        rows = [self._evaluation_row(*test, dataset, "test") for test, dataset in product(tests, self.datasets)]
-        kept = [dataset for dataset in self.datasets if dataset in grid.best]
-        for method, dataset in product(grid.methods, kept):
-            rows.append(self._evaluation_row("validate", FEW_SHOT, method, 1, dataset, "validation"))
-        return pd.DataFrame(rows)
+    def looks(self, training: Training) -> int:
+        """At how many steps stage `by_step` keeps the weights: every so many, and the last."""
+        return math.ceil(training.steps / self.params.evaluate.every)
 
-    def _evaluation_row(
-        self, stage: str, setting: str, name: str, times: int, dataset: str, split: str
-    ) -> dict[str, Any]:
-        """`times`: how many models of each seed are tested on it."""
-        architecture, count = self.base.architecture, times * len(self.params.seeds)
-        evaluation, expected = self.evaluation(setting, name, dataset, split)
+    def tests(self) -> Iterator[Test]:
+        """All that the stages of `dvc.yaml` evaluate; a model on what another stage tests it on is left out."""
+        grid, zero_shot = self.params, self.params.evaluate.zero_shot_method
+        seeds, own = len(grid.seeds), list(product(grid.settings, grid.methods, grid.datasets))
+        for setting, dataset in product(grid.settings, grid.datasets):
+            yield Test("zero_shot", setting, zero_shot, dataset, seeds)
+            for prompt in grid.zero_shot_prompts:
+                yield Test("prompt_zero_shot", setting, prompt, dataset, seeds, prompt)
+        for setting, method, dataset in own:
+            yield Test("evaluate", setting, method, dataset, seeds)
+            for prompt in grid.prompts:
+                if prompt != method:
+                    yield Test("prompt_eval", setting, method, dataset, seeds, prompt)
+            if setting in grid.transfer and len(grid.datasets) > 1:
+                yield Test("cross_eval", setting, method, dataset, seeds * (len(grid.datasets) - 1))
+            if setting in grid.by_step:
+                looks = 1 + self.looks(self.training(setting, method, dataset)[0])  # the base model before it
+                yield Test("by_step", setting, method, dataset, seeds * looks)
+        for target in grid.targets:
+            yield Test("target_zero_shot", FEW_SHOT, zero_shot, target, 1)
+            for method in grid.methods:
+                yield Test("target_eval", FEW_SHOT, method, target, seeds * len(grid.datasets))
+                for prompt in grid.prompts:
+                    if prompt != method:
+                        yield Test("target_prompt", FEW_SHOT, method, target, seeds * len(grid.datasets), prompt)
+        for method, dataset in product(grid.methods, grid.best):
+            yield Test("validate", FEW_SHOT, method, dataset, seeds, split="validation")
+
+    def evaluation_rows(self) -> pd.DataFrame:
+        """A row per test, in the order of its stages."""
+        return pd.DataFrame([self._evaluation_row(test) for test in sorted(self.tests(), key=Test.place)])
+
+    def _evaluation_row(self, test: Test) -> dict[str, Any]:
+        architecture, count = self.base.architecture, test.models
+        evaluation, expected = self.evaluation(test.setting, test.method, test.dataset, test.split, test.prompt)
         longest = replace(expected, completion=evaluation.most)
 
-        def hours(sample: Sample, length: float) -> float:
+        def hours(sample: costs.Sample, length: float) -> float:
             return count * (costs.evaluation_seconds(architecture, evaluation, sample, self.speed, length) / 3600)
 
         return {
-            "stage": stage,
-            "setting": setting,
-            "method": name,
-            "images": count * evaluation.images,
-            "generated_expected": count * evaluation.images * expected.completion,
+            "stage": test.stage,
+            "setting": test.setting,
+            "method": test.method,
+            "dataset": test.dataset,
+            "samples": count * evaluation.samples,
+            "prompt_tokens": count * evaluation.samples * expected.prompt,
+            "generated_expected": count * evaluation.samples * expected.completion,
             "flops": count * costs.evaluation_flops(architecture, evaluation, expected),
             "hours": hours(expected, self.speed.longest(expected.completion, evaluation.most)),
             "hours_most": hours(longest, evaluation.most),
             "memory": costs.evaluation_memory(architecture, evaluation, longest),
         }
+
+
+@dataclass(frozen=True)
+class Test:
+    """A dataset on which models are tested alike.
+
+    Attributes:
+        stage: of `dvc.yaml`.
+        method: whose prompt they get, if `prompt` names none.
+        models: how many there are.
+        prompt: in place of the method's own.
+    """
+
+    stage: str
+    setting: str
+    method: str
+    dataset: str
+    models: int
+    prompt: str | None = None
+    split: str = "test"
+
+    def place(self) -> int:
+        """Of its stage."""
+        return STAGES.index(self.stage)
+
+
+STAGES = (
+    "zero_shot",
+    "evaluate",
+    "cross_eval",
+    "target_zero_shot",
+    "target_eval",
+    "target_prompt",
+    "prompt_eval",
+    "prompt_zero_shot",
+    "by_step",
+    "validate",
+)
+"""Those that evaluate, in the order of `dvc.yaml`."""
+
+
+def preferred(
+    method: Method, dataset: Dataset, part: Part, samples: int, settings: dict[str, Any]
+) -> tuple[int, dict[str, Any]]:
+    """How many pairs or lists a method of preference makes of `samples`, and what `Training` has of them.
+
+    Raises:
+        UserError: a question lists no wrong answer.
+    """
+    wrong = mean(len(dataset.task.wrong_answers(sample)) for sample in part.samples)
+    if wrong == 0:
+        raise UserError("methods: preference is invalid where questions list no wrong answer; valid: other methods")
+    kept = wrong if settings["negative_count"] is None else min(settings["negative_count"], wrong)
+    own = {"preference": method.preference, "answers": 2.0 if method.preference == "pairs" else 1 + kept}
+    own["candidates"] = samples * wrong * (settings["negatives"] == "model")
+    return round(samples * kept) if method.preference == "pairs" else samples, own
 
 
 _SHARED_SETTINGS = (
@@ -407,20 +385,14 @@ def planner(params: dict[str, Any], assumptions: Assumptions, speed: Speed) -> P
     """Check the parameters and look at what is there.
 
     Raises:
-        UserError: a parameter is invalid, the model's shapes are not known, or nothing is known of any dataset.
+        UserError: a parameter is invalid, or the model's shapes are not known.
     """
     checked = check(params)
     key = f"models.{checked.model}"
     model = models.parse(key, checked.models[checked.model])
     if isinstance(model, HubModelParams):
-        base = hub_model(key, model, checked.images.size, assumptions)
+        base = hub_model(key, model, assumptions.characters_per_token)
     else:
         base = embedded_model(model.world, model.text_layers)
-    described = {name: describe(name, checked.download[name], assumptions) for name in checked.datasets}
-    datasets = {name: dataset for name, dataset in described.items() if dataset is not None}
-    if not datasets:
-        raise UserError(
-            "datasets: a plan covers classification, and nothing is known of any such dataset before it is downloaded; "
-            "next: `dvc repro --glob 'download@*'`"
-        )
+    datasets = {name: describe(name, checked, assumptions.guesses) for name in [*checked.datasets, *checked.targets]}
     return Planner(checked, base, datasets, assumptions, speed)

@@ -10,6 +10,7 @@ from stages.methods.method import load as load_method
 from tools.planning import costs
 from tools.planning.architecture import Architecture
 from tools.planning.costs import GPU
+from tools.planning.datasets import CLASS_IMAGES
 from tools.planning.planner import Planner
 
 VLLM_SHARE = 0.3
@@ -20,11 +21,16 @@ USABLE = 0.9
 
 
 def training_table(rows: pd.DataFrame) -> str:
-    """Rows methods and settings, sums over their cells."""
-    sums = rows.groupby(["method", "setting"], sort=False)[[name for name in rows if name in _SUMS]].sum().reset_index()
+    """Rows stages, methods and settings, sums over their cells."""
+    sums = (
+        rows.groupby(["stage", "method", "setting"], sort=False)[[name for name in rows if name in _SUMS]]
+        .sum()
+        .reset_index()
+    )
     return _table(
         pd.DataFrame(
             {
+                "stage": sums["stage"],
                 "method": sums["method"],
                 "setting": sums["setting"],
                 "cells": sums["cells"],
@@ -47,7 +53,7 @@ _SUMS = [
     "flops",
     "hours",
     "hours_most",
-    "images",
+    "samples",
     "disk",
 ]
 
@@ -85,7 +91,8 @@ def evaluation_table(rows: pd.DataFrame) -> str:
             {
                 "stage": sums["stage"],
                 "setting": sums["setting"],
-                "images": _whole(sums["images"]),
+                "samples": _whole(sums["samples"]),
+                "prompt tokens": _whole(sums["prompt_tokens"]),
                 "generated tokens": _whole(sums["generated_expected"]),
                 "PFLOP": [_digits(value / 1e15, 4) for value in sums["flops"]],
                 "hours": _pair(map(_digits, sums["hours"]), map(_digits, sums["hours_most"])),
@@ -128,7 +135,7 @@ def assumptions_text(planner: Planner, gpu: str, vllm: bool) -> list[str]:
     methods = [name for name in planner.params.methods if load_method(name).target is None]
     stated = [f"{name} {assumptions.completions[name]}" for name in methods if name in assumptions.completions]
     lines = [
-        f"{gpu}: {card.bfloat16 / 1e12:.0f} TFLOP/s dense in bfloat16, {card.float32 / 1e12:.0f} in float32, "
+        f"{gpu}: {card.bfloat16 / 1e12:.3g} TFLOP/s dense in bfloat16, {card.float32 / 1e12:.3g} in float32, "
         f"{card.memory / 1e9:.0f} GB, {card.bandwidth / 1e9:.0f} GB/s, from its data sheet.",
         f"Training and the encoding of prompts reach {speed.utilisation:.0%} of the peak (--utilisation), generation "
         f"{speed.bandwidth_share:.0%} of the bandwidth (--bandwidth-share).",
@@ -136,13 +143,14 @@ def assumptions_text(planner: Planner, gpu: str, vllm: bool) -> list[str]:
         "(--launch-milliseconds): this bounds token-by-token generation with transformers, and small models.",
         f"The longest completion of a batch is {speed.spread:g} times the mean (--spread). Tokens and hours are those "
         "expected, in brackets those where every completion is as long as it may be.",
-        f"A thought or a reason has {assumptions.reasoning} tokens (--reasoning-tokens), an answer those of its class "
-        "name. No paper prints lengths: state your own with --expect method=tokens"
+        f"A thought or a reason has {assumptions.reasoning} tokens (--reasoning-tokens), or those of the sample's "
+        "reference thought; an answer has its own. No paper prints lengths: state your own with --expect method=tokens"
         + (f" (stated: {', '.join(stated)})." if stated else "."),
         f"A training fits where it needs at most {USABLE:.0%} of the memory. Activations are counted for completions "
         "that are as long as they may be.",
         f"{launch.processes} process(es), {launch.strategy}: hours are by the clock for one stage after the other; "
-        "tests run on one GPU. Not counted: communication between GPUs, reading images, imports, saving, `base_model`.",
+        "tests run on one GPU. Not counted: communication between GPUs, reading images, imports, saving, `base_model`, "
+        "`weight_change`.",
         f"A trained model is saved as {base.dtype}, adapters as float32. DVC's cache holds it a second time where the "
         "file system cannot share blocks (reflinks).",
         "Not in the disk figure: the data (under `data/`, in DVC's cache, and in the hub's where it comes from there), "
@@ -150,19 +158,46 @@ def assumptions_text(planner: Planner, gpu: str, vllm: bool) -> list[str]:
     ]
     if vllm:
         lines.append(f"vLLM is bound by the bandwidth alone, and takes {VLLM_SHARE:.0%} of the memory, TRL's default.")
-    if assumed := [name for name, dataset in planner.datasets.items() if not dataset.known]:
-        lines.append(
-            f"Not downloaded: {', '.join(assumed)}. Their sizes are the paper's, their class names have "
-            f"{assumptions.name_characters} characters (--name-characters)."
-        )
+    lines += assumed_text(planner)
     if planner.params.models[planner.params.model]["source"] == "hub":
         lines.append(f"A token has {assumptions.characters_per_token:g} characters (--characters-per-token).")
-    if missing := [name for name in planner.params.datasets if name not in planner.datasets]:
+    return lines
+
+
+def assumed_text(planner: Planner) -> list[str]:
+    """What is assumed of datasets that are not there, a line each."""
+    guesses, own_size = planner.assumptions.guesses, planner.params.images.size is None
+
+    def of(kind: str) -> str:
+        return ", ".join(name for name, dataset in planner.datasets.items() if kind in dataset.assumed)
+
+    said = {
+        "names": "Not downloaded: {}. Their sizes are the paper's where it has them, their class names have "
+        f"{guesses.name_characters} characters (--name-characters).",
+        "texts": "Not downloaded: {}. Their samples are as many as the papers and their sections say, their questions "
+        f"have {guesses.question_characters} characters (--question-characters), four options of "
+        f"{guesses.name_characters} where there are some, and answers the form of their task.",
+        "counts": "Nobody says how many samples these have: {}. "
+        f"Taken are {guesses.samples:,} of a split (--samples), and of tasks with classes {guesses.classes} classes of "
+        f"{CLASS_IMAGES} images (--classes).",
+    }
+    lines = [text.format(names) for kind, text in said.items() if (names := of(kind))]
+    if own_size and (names := of("pixels")):
         lines.append(
-            f"Left out: {', '.join(missing)}. A plan covers classification, and datasets that are downloaded "
-            "(`dvc repro download@<name>`), embedded or the paper's."
+            f"Images keep their size, and those of {names} are taken to have {guesses.pixels:,} pixels (--pixels)."
         )
     return lines
+
+
+def images_text(planner: Planner) -> str:
+    """How many tokens an image has, by dataset where they differ."""
+    merged, size, by_tokens = planner.base.architecture.merge**2, planner.params.images.size, {}
+    for name, dataset in planner.datasets.items():
+        tokens = planner.base.patches(*(dataset.pixels if size is None else (size, size))) // merged
+        by_tokens.setdefault(tokens, []).append(name)
+    if len(by_tokens) == 1:
+        return f"an image has {next(iter(by_tokens))} tokens"
+    return "an image has " + ", ".join(f"{tokens} tokens ({', '.join(names)})" for tokens, names in by_tokens.items())
 
 
 def report(planner: Planner, gpu: str, stages: int) -> str:
@@ -181,10 +216,7 @@ def report(planner: Planner, gpu: str, stages: int) -> str:
         f"{_gigabytes(trainings['disk'].sum())} GB of models, and {_gigabytes(trainings['checkpoint'].max())} GB "
         "for a checkpoint while a training runs."
     )
-    head = (
-        f"{planner.params.model}: {architecture.parameters:,} parameters; an image has "
-        f"{planner.base.patches // architecture.merge**2} tokens."
-    )
+    head = f"{planner.params.model}: {architecture.parameters:,} parameters; {images_text(planner)}."
     return "\n".join(
         [
             f"# What `dvc repro` costs on {gpu}",
