@@ -90,8 +90,9 @@ def write_random_model(path: Path) -> Path:
     """Write an embedded model of random weights, with its processor; return `path`."""
     from stages.embedded.model import build_model, build_processor, build_tokenizer
     from stages.embedded.worlds import pictures
+    from stages.runtime.params import Section
 
-    processor = build_processor(build_tokenizer(pictures.WORLD.vocabulary(), pictures.PHRASES))
+    processor = build_processor(build_tokenizer(pictures.WORLD.vocabulary(Section()), pictures.PHRASES))
     build_model(processor.tokenizer, seed=0).save_pretrained(path)
     processor.save_pretrained(path)
     return path

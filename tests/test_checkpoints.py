@@ -22,7 +22,7 @@ from stages.modelling.catalogue import EmbeddedModelParams
 from stages.modelling.model import load_model
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, write_json
-from stages.runtime.params import read_params
+from stages.runtime.params import Section, read_params
 from stages.training.checkpoints import MANIFEST, Checkpoints, Phases, Resumable
 from tests import small
 from tests.conftest import ROOT, write_random_model
@@ -337,7 +337,7 @@ def pretrain(scratch: Path, kill_after: int | None = None) -> tuple[str, list[st
         read_params(ROOT / "params.yaml")["models"]["embedded"]
         | {"vision_steps": 3, "vision_batch_size": 6, "language_steps": 3, "language_batch_size": 4}
     )
-    processor = build_processor(build_tokenizer(pictures.WORLD.vocabulary(), pictures.PHRASES))
+    processor = build_processor(build_tokenizer(pictures.WORLD.vocabulary(Section()), pictures.PHRASES))
     model = build_model(processor.tokenizer, seed=0)
     looking, reading = (np.random.Generator(np.random.PCG64(seed)) for seed in (1, 2))
     phases = Phases(scratch, model, {"looking": looking, "reading": reading})

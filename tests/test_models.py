@@ -28,7 +28,7 @@ from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
 from stages.runtime.files import write_json
 from stages.runtime.hub import fetch_file
-from stages.runtime.params import read_params
+from stages.runtime.params import Section, read_params
 from tests import small
 from tests.conftest import ROOT, Project, write_random_model
 from tests.hub import COMMIT, Hub, repository, serve
@@ -585,7 +585,7 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     path = tmp_path_factory.mktemp("llava")
-    tokenizer = build_tokenizer(pictures.WORLD.vocabulary(), pictures.PHRASES)
+    tokenizer = build_tokenizer(pictures.WORLD.vocabulary(Section()), pictures.PHRASES)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     width = {"intermediate_size": 64, "num_hidden_layers": 2}
     vision = {"hidden_size": 32, "num_attention_heads": 2, "image_size": 32, "patch_size": 8, "projection_dim": 32}

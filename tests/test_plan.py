@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, Qwen2VLForConditionalGeneration
 
 from stages.runtime.errors import UserError
-from stages.runtime.params import read_params
+from stages.runtime.params import Section, read_params
 from stages.runtime.provenance import closure
 from stages.training.epochs import schedule
 from tests.conftest import ROOT, write_random_model
@@ -49,7 +49,7 @@ def build(layers: int = 4, blocks: int = 2, **text) -> Qwen2VLForConditionalGene
     from stages.embedded.model import build_config, build_tokenizer
     from stages.embedded.worlds import pictures
 
-    config = build_config(build_tokenizer(pictures.WORLD.vocabulary(), pictures.PHRASES))
+    config = build_config(build_tokenizer(pictures.WORLD.vocabulary(Section()), pictures.PHRASES))
     assert Architecture.of(config) == base.architecture
     for name, value in ({"num_hidden_layers": layers, "layer_types": ["full_attention"] * layers} | text).items():
         setattr(config.text_config, name, value)

@@ -13,7 +13,7 @@ import pytest
 from stages.methods.method import load
 from stages.methods.method import names as methods
 from stages.recipes.params import check
-from stages.runtime.params import read_params
+from stages.runtime.params import Section, read_params
 from stages.tasks import classification, draws
 from stages.tasks import task as tasks
 from stages.tasks.settings import SETTINGS
@@ -30,7 +30,7 @@ def processor():
     from stages.embedded.model import build_processor, build_tokenizer
     from stages.embedded.worlds import pictures
 
-    return build_processor(build_tokenizer(pictures.WORLD.vocabulary(), pictures.PHRASES))
+    return build_processor(build_tokenizer(pictures.WORLD.vocabulary(Section()), pictures.PHRASES))
 
 
 def compare(name: str, value: object, update: bool) -> None:

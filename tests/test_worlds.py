@@ -16,7 +16,7 @@ from stages.modelling.catalogue import EmbeddedModelParams
 from stages.recipes.params import check
 from stages.recipes.recipe import files
 from stages.runtime.errors import UserError
-from stages.runtime.params import read_params
+from stages.runtime.params import Section, read_params
 from stages.runtime.provenance import closure
 from tests.conftest import ROOT
 from tools.profile import params_of as profile
@@ -46,7 +46,7 @@ def test_the_default_world_is_drawn_as_before_there_were_others():
     images, conversations = bank.conversations(60, generator(7))
     said = json.dumps([list(each) for each in conversations]).encode()
     assert md5(said + images.tobytes()).hexdigest() == "5815e66fe1ce894a5ef5150172503dd8"
-    words = json.dumps([sorted(set(pictures.WORLD.vocabulary())), pictures.WORLD.phrases])
+    words = json.dumps([sorted(set(pictures.WORLD.vocabulary(Section()))), pictures.WORLD.phrases])
     assert md5(words.encode()).hexdigest() == "523843a9bd3ab4d3c472bb983b86ba75"
 
 
@@ -113,7 +113,7 @@ def test_a_world_gives_what_pretraining_takes(world):
 def test_every_word_of_a_world_is_one_token(world):
     """Nothing falls apart into bytes: neither prompts, nor completions, nor names with and without a space."""
     loaded = worlds.load(world)
-    tokenizer = build_tokenizer(loaded.vocabulary(), loaded.phrases)
+    tokenizer = build_tokenizer(loaded.vocabulary(loaded.params()), loaded.phrases)
     names = loaded.names if isinstance(loaded.names[0], str) else [name for names in loaded.names for name in names]
     for name in names:
         assert [len(tokenizer(text)["input_ids"]) for text in (name, f" {name}")] == [1, 1]
@@ -154,3 +154,37 @@ def test_a_wrong_world_is_one_line(changes, message):
     params["models"]["embedded"] |= changes
     with pytest.raises(UserError, match=message):
         check(params)
+
+
+def own_classes(*classes: str) -> list[tuple[np.ndarray, str, str]]:
+    """Image, prompt and completion of conversations of the world with own classes."""
+    bank = drawn("own_classes", world_params={"question": "Which pet?", "classes": list(classes)})
+    images, conversations = bank.conversations(400, generator(8))
+    return [
+        (image, "".join(part.get("text", "") for turn in messages for part in turn["content"]), completion)
+        for image, (messages, completion) in zip(images, conversations, strict=True)
+    ]
+
+
+def test_own_classes_are_words_that_are_asked_for_and_answered():
+    names = ("Saint Bernard", "X-ray fish", "chat/noir", "circle")
+    world = worlds.load("own_classes")
+    own = world.params(question="Which pet?", classes=list(names))
+    tokenizer = build_tokenizer(world.vocabulary(own), world.phrases)
+    for name in names:
+        said = tokenizer.tokenize(name)
+        assert len(said) <= 4 and not all(len(token) == 1 for token in said)
+    about = [each for each in own_classes(*names) if "Which pet?" in each[1]]
+    assert 90 < len(about) < 150
+    for name in names:
+        assert 10 < sum(name in completion for _, _, completion in about) < 60
+    assert all("list [" in prompt for _, prompt, _ in about)
+
+
+def test_many_own_classes_are_not_all_listed_and_the_right_one_is():
+    names = [f"kind {number}" for number in range(300)]
+    about = [each for each in own_classes(*names) if "Which pet?" in each[1]]
+    for _, prompt, completion in about:
+        listed = prompt[prompt.index("[") + 1 : prompt.rindex("]")].split(", ")
+        assert len(set(listed)) == len(listed) <= 40
+        assert any(name in completion for name in listed)

@@ -55,6 +55,9 @@ IGNORED = "# Own images: nothing of this grid goes into git. tools/mine.py wrote
 IMAGES = "scratch/images.md5"
 """Where the fingerprint of the images is kept that were read last."""
 
+OWN_CLASSES = "own_classes"
+"""The world that takes class names, of stages/embedded/worlds."""
+
 FEW = 500
 """Images of all classes, below which they are dealt to folds: a fifth of them would decide nothing."""
 
@@ -125,7 +128,8 @@ def mine(
     count = fold_count(found) if folds is None else folds
     if count and found.given:
         raise UserError("--folds: invalid where the images are in folders train and test already; valid: 0")
-    params = write(ROOT, folder, MODELS[model], changes | shares(found), count, shots or fit(found, count))
+    classes = read_json(folder / f"data/download/{dataset}/dataset.json")["classes"]
+    params = write(ROOT, folder, MODELS[model], changes | shares(found), count, shots or fit(found, count), classes)
     print("\n" + "\n".join(plan(folder, params, found, count)), flush=True)
     if model != "embedded":
         run(folder, ["tools.plan", *(["--gpu", "cpu_8"] if model == "laptop" else [])])
@@ -163,7 +167,13 @@ def checked_folder(root: Path, name: str) -> Path:
 
 
 def write(
-    root: Path, folder: Path, based_on: str, changes: Mapping[str, Any], folds: int, shots: int | None
+    root: Path,
+    folder: Path,
+    based_on: str,
+    changes: Mapping[str, Any],
+    folds: int,
+    shots: int | None,
+    classes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make the grid, or mend it; return its parameters.
 
@@ -174,6 +184,7 @@ def write(
         changes: of the dataset's section.
         folds: 0 for none: then there is one dataset, else one for each fold, `<dataset>_<fold>`.
         shots: training images of each class; None: as it is.
+        classes: their names, which become words of an embedded model that is trained for them; none: as it is.
     """
     yaml = YAML()
     there = folder / "params.yaml"
@@ -191,6 +202,9 @@ def write(
     params["download"] = {each: section | ({"fold": fold} if folds else {}) for fold, each in enumerate(names, start=1)}
     if shots is not None:
         params["split"]["shots"] = shots
+    model = params["models"][params["model"]]
+    if classes and model.get("world") == OWN_CLASSES:
+        model["world_params"] = {"question": section["question"], "classes": list(classes)}
     stream = StringIO()
     yaml.dump(params, stream)
     files(check(YAML(typ="safe").load(stream.getvalue())))  # before anything is written

@@ -44,7 +44,7 @@ def pretrain(
     from stages.training.checkpoints import Phases
 
     world, own = worlds.parse("base_model", params)
-    processor = build_processor(build_tokenizer(world.vocabulary(), world.phrases))
+    processor = build_processor(build_tokenizer(world.vocabulary(own), world.phrases))
     model = build_model(processor.tokenizer, params.seed, params.text_layers)
     drawing, looking, reading = (
         np.random.Generator(np.random.PCG64(seed)) for seed in np.random.SeedSequence(params.seed).spawn(3)

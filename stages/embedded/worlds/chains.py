@@ -240,7 +240,7 @@ class Chains(World):
         self._rule, self._words = rule, words
         self.phrases = (*PROMPTS, rule.question)
 
-    def vocabulary(self) -> list[str]:
+    def vocabulary(self, own: Params) -> list[str]:
         """See the base class."""
         return [*self.phrases, *self.names, *self._words, "It is 1. 2,", "]. ].. [ ,"]
 

@@ -231,6 +231,8 @@ class ImageBank:
 # Shares of examples; what is not said here is drawn evenly.
 ALL_OPTIONS = 0.5
 """That list all names of the subject; the others list about half of the others, or more."""
+MOST_OPTIONS = 40
+"""That are listed; only own classes can be more."""
 FIRST_QUESTION = 0.85
 """That put the subject's first question, which is that of the embedded datasets."""
 BOTH_FEATURES = 0.7
@@ -327,32 +329,35 @@ def example(
 def _question(entry: Subject, name: str, generator: np.random.Generator) -> str:
     """A question with its options, the right one among them."""
     others = [each for each in entry.classes if each != name]
-    fewest = len(others) // 2 - 1
+    fewest = max(0, len(others) // 2 - 1)
     kept = len(others) if generator.random() < ALL_OPTIONS else int(generator.integers(fewest, len(others) + 1))
+    kept = min(kept, MOST_OPTIONS - 1)
     chosen = generator.choice(np.array(others, dtype=object), kept, replace=False)
     options = generator.permutation(np.array([name, *chosen], dtype=object))
     question = entry.questions[0] if generator.random() < FIRST_QUESTION else entry.questions[1]
     return f"{question}{OPTIONS} {', '.join(options)}]."
 
 
-class _Drawn(Pictures):
-    """An image bank, and the shares of flaws."""
+class Drawn(Pictures):
+    """An image bank of classes, and the shares of flaws, of tagged and of direct answers."""
 
     def __init__(self, classes: Classes, params: EmbeddedModelParams, generator: np.random.Generator):
-        self._classes = classes
-        self._bank = ImageBank(classes, params.images_per_class, generator)
-        self._flaws = params.think_flaws, params.direct_flaws
+        self.classes = classes
+        self.bank = ImageBank(classes, params.images_per_class, generator)
+        self.flaws = params.think_flaws, params.direct_flaws
 
     def labelled(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        labels = draw_labels(self._classes, count, generator)
-        return self._bank.batch(labels, generator), labels
+        """See the base class."""
+        labels = draw_labels(self.classes, count, generator)
+        return self.bank.batch(labels, generator), labels
 
     def conversations(
         self, count: int, generator: np.random.Generator, done: float = 1.0
     ) -> tuple[np.ndarray, list[Conversation]]:
-        labels = draw_labels(self._classes, count, generator)
-        examples = [example(*self._classes[label], *self._flaws, generator) for label in labels]
-        return self._bank.batch(labels, generator), examples
+        """See the base class."""
+        labels = draw_labels(self.classes, count, generator)
+        examples = [example(*self.classes[label], *self.flaws, generator) for label in labels]
+        return self.bank.batch(labels, generator), examples
 
 
 class OneThing(World):
@@ -369,7 +374,7 @@ class OneThing(World):
         self.classes: Classes = tuple((entry, name) for entry in subjects.values() for name in entry.classes)
         self.names = tuple(name for _, name in self.classes)
 
-    def vocabulary(self) -> list[str]:
+    def vocabulary(self, own: Section) -> list[str]:
         """See the base class."""
         texts = list(PHRASES)
         for entry in self.subjects.values():
@@ -378,9 +383,9 @@ class OneThing(World):
         texts += ["I see It has There is and so it is like It is, .", "]. ].. [ ,"]
         return texts
 
-    def draw(self, params: EmbeddedModelParams, own: Section, generator: np.random.Generator) -> Pictures:
+    def draw(self, params: EmbeddedModelParams, own: Section, generator: np.random.Generator) -> Drawn:
         """See the base class."""
-        return _Drawn(self.classes, params, generator)
+        return Drawn(self.classes, params, generator)
 
 
 WORLD = OneThing(SUBJECTS)

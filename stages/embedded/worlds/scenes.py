@@ -272,7 +272,7 @@ class _Scenes(World):
     phrases = (*PROMPTS, *OPTIONS, *LETTERS, *PLACES, *(f" {place}" for place in PLACES))
     names = NAMES
 
-    def vocabulary(self) -> list[str]:
+    def vocabulary(self, own: Section) -> list[str]:
         """See the base class: the words of a few thousand questions, which are all there are."""
         generator = np.random.Generator(np.random.PCG64(0))
         texts = [word for names in NAMES for word in names]

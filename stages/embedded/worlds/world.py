@@ -87,8 +87,12 @@ class World(ABC):
     params: ClassVar[type[Section]] = Section
 
     @abstractmethod
-    def vocabulary(self) -> list[str]:
-        """Texts that hold every word a prompt or an answer can have, beside `phrases`."""
+    def vocabulary(self, own: Any) -> list[str]:
+        """Texts that hold every word a prompt or an answer can have, beside `phrases`.
+
+        Args:
+            own: of this world, an instance of `params`.
+        """
 
     @abstractmethod
     def draw(self, params: EmbeddedModelParams, own: Any, generator: np.random.Generator) -> Pictures:
