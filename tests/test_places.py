@@ -138,7 +138,7 @@ def test_what_is_lost_is_taken_up_again_others_go_on_and_the_end_names_what_fail
         "hangs: it ran longer than its 0.1 minutes; see places.yaml .on (one|two).; started again",
         "stops: (one|two) has said nothing for 10 s; started again",
         "memory: CUDA out of memory .on (one|two).; started again",
-        "error: fails: ended with 3: no luck .on (one|two).; 1 stages wait for it",
+        "error: fails: ended with 3: no luck .on (one|two).; 1 stage waits for it; what it printed: .*/fails.log",
         "error: writes: it did not write h .on (one|two).",
         "error: the same command goes on from here",
     ):

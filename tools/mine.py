@@ -138,7 +138,7 @@ def mine(
         download(folder, params["datasets"], changed)
     with write_file(folder / IMAGES) as unfinished:
         unfinished.write_text(fingerprint(path), encoding="utf-8")
-    run(folder, ["tools.repro", *(["--jobs", str(jobs)] if jobs else [])])
+    run(folder, ["tools.repro", "--no-results", *(["--jobs", str(jobs)] if jobs else [])])
     minutes = (time.monotonic() - began) / 60
     said = verdict(Results.read(folder, params), f"grids/{name}", minutes)
     if model == "embedded":
@@ -243,7 +243,9 @@ def run(folder: Path, command: Sequence[str], quiet: bool = False) -> None:
     said = (done.stderr or "").splitlines()
     # Of a stage that failed, what it said is shown; what DVC and its runner say of that is no news.
     for line in said:
-        if line.strip() and not re.match(r"Running stage |> |ERROR: |error: \S+ failed;|[\r\s]*\S*%?\|", line):
+        if line.strip() and not re.match(
+            r"Running stage |> |ERROR: |error: (\S+ failed: |\S+@\S+: |the same command )|[\r\s]*\S*%?\|", line
+        ):
             print(line, file=sys.stderr, flush=True)
     if done.returncode:
         if quiet and any(line.startswith("error: download.") for line in said):

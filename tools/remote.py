@@ -141,6 +141,7 @@ class Remote:
             handed.set_result(finished | {"host": "an earlier run", "again": True})
         else:
             handed = self.here.submit(worker.work, task) if task["needs"]["here"] else self.submit_there(task)
+        ended.handed = handed
         handed.add_done_callback(lambda done: self.fetchers.submit(self.bring, done, ended))
         return ended
 
@@ -241,6 +242,14 @@ class Remote:
             ended.set_result(record)
         except BaseException as error:
             ended.set_exception(error)
+
+    def so_far(self, stages: list[str], future: Future) -> End:
+        """See `Engine`. The host is known where the place writes it to the future that it gave."""
+        return End({}, where=getattr(getattr(future, "handed", None), "where", ""), runs=stages[0])
+
+    def note(self, stage: str) -> str:
+        """See `Engine`."""
+        return ""
 
     def end(self, stages: list[str], future: Future) -> End:
         """See `Engine`."""
