@@ -145,9 +145,7 @@ def repro(
         if not stale:
             print("Data and pipelines are up to date.")
             return
-        status = run_stale(graph, stale, on, settings, jobs, results)
-        if not status and look(targets or [])[1]:
-            raise UserError("something changed meanwhile; run `dvc repro`")
+        status = run_stale(targets or [], graph, stale, on, settings, jobs, results)
     raise SystemExit(status)
 
 
@@ -158,6 +156,7 @@ def nothing() -> Iterator[None]:
 
 
 def run_stale(
+    targets: list[str],
     graph: networkx.DiGraph,
     stale: Collection[str],
     on: str,
@@ -165,7 +164,11 @@ def run_stale(
     jobs: int | None,
     results: bool,
 ) -> int:
-    """Run stages, and show them; return the exit status."""
+    """Run stages, and show them; return the exit status.
+
+    Raises:
+        UserError: afterwards they are not up to date.
+    """
     order = list(networkx.lexicographical_topological_sort(graph))
     expected = estimate(order, finished_seconds(store_uri(os.environ, Path.cwd())))
     progress = Progress(order.copy(), expected)
@@ -183,9 +186,12 @@ def run_stale(
             f"stopped: {len(progress.done)} of {progress.total} stages are done; the same command goes on from here"
         )
         return 130
-    if not status:
-        shown.end(progress, results)
-    return status
+    if status:
+        return status
+    if look(targets)[1]:
+        raise UserError("something changed meanwhile; run `dvc repro`")
+    shown.end(progress, results)
+    return 0
 
 
 if __name__ == "__main__":

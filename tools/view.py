@@ -11,7 +11,7 @@ import csv
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -38,7 +38,10 @@ TAIL_LINES = 15
 FEW_SHOT = Path("metrics/tables/few_shot.csv")
 
 NARROW = 60
-"""Below so many columns, of a stage that runs only its name and time are shown."""
+"""Below so many columns, of a stage that runs only its name and time are shown, and of a method no intervals."""
+
+BAR_COLUMNS = 10
+"""A bar is not shorter than that."""
 
 
 def has_terminal(environment: Mapping[str, str]) -> bool:
@@ -64,6 +67,16 @@ def line(content: str, style: str = "") -> Text:
     return Text(content, style, no_wrap=True, overflow="crop")
 
 
+def short(name: str, width: int) -> str:
+    """A name without its middle, where it is longer than `width`: what tells it from others stands at its end.
+
+    >>> short("train@few_shot-cls_rl-digits-1", 17), short("train", 17)
+    ('train@f..digits-1', 'train')
+    """
+    tail = (width - 1) // 2
+    return name if len(name) <= width else f"{name[: max(width - 2 - tail, 0)]}..{name[len(name) - tail :]}"
+
+
 def left(progress: Progress, stage: str, now: float) -> str:
     """How much is left of a stage that runs, for a person; empty where nothing is known."""
     expected = progress.expect(stage)
@@ -74,17 +87,23 @@ def left(progress: Progress, stage: str, now: float) -> str:
 
 
 def head(progress: Progress, now: float, began: float, slots: int, width: int) -> list[RenderableType]:
-    """Two lines: how many stages are done, and how long it takes."""
+    """How many stages are done, and how long it takes: two lines where it fits."""
     done, total = len(progress.done), progress.total
-    count = f"{done} of {total} stages done "
-    top = Table.grid(expand=True)
-    top.add_column(no_wrap=True, overflow="crop", width=min(len(count), width))
-    top.add_column(no_wrap=True)
-    top.add_row(line(count, "bold"), ProgressBar(total=max(total, 1), completed=done))
-    counts = f"{len(progress.running)} running, {len(progress.waiting)} waiting, {len(progress.failed)} failed"
+    count = f"{done} of {total} stages done"
+    top: RenderableType = line(count, "bold")
+    if (room := width - len(count) - 1) >= BAR_COLUMNS:
+        row = Table.grid(padding=(0, 1))
+        row.add_row(top, ProgressBar(total=max(total, 1), completed=done, width=room))
+        top = row
     rest = progress.remaining(now, slots)
-    until = "" if rest is None else f", about {about(rest)} left"
-    return [top, line(f"{counts}; {about(now - began)}{until}")]
+    state = [
+        f"{len(progress.running)} running",
+        f"{len(progress.waiting)} waiting",
+        f"{len(progress.failed)} failed",
+        f"{duration(now - began)} so far",
+        *([] if rest is None else [f"about {about(rest)} left"]),
+    ]
+    return [top, *map(line, packed(state, width))]
 
 
 def running(progress: Progress, now: float, width: int, rows: int) -> list[RenderableType]:
@@ -98,15 +117,14 @@ def running(progress: Progress, now: float, width: int, rows: int) -> list[Rende
     lines: list[RenderableType] = []
     for stage in shown:
         entry = progress.running[stage]
-        times = [about(now - entry.since)]
+        times = [duration(now - entry.since)]
         if width >= NARROW:
             times = [*([entry.where or "-"] if places else []), *times, left(progress, stage, now)]
         columns = ", ".join(filter(None, times))
-        row = Table.grid(expand=True, padding=(0, 1))
-        row.add_column(no_wrap=True, overflow="crop", ratio=1)
-        row.add_column(no_wrap=True, overflow="crop", justify="right", max_width=max(width // 2, 1))
-        row.add_row(line(stage, "cyan"), line(columns))
-        lines.append(row)
+        room = max(width - len(columns) - 1, width // 3)
+        lines.append(
+            Text.assemble((f"{short(stage, room):<{room}}", "cyan"), f" {columns}", no_wrap=True, overflow="crop")
+        )
         if stage in noted:
             lines.append(line(f"  {noted[stage]}", "dim"))
     if len(shown) < len(stages) and rows:
@@ -127,8 +145,11 @@ def frame(progress: Progress, now: float, began: float, slots: int, width: int, 
     """
     lines = head(progress, now, began, slots, width)[:height]
     room = height - len(lines)
-    failed = [line(f"{stage} failed: {why}", "red") for stage, why in progress.failed.items()]
-    failed = failed[: max(room // 3, 1)] if room else []
+    failed = [
+        line(content, "red")
+        for stage, why in progress.failed.items()
+        for content in (f"{short(stage, width - len(' failed'))} failed", f"  {why}")
+    ][: room // 2]
     lines += running(progress, now, width, room - len(failed)) + failed
     kinds = [f"{name} {done}/{total}" for name, (done, total) in progress.by_kind().items() if done < total]
     for content in packed(kinds, width):
@@ -148,7 +169,7 @@ def packed(words: Iterable[str], width: int) -> list[str]:
     return lines
 
 
-def few_shot(rows: Iterable[Mapping[str, str]]) -> Table | None:
+def few_shot(rows: Iterable[Mapping[str, str]], width: int) -> Table | None:
     """The means by method of `metrics/tables/few_shot.csv`: over all seeds, where there are several."""
     means = {row["method"]: row for row in rows if row["dataset"] == "mean"}  # the mean over seeds stands last
     if not means:
@@ -158,7 +179,8 @@ def few_shot(rows: Iterable[Mapping[str, str]]) -> Table | None:
         table.add_column(name, no_wrap=True, overflow="crop")
     for method, row in means.items():
         rules = [
-            f"{float(row[rule]):.1f} [{float(row[f'{rule}_low']):.1f}, {float(row[f'{rule}_high']):.1f}]"
+            f"{float(row[rule]):.1f}"
+            + (f" [{float(row[f'{rule}_low']):.1f}, {float(row[f'{rule}_high']):.1f}]" if width >= NARROW else "")
             for rule in ("substring", "exact")
         ]
         table.add_row(method, *rules, f"{float(row['mean_completion_tokens']):.1f}")
@@ -173,24 +195,25 @@ def summary(progress: Progress, seconds: float) -> str:
     return f"{ran} {'stage' if ran == 1 else 'stages'} ran in {duration(seconds)}{before}."
 
 
-def results(folder: Path, done: Iterable[str]) -> list[RenderableType]:
+def results(folder: Path, done: Collection[str], width: int) -> list[RenderableType]:
     """The main table of a grid and where to look next; nothing where its tables are not among what is done.
 
     Args:
         folder: of the grid.
         done: the stages that are up to date.
+        width: of the terminal, in columns.
     """
     if "aggregate" not in done or not (folder / FEW_SHOT).is_file():
         return []
     with (folder / FEW_SHOT).open(encoding="utf-8", newline="") as file:
-        table = few_shot(csv.DictReader(file))
+        table = few_shot(csv.DictReader(file), width)
     named = folder.parent.name == "grids"
     grid = f"grids/{folder.name}/" if named else ""
     look = [f"all tables: {grid}metrics/tables; the claims of the papers: {grid}metrics/tables/claims.md"]
     if "html_report" in done:
         look.append(f"the report, to open in a browser: {grid}metrics/report/report.html")
     look.append(f"every training and evaluation, in MLflow: make ui{f' GRID={folder.name}' if named else ''}")
-    title = "Few-shot, mean over datasets: accuracy in percent by both rules, with its 95% interval"
+    title = "Few-shot, mean over datasets: accuracy in percent and its 95% interval"
     return [*([Text(f"\n{title}\n"), table] if table else []), Text("\n" + "\n".join(look))]
 
 
@@ -262,12 +285,12 @@ class Lines:
         said = summary(progress, time.monotonic() - self.began)
         self.note(said)
         console = self.console()
-        for each in [Text(said), *(results(self.folder, progress.done) if with_results else [])]:
-            console.print(each, soft_wrap=isinstance(each, Text))
+        for each in [Text(said), *(results(self.folder, progress.done, console.width) if with_results else [])]:
+            console.print(each)
 
     def console(self) -> Console:
-        """Where the end is printed: without colour, however wide."""
-        return Console(file=sys.stdout, color_system=None, force_terminal=False, width=100)
+        """Where the end is printed: without colour, in lines that nothing cuts."""
+        return Console(file=sys.stdout, color_system=None, force_terminal=False, width=1000, _environ={})
 
 
 class Screen(Lines):
@@ -286,9 +309,7 @@ class Screen(Lines):
     def start(self) -> Live:
         """A table where the cursor is; it is taken away at the end."""
         both = {"redirect_stdout": True, "redirect_stderr": sys.stderr.isatty()}
-        return Live(
-            console=self.terminal, auto_refresh=False, transient=True, vertical_overflow="crop", screen=False, **both
-        )
+        return Live(console=self.terminal, auto_refresh=False, transient=True, vertical_overflow="crop", **both)
 
     def __enter__(self) -> Screen:
         self.table.start()
