@@ -103,7 +103,7 @@ class Local:
         try:
             if file.stat().st_size > PEEK_BYTES:
                 return End({})
-            said = printed(file.read_text(encoding="utf-8", errors="replace"))
+            said = printed(plain(file.read_bytes()))
         except OSError:
             return End({})
         if not said or (runs := list(said)[-1]) not in stages:
@@ -126,14 +126,24 @@ class Local:
         """See `Engine`."""
         status = future.result()
         file = self.file(stages)
-        output = file.read_text(encoding="utf-8", errors="replace")
+        output = plain(file.read_bytes())
         file.unlink()
         said = printed(output)
         if not status:
             return ended(stages, said)
         wrong = failed(output, stages)
         before = ended(stages[: stages.index(wrong)] if wrong in stages else [], said)
-        return before._replace(reason=reason(output), status=status, output=output)
+        own = output[output.rfind(f"Running stage '{wrong}'") :] if wrong in said else output
+        return before._replace(reason=reason(own), status=status, output=own)
+
+
+def plain(output: bytes) -> str:
+    """An output as text, without the escape codes of colours.
+
+    >>> plain(b"\\x1b[31mERROR\\x1b[39m: no")
+    'ERROR: no'
+    """
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", output.decode(errors="replace"))
 
 
 def ended(stages: list[str], said: Mapping[str, str]) -> End:

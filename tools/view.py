@@ -274,8 +274,8 @@ class Lines:
         return str(LOGS / f"{stage}.log")
 
     def shown(self, output: str) -> str:
-        """What is shown of an output."""
-        return output
+        """What is shown of an output: of a line that was drawn anew, such as a progress bar, how it was at the end."""
+        return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in output.rstrip().split("\n"))
 
     def draw(self, progress: Progress, slots: int) -> None:
         """Show the state of the run anew."""
@@ -325,7 +325,7 @@ class Screen(Lines):
 
     def shown(self, output: str) -> str:
         """See `Lines`."""
-        return "\n".join(output.rstrip().splitlines()[-TAIL_LINES:])
+        return "\n".join(super().shown(output).split("\n")[-TAIL_LINES:])
 
     def draw(self, progress: Progress, slots: int) -> None:
         """See `Lines`."""
