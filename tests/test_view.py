@@ -129,17 +129,17 @@ def test_the_end_names_the_tables_own_means(tmp_path, monkeypatch, capsys):
     shown.end(progress, with_results=True)
     out = capsys.readouterr().out
     assert "\x1b" not in out
-    assert "2 stages ran in 0 s, 1 were up to date.\n" in out
+    assert "2 stages ran in 0 s, 1 was up to date.\n" in out
     with (ROOT / "grids/seeds/metrics/tables/few_shot.csv").open() as file:
         means = [row for row in csv.DictReader(file) if (row["dataset"], row["seed"]) == ("mean", "mean")]
     assert len(means) == 5
     for row in means:
-        number, low, high = (round(float(row[name]), 1) for name in ("exact", "exact_low", "exact_high"))
-        assert re.search(rf"^{row['method']} .* {number} \[{low}, {high}\] ", out, re.MULTILINE)
+        low, high = (f"{float(row[name]):.1f}" for name in ("exact_low", "exact_high"))
+        assert re.search(rf"^{row['method']} .* {row['exact']} \[{low}, {high}\] ", out, re.MULTILINE)
     assert "grids/seeds/metrics/report/report.html\n" in out
     assert out.endswith("make ui GRID=seeds\n")
     shown.end(progress, with_results=False)
-    assert capsys.readouterr().out == "2 stages ran in 0 s, 1 were up to date.\n"
+    assert capsys.readouterr().out == "2 stages ran in 0 s, 1 was up to date.\n"
 
 
 def test_curves_of_what_runs_are_read_from_mlflows_store(tmp_path):
@@ -227,7 +227,7 @@ def test_a_run_on_a_terminal_is_one_table_and_then_the_results(repository, width
     assert "[1/4]" not in whole
     last = screen.text()
     assert re.search(r"^4 stages ran in ", last if height > 20 else whole, re.MULTILINE)
-    assert re.search(r"^no_thinking +57.6 ", last, re.MULTILINE)
+    assert re.search(r"^no_thinking +57.63 ", last, re.MULTILINE)
     assert "make ui" in last
     assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l"), "the cursor is there again"
     assert [line.split(",")[0] for line in log_of(repository)][1:2] == ["[1/4] configure"]

@@ -179,18 +179,18 @@ def few_shot(rows: Iterable[Mapping[str, str]], width: int) -> Table | None:
         table.add_column(name, no_wrap=True, overflow="crop")
     for method, row in means.items():
         rules = [
-            f"{float(row[rule]):.1f}"
+            row[rule]
             + (f" [{float(row[f'{rule}_low']):.1f}, {float(row[f'{rule}_high']):.1f}]" if width >= NARROW else "")
             for rule in ("substring", "exact")
         ]
-        table.add_row(method, *rules, f"{float(row['mean_completion_tokens']):.1f}")
+        table.add_row(method, *rules, row["mean_completion_tokens"])
     return table
 
 
 def summary(progress: Progress, seconds: float) -> str:
     """How many stages ran, and how long that took, in a line."""
     up_to_date = sum(progress.done.values())
-    before = f", {up_to_date} were up to date" if up_to_date else ""
+    before = f", {up_to_date} {'was' if up_to_date == 1 else 'were'} up to date" if up_to_date else ""
     ran = len(progress.done) - up_to_date
     return f"{ran} {'stage' if ran == 1 else 'stages'} ran in {duration(seconds)}{before}."
 
