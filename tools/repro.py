@@ -48,8 +48,8 @@ def drive(graph: networkx.DiGraph, engine: Engine, progress: Progress, tries: in
     lost: dict[str, int] = {}
     outputs: dict[str, str] = {}
     while graph:
-        taken = {stage for stages in running.values() for stage in stages}
-        ready = [stage for stage in graph if not graph.in_degree(stage) and stage not in taken | progress.failed.keys()]
+        taken = progress.failed.keys() | {stage for stages in running.values() for stage in stages}
+        ready = [stage for stage in graph if not graph.in_degree(stage) and stage not in taken]
         ready.sort(key=urgent)
         room = 0 if status and not engine.keep_going else engine.limit - len(running)
         for stage in ready[:room]:
@@ -67,7 +67,7 @@ def drive(graph: networkx.DiGraph, engine: Engine, progress: Progress, tries: in
             graph.remove_nodes_from(end.done)
             if not end.reason:
                 continue
-            stage = next(stage for stage in stages if stage not in end.done)
+            stage = next(stage for stage in stages if stage not in progress.done)
             lost[stage] = lost.get(stage, 0) + (end.again and not end.free)
             if end.again and lost[stage] < tries:
                 shown.say(f"{stage}: {end.reason}; started again")
