@@ -152,13 +152,15 @@ def ended(stages: list[str], said: Mapping[str, str]) -> End:
 
 
 def bar(output: str) -> str:
-    """The state of the last progress bar in an output.
+    """The state of the last progress bar in an output, or its last line on a step, which the base model prints.
 
-    >>> bar("train\\r 36%|###   | 9/25 [00:02<00:04,  3.7it/s]"), bar("no bar")
-    ('step 9 of 25', '')
+    >>> bar("train\\r 36%|###   | 9/25 [00:02<00:04,  3.7it/s]"), bar("step 50: loss 0.912\\n"), bar("no bar")
+    ('step 9 of 25', 'step 50: loss 0.912', '')
     """
-    found = re.findall(r"%\|[^|\r\n]*\| (\d+)/(\d+) \[", output[-4000:])
-    return "step {} of {}".format(*found[-1]) if found else ""
+    end = output[-4000:]
+    if found := re.findall(r"%\|[^|\r\n]*\| (\d+)/(\d+) \[", end):
+        return "step {} of {}".format(*found[-1])
+    return (re.findall(r"^(step \d+: .{1,60})$", end, re.MULTILINE) or [""])[-1]
 
 
 def reason(output: str) -> str:
