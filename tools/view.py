@@ -93,7 +93,8 @@ def head(progress: Progress, now: float, began: float, slots: int, width: int) -
     top: RenderableType = line(count, "bold")
     if (room := width - len(count) - 1) >= BAR_COLUMNS:
         row = Table.grid(padding=(0, 1))
-        row.add_row(top, ProgressBar(total=max(total, 1), completed=done, width=room))
+        green = {"complete_style": "green", "finished_style": "green"}
+        row.add_row(top, ProgressBar(total=max(total, 1), completed=done, width=room, **green))
         top = row
     rest = progress.remaining(now, slots)
     state = [
