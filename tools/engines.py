@@ -103,7 +103,7 @@ class Local:
         try:
             if file.stat().st_size > PEEK_BYTES:
                 return End({})
-            said = printed(plain(file.read_bytes()))
+            said = printed(plain(file.read_bytes().decode(errors="replace")))
         except OSError:
             return End({})
         if not said or (runs := list(said)[-1]) not in stages:
@@ -126,7 +126,7 @@ class Local:
         """See `Engine`."""
         status = future.result()
         file = self.file(stages)
-        output = plain(file.read_bytes())
+        output = plain(file.read_bytes().decode(errors="replace"))
         file.unlink()
         said = printed(output)
         if not status:
@@ -137,13 +137,13 @@ class Local:
         return before._replace(reason=reason(own), status=status, output=own)
 
 
-def plain(output: bytes) -> str:
-    """An output as text, without the escape codes of colours.
+def plain(output: str) -> str:
+    """An output without escape codes, such as those of colours.
 
-    >>> plain(b"\\x1b[31mERROR\\x1b[39m: no")
+    >>> plain("\\x1b[31mERROR\\x1b[39m: no")
     'ERROR: no'
     """
-    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", output.decode(errors="replace"))
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
 
 
 def ended(stages: list[str], said: Mapping[str, str]) -> End:

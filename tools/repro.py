@@ -23,7 +23,7 @@ from stages.runtime.errors import UserError, reported
 from stages.runtime.scratch import locked
 from stages.runtime.tracking_store import store_uri
 from tools import fast_dvc, places, view
-from tools.engines import End, Engine, Local
+from tools.engines import End, Engine, Local, plain
 from tools.graph import chain, look
 from tools.places.local import begin
 from tools.progress import Progress
@@ -76,7 +76,7 @@ def drive(graph: networkx.DiGraph, engine: Engine, progress: Progress, tries: in
             outputs[stage] = shown.failed(stage, end.output)
             others = "what does not need it goes on" if engine.keep_going else "what runs beside is awaited"
             shown.say(f"error: {stage} failed: {end.reason}; {others}")
-            progress.fail(stage, end.reason)
+            progress.fail(stage, plain(end.reason))
             for other in progress.running.keys() & set(stages):  # of those that were handed out with it
                 progress.again(other)
             status = status or (1 if engine.keep_going else end.status)

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stages.runtime.scratch import project_root
+from tools.engines import plain
 from tools.progress import Progress
 from tools.times import duration
 
@@ -259,11 +260,13 @@ class Lines:
 
     def say(self, what: str) -> None:
         """Say something, also to the log."""
+        what = plain(what)
         print(what, file=sys.stderr, flush=True)
         self.note(what)
 
     def failed(self, stage: str, output: str) -> str:
         """Keep and show what a failed stage printed; return where it stands, empty where it printed nothing."""
+        output = plain(output)
         if not output.strip():
             return ""
         print(self.shown(output), file=sys.stderr, flush=True)
