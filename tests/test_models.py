@@ -455,7 +455,8 @@ def test_a_foreign_repository_is_refused_before_its_weights_are_fetched(publishe
 
     with serve(Own, tmp_path / "cache", monkeypatch), pytest.raises(UserError, match="'bert'"):
         pointer(tmp_path / "base", repository="o/m", revision=COMMIT)
-    assert requested == {"config.json"}
+    # The library asks each hub once a day which programs may run it.
+    assert requested - {"agent-harnesses"} == {"config.json"}
 
 
 def test_part_of_a_repository_in_the_cache_is_refused_offline(hub, tmp_path, monkeypatch):
