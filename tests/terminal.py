@@ -113,5 +113,7 @@ def run(
             screen.feed(whole[fed:end])
             fed = end
             look(screen, ours, process)
+    else:
+        process.kill()
     os.close(ours)
-    return process.wait(), screen, written.decode(errors="replace")
+    return process.wait(60), screen, written.decode(errors="replace")
