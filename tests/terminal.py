@@ -99,7 +99,7 @@ def run(
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )  # fmt: skip
     os.close(theirs)
-    screen, written, deadline = Screen(width, height), b"", time.monotonic() + 300
+    screen, written, deadline = Screen(width, height), b"", time.monotonic() + 900
     fed = 0
     while time.monotonic() < deadline:
         if select.select([ours], [], [], 0.1)[0]:
