@@ -45,7 +45,7 @@ def test_warnings_stand_under_their_stage_and_nothing_else_that_it_said(reposito
     status, lines = repro(repository, "--jobs", "1")
     assert status == 0
     *lines, last = lines
-    assert re.fullmatch(r"4 stages ran in \d+ s\.", last)
+    assert re.fullmatch(r"4 stages ran in .+ s\.", last)
     assert lines == [
         "[1/4] first",
         "warning: first, on stdout",
