@@ -245,7 +245,7 @@ def run(folder: Path, command: Sequence[str], quiet: bool = False) -> None:
     # Of a stage that failed, what it said is shown; what DVC and its runner say of that is no news.
     for line in said:
         if line.strip() and not re.match(
-            r"Running stage |> |ERROR: |error: (\S+ failed: |\S+@\S+: |the same command )|[\r\s]*\S*%?\|", line
+            r"Running stage |> |ERROR: |error: (\S+ failed: |.*; what it printed: |the same )|[\r\s]*\S*%?\|", line
         ):
             print(line, file=sys.stderr, flush=True)
     if done.returncode:
