@@ -31,7 +31,7 @@ def prompts(grid: Reported) -> dict[str, str]:
 
 
 def html_report() -> None:
-    """Write `metrics/report/`: `report.html`, and `latex/<table>.tex` of every table."""
+    """Write `metrics/report/`: `report.html`, `confusion.csv`, and `latex/<table>.tex` of every table."""
     grid = read_reported(METRICS / "records")
     longest = read_section("evaluate.generation.max_new_tokens", int)
     files = page.report(read_sources(grid, METRICS, DATA), grid, prompts(grid), longest)
