@@ -31,16 +31,18 @@ they contain parts of D3, under the ISC licence, and of TopoJSON, under a BSD li
 @SCRIPTS@
 <script>
 "use strict";
-// DVC calls this once for each plot. What has no data is said to have none. Vega-Lite's warnings, of panels with axes of
-// their own, are no news to who looks; nothing can be sent to an editor elsewhere.
+// DVC calls this once for each plot. What has no data is said to have none. Vega-Lite warns of panels with axes of
+// their own, which is no news to who looks. Nothing can be sent to an editor elsewhere.
 window.vegaEmbed = ((embed) => (place, spec) => {
   if (Object.keys(spec).length) {
-    const drawn = /vega-lite/.test(spec.$schema) ? vegaLite.compile(spec, {logger: vega.logger(vega.Error)}).spec : spec;
-    return embed(place, drawn, {actions: {export: true, source: false, compiled: false, editor: false}});
+    const logger = vega.logger(vega.Error);
+    const drawn = /vega-lite/.test(spec.$schema) ? vegaLite.compile(spec, {logger}).spec : spec;
+    const actions = {export: true, source: false, compiled: false, editor: false};
+    return embed(place, drawn, {renderer: "svg", actions});
   }
   const plot = document.querySelector(place);
   plot.className = "empty";
-  plot.textContent = `${plot.id}: no data`;
+  plot.textContent = `${plot.id}: no data; where its file is missing, dvc repro makes it`;
 })(window.vegaEmbed);
 </script>
 <style>

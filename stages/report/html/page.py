@@ -76,7 +76,7 @@ class Entry:
 
 
 def report(sources: Sources, grid: Reported, prompts: Mapping[str, str], longest: int) -> dict[str, str]:
-    """Every file of the report by its path: `report.html`, `confusion.csv`, `latex/<table>.tex` of every table on it.
+    """Every file of the report by its path: `report.html`, and `latex/<table>.tex` of every table on it.
 
     Args:
         sources: what was read.
@@ -126,8 +126,7 @@ def report(sources: Sources, grid: Reported, prompts: Mapping[str, str], longest
     tables = [table for section in sections for table in _tables(section)]
     tables += [found[0] for found in confused.values() if found[0]]
     texts = {f"latex/{table.name}.tex": latex.latex(table, about) for table in tables}
-    confusion = classes.table({dataset: found for dataset, (_, found) in confused.items()})
-    return {"report.html": html, "confusion.csv": confusion.to_csv(index=False, lineterminator="\n"), **texts}
+    return {"report.html": html, **texts}
 
 
 def _environment(about: str) -> Environment:
