@@ -302,11 +302,11 @@ def tiny(module_project: Project) -> Project:
     path = module_project.root / "profiles/mine.yaml"
     params = YAML().load(path)
     params["methods"] = ["sft", "no_thinking"]
-    params["models"] = {"embedded": {"images_per_class": 2, "vision_steps": 1, "language_steps": 1}}
+    params["models"]["embedded"] |= {"images_per_class": 2, "vision_steps": 1, "language_steps": 1}
     params["sft"] = {"steps": 1}
     params["grpo"] = {"steps": 1, "max_completion_length": 4}
-    params["train"]["no_thinking"]["max_completion_length"] = 4
-    params["evaluate"]["generation"]["max_new_tokens"] = 4
+    params["train"] = {"no_thinking": {"max_completion_length": 4}}
+    params["evaluate"] = {"generation": {"max_new_tokens": 4}}
     YAML().dump(params, path)
     module_project.commit("tiny")
     module_project.environment["DISABLE_MLFLOW_INTEGRATION"] = "true"
