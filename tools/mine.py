@@ -44,6 +44,7 @@ from stages.runtime.provenance import ROOT
 from stages.sources import counts
 from stages.sources.folder import split_of
 from tools import grid, profile
+from tools.planning.costs import HERE
 from tools.planning.planner import stages_of_dag
 
 MODELS = {"embedded": "mine", "laptop": "laptop", "gpu": "gpu"}
@@ -132,7 +133,7 @@ def mine(
     params = write(ROOT, folder, MODELS[model], changes | shares(found), count, shots or fit(found, count), classes)
     print("\n" + "\n".join(plan(folder, params, found, count)), flush=True)
     if model != "embedded":
-        run(folder, ["tools.plan", *(["--gpu", "cpu_8"] if model == "laptop" else [])])
+        run(folder, ["tools.plan", *(["--gpu", HERE] if model == "laptop" else [])])
     print(flush=True)
     if count:
         download(folder, params["datasets"], changed)
