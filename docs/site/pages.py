@@ -109,7 +109,12 @@ def source(path: str) -> str:
     parts = ["---", "search:", "  exclude: true", "---", "", f"# {path}", ""]
     for file in files:
         parts += [f"## {file.name}", ""] if len(files) > 1 else []
-        parts += [f"~~~~~~~~ {file.suffix.removeprefix('.')}", file.read_text(encoding="utf-8").rstrip(), "~~~~~~~~", ""]
+        parts += [
+            f"~~~~~~~~ {file.suffix.removeprefix('.')}",
+            file.read_text(encoding="utf-8").rstrip(),
+            "~~~~~~~~",
+            "",
+        ]
     return "\n".join(parts)
 
 
@@ -174,7 +179,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let the keyboard reach what may be wider than the window, and so scrolls."""
-    html = re.sub(r"(<pre[^>]*>(?:<span></span>)?<code)>", r'\1 tabindex="0">', html)
+    html = html.replace("<pre>", '<pre tabindex="0">')
     return re.sub(r"<table>.*?</table>", r'<div class="wide" tabindex="0">\g<0></div>', html, flags=re.DOTALL)
 
 
