@@ -1,4 +1,4 @@
-"""The documentation site as `make docs` builds it: every link leads somewhere, it opens on a phone, and asks for nothing outside."""
+"""The documentation site: every link leads somewhere, it opens on a phone, and it asks for nothing outside."""
 
 import os
 import re
@@ -32,7 +32,7 @@ needs_mkdocs = pytest.mark.skipif(not MKDOCS.exists(), reason="no MkDocs: make s
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built with every warning as an error: a broken link, an anchor that is not there, a page outside of `nav`."""
+    """The site; a broken link, an anchor that is not there, or a page outside of `nav` is an error."""
     built = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [MKDOCS, "build", "--strict", "--site-dir", built],

@@ -1,4 +1,4 @@
-"""Doctests of docstrings as code on the documentation site: to Markdown, their `>>>` are quotations (see mkdocs.yml)."""
+"""Doctests of docstrings as code on the documentation site; to Markdown, their `>>>` are quotations."""
 
 import re
 from typing import Any

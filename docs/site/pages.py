@@ -1,9 +1,9 @@
 """Pages of the documentation site that are no files of docs/; MkDocs calls this (`hooks` of mkdocs.yml; `make docs`).
 
-Every text stands in one place. The site's first pages are the sections of README.md, and what README.md, CONTRIBUTING.md,
-CHANGELOG.md and docs/ link to in the project is on the site too: tables and pictures as they are, code and settings as
-pages. The rooms of `stages/` have a page each, of their docstrings. Links are followed as on a code host, by the
-folder of the file that a text stands in, and are turned to the site's pages.
+Every text stands in one place. The site's first pages are the sections of README.md; what README.md, CONTRIBUTING.md,
+CHANGELOG.md and docs/ link to in the project is on the site too, tables and pictures as they are, code and settings as
+pages; each room of `stages/` is a page of its docstrings. A link counts from the folder of the file that it is written
+in, as on a code host, and is turned to the site's page.
 """
 
 import re
@@ -163,7 +163,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links to files of the project into links to pages of the site; what is not there stays for MkDocs to refuse."""
+    """Turn links to files of the project into links to pages; what is not there stays, for MkDocs to refuse."""
     here = page.file.src_uri
 
     def turned(link: re.Match[str]) -> str:
