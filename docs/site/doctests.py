@@ -11,15 +11,8 @@ DOCTEST = re.compile(r"^( *)>>> .*(?:\n *\S.*)*", re.MULTILINE)
 def fenced(text: str) -> str:
     r"""A docstring with its doctests in fences.
 
-    >>> print(fenced("One.\n\n>>> 1 + 1\n2\n\nTwo."))
-    One.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
-    <BLANKLINE>
-    Two.
+    >>> fenced("One.\n\n>>> 1 + 1\n2\n\nTwo.")
+    'One.\n\n```pycon\n>>> 1 + 1\n2\n```\n\nTwo.'
     """
     return DOCTEST.sub(r"\1```pycon\n\g<0>\n\1```", text)
 
