@@ -120,15 +120,22 @@ def source(path: str) -> str:
 
 def room(name: str) -> str:
     """The page of a room of `stages/`: what its docstring says, then its modules."""
-    return f"# {name}\n\n::: stages.{name}\n"
+    files = sorted((ROOT / "stages" / name).rglob("*.py"))
+    modules = [".".join(file.relative_to(ROOT / "stages" / name).with_suffix("").parts) for file in files]
+    modules = [module.removesuffix(".__init__") for module in modules if module != "__init__"]
+    return f"# {name}\n\n::: stages.{name}\n\n" + "".join(api(f"stages.{name}.{each}", each) for each in modules)
 
 
 def entrypoints() -> str:
     """The page of the stages' entrypoints."""
-    modules = [file.stem for file in sorted((ROOT / "stages").glob("[!_]*.py"))]
-    return "# Stages\n\n" + "".join(
-        f"::: stages.{name}\n    options:\n      show_root_heading: true\n\n" for name in modules
-    )
+    names = [file.stem for file in sorted((ROOT / "stages").glob("[!_]*.py"))]
+    return "# Stages\n\n" + "".join(api(f"stages.{name}", name) for name in names)
+
+
+def api(module: str, heading: str) -> str:
+    """What mkdocstrings takes for a module, with a heading."""
+    options = {"show_root_heading": "true", "heading": heading, "toc_label": heading}
+    return f"::: {module}\n    options:\n" + "".join(f"      {key}: {value}\n" for key, value in options.items()) + "\n"
 
 
 def pages() -> dict[str, str]:
