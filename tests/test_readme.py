@@ -122,8 +122,12 @@ def test_what_is_said_of_the_scenes_is_what_their_tables_say():
     sure = pd.read_csv(folder / "contrasts.csv").query("table == 'few_shot' and rule == 'exact'")
     cell = sure.set_index(["method", "against", "tested_on"])
     for name in sets:
-        assert cell.loc[("no_thinking", "cls_rl", name), "p_holm"] < 0.05
+        assert (cell.loc[("no_thinking", "cls_rl", name), "p_holm"] < 0.05) == (name != "puzzles")
         assert cell.loc[("cls_rl_length", "cls_rl", name), "p_holm"] > 0.05
+    far = pd.read_csv(folder / "contrasts.csv").query("table == 'targets' and rule == 'exact'")
+    style = far.query("method == 'no_thinking' and against == 'cls_rl'").set_index(["trained_on", "tested_on"])
+    for name in sets:
+        assert (style.loc[(name, f"{name}_far"), "p_holm"] < 0.05) == (name != "puzzles")
     ledger = json.loads((folder.parent / "claims.json").read_text())
     for name in ("spatial_no_thinking_over_cls_rl", "grounding_no_thinking_over_cls_rl"):
         assert ledger[name]["verdict"] == "contradicted"
