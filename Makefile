@@ -6,6 +6,7 @@ JOBS ?=
 # A folder of grids/; nothing: the grid at the top.
 GRID ?=
 AT = cd "$(if $(GRID),grids/$(GRID),.)" &&
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help repro mine verify test test-grid test-all torture bench bench-dag operators lint setup ui report docs setup-docs publish lock
@@ -75,7 +76,10 @@ lock: setup ## Write the versions in .venv to requirements.lock
 .venv/.complete: requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("error: PYTHON: %d.%d is invalid; valid: 3.11 or newer, for instance make PYTHON=python3.11" % v[:2])'
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@# pip unpacks one package after the other: two at a time, then what the lock does not name (torch's own libraries).
+	xargs -P 2 -n 32 $(PIP) --no-deps --no-compile < requirements.lock
+	$(PIP) --no-compile --requirement requirements.lock
+	.venv/bin/python -m compileall -qq -j 0 .venv/lib || true  # some packages hold files for other Pythons
 	touch $@
 
 .venv/docs/.complete: pyproject.toml requirements.lock

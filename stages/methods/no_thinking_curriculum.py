@@ -1,0 +1,8 @@
+"""No-Thinking-RL from easy to hard: as No-Thinking-RL, each epoch from the samples of fewest steps to those of most.
+
+Ours; no paper has it. What differs is a hyperparameter: `curriculum: true` under `train.no_thinking_curriculum`.
+"""
+
+from stages.methods import no_thinking
+
+METHOD = no_thinking.METHOD

@@ -1,0 +1,8 @@
+"""SFT with more direct training: as SFT, for more epochs.
+
+Ours; no paper has it. What differs is a hyperparameter: `steps` under `train.sft_longer`.
+"""
+
+from stages.methods import sft
+
+METHOD = sft.METHOD
