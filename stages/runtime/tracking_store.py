@@ -13,12 +13,12 @@ first message opens the run, `finish` ends it, and the end of the input without 
 - *A new run for every execution*: MLflow's parameters are immutable, so a run cannot be continued with changed ones,
   and the history of finished runs is worth keeping.
 - *Runs of one grid, or of one DVC experiment, have one parent.* The stages are processes of their own, and start at
-  once, so who opens a run finds the parent by its tag `parent.of`, or makes it, under a lock. Workers of several machines
-  with one server share no lock: there the earliest counts, each run looks again when it ends, and what was made twice
-  is removed. A parent is FINISHED whenever none of its runs is being written, and lasts until the last of them ends.
-- *No run of a stage is removed*: when a run ends, the earlier FAILED and KILLED runs of that stage and experiment get the tags
-  `superseded` (true) and `superseded.by` (the run's id), by which a search leaves them out. Runs left RUNNING because
-  this process died too (power) become KILLED when any stage next starts. The kernel knows who lives: every run
+  once, so who opens a run finds the parent by its tag `parent.of`, or makes it, under a lock. Workers of several
+  machines with one server share no lock: there the earliest counts, each run looks again when it ends, and what was
+  made twice is removed. A parent is FINISHED at all times, and lasts until the last of its runs ends.
+- *No run of a stage is removed*: when a run ends, the earlier FAILED and KILLED runs of that stage and experiment get
+  the tags `superseded` (true) and `superseded.by` (the run's id), by which a search leaves them out. Runs left RUNNING
+  because this process died too (power) become KILLED when any stage next starts. The kernel knows who lives: every run
   holds a lock on a file beside the store, which holds across containers and reused process ids.
 """
 
@@ -51,18 +51,23 @@ WORKSPACE = "workspace"  # DVC's own word for what runs outside an experiment
 TABLE_ROWS, TABLE_TEXT = 1000, 1000  # of the table of predictions: the most rows, and characters in a text
 WRITTEN_BY_STAGES = ("dvc.lock", "data", "models", "metrics")  # not what `git.dirty` is about
 
-_CELL = [f"params.`{name}`" for name in ("method", "dataset", "evaluated_on", "setting", "seed")]
-_CELL += ["metrics.`accuracy`", "metrics.`reward`", "duration"]
+_CELL = {"method": 130, "dataset": 90, "evaluated_on": 105, "setting": 100, "seed": 55}  # and widths in pixels
+_COLUMNS = {f"params.`{name}`": width for name, width in _CELL.items()}
+_COLUMNS |= {"metrics.`accuracy`": 85, "metrics.`reward`": 85, "duration": 75}
 VIEWS = {
     "Cells": {
-        "selectedColumns": _CELL,
-        "columnOrder": ["rowUuid", "runName", *_CELL, "runDateAndNestInfo"],
-        "columnWidths": {name: 110 for name in _CELL},
+        "selectedColumns": list(_COLUMNS),
+        "columnOrder": ["attributes.`Run Name`", *_COLUMNS],
+        "columnWidths": {"attributes.`Run Name`": 240, **_COLUMNS},
+        # Runs stand below their parents, and those closed, where they are sorted by date.
+        "orderByKey": "metrics.`accuracy`",
+        "orderByAsc": False,
     },
     "Methods": {
         "selectedColumns": ["metrics.`accuracy`"],
         "searchFilter": "attributes.run_name LIKE 'evaluate %'",
         "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "method"}]},
+        "groupsExpanded": {},
     },
 }
 """What MLflow's page offers as views: columns, filter, groups. Its address takes `?viewStateShareKey=cells`, too."""
@@ -208,6 +213,8 @@ class Record:
             "mlflow.source.type": "LOCAL",
             "mlflow.note.content": f"Made again by {applied}`dvc repro {start['stage']}`.",
         }
+        if "evaluated_on" in start["tags"]:
+            self.tags["mlflow.runType"] = "evaluation"  # the page then opens with the parent unfolded
         if "git.commit" in self.tags:
             self.tags["mlflow.source.git.commit"] = self.tags["git.commit"]
         self.metrics: list[tuple[str, float, int, int]] = []  # name, value, milliseconds, step
@@ -346,7 +353,7 @@ class Record:
             self.client.set_terminated(parent, "FINISHED")
 
     def _send_artifacts(self) -> None:
-        """Bring the table of predictions and the file to where artifacts are, unless that is another project's folder."""
+        """Bring the table of predictions, and the file, to the artifacts, unless those are in another project."""
         folder = _local_path(self.artifacts)
         if folder is not None and not any(folder.is_relative_to(own) for own in self._own_folders()):
             return
