@@ -8,7 +8,7 @@ GRID ?=
 AT = cd "$(if $(GRID),grids/$(GRID),.)" &&
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help repro mine verify test test-grid test-all torture bench bench-dag operators lint setup ui report publish lock
+.PHONY: help repro mine verify test test-grid test-all torture bench bench-dag operators lint setup ui report docs setup-docs publish lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -60,6 +60,12 @@ report: setup ## Build what the report lacks, and the report: metrics/report/rep
 	$(AT) python -m tools.repro $(if $(JOBS),--jobs $(JOBS)) html_report
 	@echo "$(if $(GRID),grids/$(GRID)/)metrics/report/report.html"
 
+docs: setup-docs ## Build the documentation site: site/index.html, to look at and to serve
+	NO_MKDOCS_2_WARNING=1 .venv/docs/bin/mkdocs build --strict
+	@echo "site/index.html"
+
+setup-docs: .venv/docs/.complete ## Create .venv/docs with the exact versions of extra `docs` of pyproject.toml
+
 publish: setup ## Write to MLflow what it could not take while stages ran
 	$(AT) python -m tools.publish
 
@@ -70,4 +76,10 @@ lock: setup ## Write the versions in .venv to requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("error: PYTHON: %d.%d is invalid; valid: 3.11 or newer, for instance make PYTHON=python3.11" % v[:2])'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	touch $@
+
+.venv/docs/.complete: pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv/docs
+	.venv/docs/bin/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*project["optional-dependencies"]["docs"], sep="\n")' > .venv/docs/requirements
+	.venv/docs/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --requirement .venv/docs/requirements
 	touch $@

@@ -1,18 +1,19 @@
 """Stage `html_report`: the claims, tables, curves and answers of the grid as one HTML file, and the tables for LaTeX.
 
-Reads metrics (tables, plots, records and predictions) and the test images; writes metrics/report. The HTML file needs
-no network and no other file, so it can be sent.
+Reads metrics (tables, plots, records and predictions) and the test images; writes metrics/report, and
+metrics/confusion.csv for DVC's plots. The HTML file needs no network and no other file, so it can be sent.
 """
 
 from pathlib import Path
 
 from stages.methods import method as methods
 from stages.report.footnotes import Reported, read_reported
-from stages.report.html import page
+from stages.report.html import classes, page
 from stages.report.html.sources import main_part, read_sources
 from stages.report.records import ZERO_SHOT
+from stages.report.tables import rows_of
 from stages.runtime import environment
-from stages.runtime.files import write_directory
+from stages.runtime.files import write_directory, write_file
 from stages.runtime.params import read_section
 
 METRICS, DATA = Path("metrics"), Path("data")
@@ -31,13 +32,17 @@ def prompts(grid: Reported) -> dict[str, str]:
 
 
 def html_report() -> None:
-    """Write `metrics/report/`: `report.html`, and `latex/<table>.tex` of every table."""
+    """Write `metrics/report/`: `report.html`, and `latex/<table>.tex` of every table; and `metrics/confusion.csv`."""
     grid = read_reported(METRICS / "records")
     longest = read_section("evaluate.generation.max_new_tokens", int)
-    files = page.report(read_sources(grid, METRICS, DATA), grid, prompts(grid), longest)
+    sources = read_sources(grid, METRICS, DATA)
+    files = page.report(sources, grid, prompts(grid), longest)
+    confused = {name: classes.confusions(tested, rows_of(grid)) for name, tested in sources.tested.items()}
     with write_directory(METRICS / "report") as folder:
         for name, text in files.items():
             path = folder / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
+    with write_file(METRICS / "confusion.csv") as unfinished:
+        unfinished.write_bytes(classes.table(confused).to_csv(index=False, lineterminator="\n").encode())
     environment.record("html_report")

@@ -35,6 +35,7 @@ class Browser:
     def __init__(self, to: int, of: int):
         """Take the two ends of Chromium's pipe, and open a tab."""
         self._to, self._of, self._rest, self._count, self._session = to, of, b"", 0, None
+        self._loaded = False
         self.errors: list[str] = []
         self.requests: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -67,7 +68,9 @@ class Browser:
         return message
 
     def _note(self, method: str | None, params: dict[str, Any]) -> None:
-        if method == "Network.requestWillBeSent":
+        if method == "Page.loadEventFired":
+            self._loaded = True
+        elif method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
         elif method == "Runtime.exceptionThrown":
             self.errors.append(
@@ -90,9 +93,10 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self._loaded = False  # on a busy machine the event may come before the call's answer
         self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
-        while self._read().get("method") != "Page.loadEventFired":
-            pass
+        while not self._loaded:
+            self._read()
 
     def run(self, script: str) -> Any:
         """The value of an expression of JavaScript; of a promise, what it resolves to."""

@@ -94,7 +94,7 @@ def changing(settled: Project, in_directory) -> Iterator[Project]:
 
 
 def test_every_kind_has_a_section_and_says_in_under_30_lines_what_is_to_be_written():
-    assert list(SECTIONS) == ["dataset", "method", "reward", "claim", "task", "source", "trainer"]
+    assert list(SECTIONS) == [*ADDED, "source", "trainer", "family", "world", "place"]
     for kind in SECTIONS:
         assert bool(blocks(kind)) == (kind in ADDED)
         assert SECTIONS[kind].count("```") == 2 * len(blocks(kind))
@@ -104,7 +104,7 @@ def test_every_kind_has_a_section_and_says_in_under_30_lines_what_is_to_be_writt
 
 def test_files_that_it_names_exist():
     written = {name for kind in ADDED for name in blocks(kind)}
-    paths = re.findall(r"`((?:stages|tests|docs|facts|profiles)/[\w/]+\.\w+)", TEXT) + re.findall(
+    paths = re.findall(r"`((?:stages|tools|tests|docs|facts|profiles)/[\w/]+\.\w+)", TEXT) + re.findall(
         r"\]\(([\w/.]+)\)", TEXT
     )
     assert len(paths) > 10

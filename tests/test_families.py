@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import random_models as families
 from stages.modelling import folder as loading
 from stages.modelling.catalogue import HubModelParams
 from stages.modelling.families import family as rooms
@@ -23,7 +24,7 @@ from stages.runtime.files import write_json
 from stages.tasks.draws import generator
 from stages.training import sft
 from stages.training.common import Example, check_lora_target
-from tests import families, small, test_best
+from tests import small, test_best
 
 LANGUAGE = r".*(language|text)_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 VISION = {

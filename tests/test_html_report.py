@@ -262,6 +262,10 @@ def test_classes_and_confusions_are_those_of_the_answers(built, read):
     wrong = rows[(rows["answer"] == "red") & (rows["parsed"] == "blue")]
     assert counts["red", "blue"] == len(wrong)
     assert counts["red", "other"] == (rows[rows["answer"] == "red"]["parsed"].isna()).sum()
+    table = pd.read_csv(built / "metrics/confusion.csv")
+    of_cell = table[(table["dataset"] == "hues") & (table["method"] == "cls_rl")]
+    assert dict(zip(zip(of_cell["answer"], of_cell["said"], strict=True), of_cell["count"], strict=True)) == counts
+    assert len(table) == 4 * sum(len(classes) * (len(classes) + 1) for classes in CLASSES.values())
 
 
 def test_every_number_leads_to_what_made_it(built, html, read):

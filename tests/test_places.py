@@ -10,12 +10,17 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ruamel.yaml import YAML
 
+from stages.runtime import environment
+from stages.runtime.content import content_md5
 from tests.conftest import ROOT
+from tools.remote import Remote
 
 STAGES = {
     "first": {"cmd": "echo x >> ran; echo 'warning: full'; echo one > first", "deps": ["base"], "outs": ["first"]},
@@ -138,7 +143,7 @@ def test_what_is_lost_is_taken_up_again_others_go_on_and_the_end_names_what_fail
         "hangs: it ran longer than its 0.1 minutes; see places.yaml .on (one|two).; started again",
         "stops: (one|two) has said nothing for 10 s; started again",
         "memory: CUDA out of memory .on (one|two).; started again",
-        "error: fails: ended with 3: no luck .on (one|two).; 1 stages wait for it",
+        "error: fails: ended with 3: no luck .on (one|two).; 1 stage waits for it; what it printed: .*/fails.log",
         "error: writes: it did not write h .on (one|two).",
         "error: the same command goes on from here",
     ):
@@ -234,3 +239,64 @@ def project_of_mistakes(tmp_path_factory: pytest.TempPathFactory) -> Hosts:
     (hosts.folder / "file").write_text("")
     hosts.run(sys.executable, "-m", "dvc", "remote", "add", "-q", "file", str(hosts.folder / "file"))
     return hosts
+
+
+class Made:
+    """A stage `train@a` with one output, which a worker has made; like DVC's, as far as the scheduler asks."""
+
+    name = "train@a"
+
+    def __init__(self, text: str):
+        Path("model").write_text(text)
+        self.md5 = content_md5(Path("model"))
+        self.deps, self.outs = [], [self]
+        self.def_path, self.fs_path, self.use_cache = "model", "model", True
+        self.hash_info = self.meta = None
+
+    def checkout(self, force: bool) -> None:
+        pass
+
+    def save(self) -> None:
+        pass
+
+    def dump(self, update_pipeline: bool) -> None:
+        with Path("dvc.lock").open("w") as file:
+            YAML().dump({"stages": {self.name: {"outs": [{"path": "model", "md5": self.md5}]}}}, file)
+
+
+def take_back(stage: Made, found: dict[str, str]) -> None:
+    """What the scheduler does with the record of a stage that a worker with this environment has made."""
+    remote = Remote.__new__(Remote)
+    remote.repo = SimpleNamespace(lock=nullcontext(), stage_cache=SimpleNamespace(save=lambda stage: None))
+    remote.tasks = {stage.name: {"needs": {"here": False}}}
+    remote.shared, remote.seen, remote.held = set(), {}, {}
+    remote.save(stage, {"outs": [{"path": "model", "md5": stage.md5}], "environment": found, "host": "one"})
+
+
+def test_where_a_worker_made_a_stage_is_noted_as_the_stage_does_it(tmp_path, in_directory):
+    """Who makes the same bytes again leaves the note as it is; other bytes are another's."""
+    in_directory(tmp_path)
+    environment.record("split@b")
+    own = environment.fingerprint()
+    take_back(Made("weights"), {"processor": "one"})
+    take_back(Made("weights"), {"processor": "two"})
+
+    def noted() -> dict[str, dict]:
+        known = json.loads(environment.FILE.read_text())
+        assert set(known["stages"].values()) == set(known["environments"])
+        return {stage: known["environments"][name] for stage, name in known["stages"].items()}
+
+    assert noted() == {"split@b": own, "train@a": {"processor": "one"}}
+    take_back(Made("other weights"), {"processor": "two"})
+    assert noted() == {"split@b": own, "train@a": {"processor": "two"}}
+    assert environment.fingerprint() == own
+
+
+def test_notes_that_cannot_be_read_are_left_to_whoever_mends_them(tmp_path, in_directory, capfd):
+    in_directory(tmp_path)
+    environment.FILE.parent.mkdir()
+    environment.FILE.write_text('<<<<<<< HEAD\n{"stages": {"split@b": "1"}}')
+    take_back(Made("weights"), {"processor": "one"})
+    assert environment.FILE.read_text() == '<<<<<<< HEAD\n{"stages": {"split@b": "1"}}'
+    assert "warning: metrics/environment.json not written, the stage continues" in capfd.readouterr().err
+    assert Path("dvc.lock").exists()

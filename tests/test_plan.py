@@ -19,12 +19,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache, Qwen2VLForConditionalGeneration
 
+from stages.modelling.catalogue import EmbeddedModelParams
 from stages.runtime.errors import UserError
 from stages.runtime.params import Section, read_params
 from stages.runtime.provenance import closure
 from stages.training.epochs import schedule
 from tests.conftest import ROOT, write_random_model
-from tools.planning import costs, planner, tables
+from tools.planning import costs, here, planner, tables
 from tools.planning.architecture import Architecture
 from tools.planning.costs import GPUS, Evaluation, Sample, Speed, Training
 from tools.planning.published import PUBLISHED
@@ -45,7 +46,8 @@ def grpo(**changes) -> Training:
 
 def build(layers: int = 4, blocks: int = 2, **text) -> Qwen2VLForConditionalGeneration:
     """The embedded model, deeper or of other widths, random."""
-    base = planner.embedded_model("pictures", 4)
+    embedded = EmbeddedModelParams.model_validate(read_params(ROOT / "params.yaml")["models"]["embedded"])
+    base = planner.embedded_model("models.embedded", embedded)
     from stages.embedded.model import build_config, build_tokenizer
     from stages.embedded.worlds import pictures
 
@@ -627,3 +629,10 @@ def test_total_is_finite_for_every_gpu():
     for gpu in GPUS.values():
         seconds = costs.training_seconds(SMALL, grpo(), PAPER, replace(SPEED, gpu=gpu), 1024)
         assert math.isfinite(seconds) and seconds > 0
+
+
+def test_this_machine_is_measured():
+    measured = here.measure()
+    assert 1e9 < measured.float32 < 1e15
+    assert 1e8 < measured.bandwidth < 1e13
+    assert measured.memory > 2**30

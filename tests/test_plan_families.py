@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import random_models as families
 from stages.modelling.model import load_model
-from tests import families
 from tools.planning import planner, tables
 from tools.planning.costs import GPUS, Speed
 from tools.planning.counted import count

@@ -4,6 +4,8 @@ import itertools
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -120,8 +122,12 @@ def test_what_is_said_of_the_scenes_is_what_their_tables_say():
     sure = pd.read_csv(folder / "contrasts.csv").query("table == 'few_shot' and rule == 'exact'")
     cell = sure.set_index(["method", "against", "tested_on"])
     for name in sets:
-        assert cell.loc[("no_thinking", "cls_rl", name), "p_holm"] < 0.05
+        assert (cell.loc[("no_thinking", "cls_rl", name), "p_holm"] < 0.05) == (name != "puzzles")
         assert cell.loc[("cls_rl_length", "cls_rl", name), "p_holm"] > 0.05
+    far = pd.read_csv(folder / "contrasts.csv").query("table == 'targets' and rule == 'exact'")
+    style = far.query("method == 'no_thinking' and against == 'cls_rl'").set_index(["trained_on", "tested_on"])
+    for name in sets:
+        assert (style.loc[(name, f"{name}_far"), "p_holm"] < 0.05) == (name != "puzzles")
     ledger = json.loads((folder.parent / "claims.json").read_text())
     for name in ("spatial_no_thinking_over_cls_rl", "grounding_no_thinking_over_cls_rl"):
         assert ledger[name]["verdict"] == "contradicted"
@@ -174,6 +180,40 @@ def verdict_rows(metrics: Path) -> list[str]:
 def test_verdicts_are_those_of_the_ledger():
     shown = README.partition("<!-- claims -->")[2].strip().split("\n\n")[0].splitlines()[2:]
     assert shown == verdict_rows(SEEDS / "metrics")
+
+
+def test_two_experiments_fit_a_screen(tmp_path):
+    """In the default grid's own numbers and keys, all of which differ between the experiments; 120 columns."""
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def write(reward, shift: float) -> None:
+        params = YAML(typ="safe").load(ROOT / "params.yaml") | {"reward": reward}
+        (tmp_path / "params.yaml").write_text(json.dumps(params))
+        for name in ("summary", "claims"):
+            text = (ROOT / f"metrics/{name}.json").read_text()
+            moved = re.sub(r"-?\d+\.\d+", lambda found: f"{float(found[0]) + shift:.2f}", text)
+            (tmp_path / f"{name}.json").write_text(moved)
+
+    dvc = (sys.executable, "-m", "dvc")
+    (command,) = [command for command in COMMANDS if command.startswith("dvc exp show")]
+    run("git", "init", "-q")
+    run(*dvc, "init", "-q")
+    (tmp_path / "dvc.yaml").write_text("params: [params.yaml]\nmetrics: [summary.json, claims.json]\n")
+    write(None, 0)
+    run("git", "add", ".")
+    run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "default")
+    for name, reward, shift in (("paced-worm", "equality", 1), ("meaty-toil", ["accuracy", "format", "length"], 2)):
+        write(reward, shift)
+        run(*dvc, "exp", "save", "-q", "--name", name)  # as long as the names that DVC makes
+    table = run(*dvc, *shlex.split(command)[1:]).splitlines()
+    assert max(map(len, table)) <= 120
+    assert table[1].split() == ["Experiment", "cls_rl.few_shot.exact", "no_thinking.few_shot.exact", "reward"]
+    assert any("[paced-worm]" in line and line.split()[-1] == "equality" for line in table)
+    assert any("[meaty-toil]" in line and "['accuracy', 'format', 'length']" in line for line in table)
 
 
 def test_every_fault_in_the_table_has_its_test():

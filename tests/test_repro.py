@@ -44,6 +44,8 @@ def repro(repository: Path, *arguments: str) -> tuple[int, list[str]]:
 def test_warnings_stand_under_their_stage_and_nothing_else_that_it_said(repository):
     status, lines = repro(repository, "--jobs", "1")
     assert status == 0
+    *lines, last = lines
+    assert re.fullmatch(r"4 stages ran in .+ s\.", last)
     assert lines == [
         "[1/4] first",
         "warning: first, on stdout",
@@ -59,8 +61,17 @@ def test_of_a_run_of_several_stages_the_one_that_failed_is_named(repository):
     (repository / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     status, lines = repro(repository, "--jobs", "1")
     assert status != 0
-    assert lines[-1] == "error: second failed; what runs beside is awaited"
+    assert "[1/4] first" in lines
     assert "no luck" in lines
+    assert lines[-3:] == [
+        "error: second failed: exited with 1; what runs beside is awaited",
+        "error: second: exited with 1; what it printed: scratch/logs/second.log",
+        "error: the same command goes on from here",
+    ]
+    kept = (repository / "scratch/logs/second.log").read_text()
+    assert "no luck" in kept
+    log = (repository / "scratch/logs/repro.log").read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in log][-3:] == lines[-3:]
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ import pytest
 import torch
 from trl import GRPOTrainer
 
+from benchmarks import random_models as families
 from stages.modelling.families import family as real
 from stages.modelling.generation import GenerationParams, encode, generate
 from stages.modelling.model import load_model, load_processor
 from stages.training import shared_prefix
 from stages.training.shared_prefix import SharedPrefixGRPOTrainer
-from tests import families
 from tests.test_shared_prefix import (
     BETA,
     assert_same_gradients,

@@ -44,6 +44,7 @@ from stages.runtime.provenance import ROOT
 from stages.sources import counts
 from stages.sources.folder import split_of
 from tools import grid, profile
+from tools.planning.costs import HERE
 from tools.planning.planner import stages_of_dag
 
 MODELS = {"embedded": "mine", "laptop": "laptop", "gpu": "gpu"}
@@ -60,6 +61,9 @@ OWN_CLASSES = "own_classes"
 
 FEW = 500
 """Images of all classes, below which they are dealt to folds: a fifth of them would decide nothing."""
+
+LEARNED = "It has learned something"
+"""What a verdict says of a way of training that is better than guessing."""
 
 FOLDS = 5
 MOST = 1000
@@ -132,13 +136,13 @@ def mine(
     params = write(ROOT, folder, MODELS[model], changes | shares(found), count, shots or fit(found, count), classes)
     print("\n" + "\n".join(plan(folder, params, found, count)), flush=True)
     if model != "embedded":
-        run(folder, ["tools.plan", *(["--gpu", "cpu_8"] if model == "laptop" else [])])
+        run(folder, ["tools.plan", *(["--gpu", HERE] if model == "laptop" else [])])
     print(flush=True)
     if count:
         download(folder, params["datasets"], changed)
     with write_file(folder / IMAGES) as unfinished:
         unfinished.write_text(fingerprint(path), encoding="utf-8")
-    run(folder, ["tools.repro", *(["--jobs", str(jobs)] if jobs else [])])
+    run(folder, ["tools.repro", "--no-results", *(["--jobs", str(jobs)] if jobs else [])])
     minutes = (time.monotonic() - began) / 60
     said = verdict(Results.read(folder, params), f"grids/{name}", minutes)
     if model == "embedded":
@@ -243,7 +247,9 @@ def run(folder: Path, command: Sequence[str], quiet: bool = False) -> None:
     said = (done.stderr or "").splitlines()
     # Of a stage that failed, what it said is shown; what DVC and its runner say of that is no news.
     for line in said:
-        if line.strip() and not re.match(r"Running stage |> |ERROR: |error: \S+ failed;|[\r\s]*\S*%?\|", line):
+        if line.strip() and not re.match(
+            r"Running stage |> |ERROR: |error: (\S+ failed: |.*; what it printed: |the same )|[\r\s]*\S*%?\|", line
+        ):
             print(line, file=sys.stderr, flush=True)
     if done.returncode:
         if quiet and any(line.startswith("error: download.") for line in said):
@@ -488,8 +494,11 @@ def verdict(results: Results, grid_folder: str, minutes: float) -> list[str]:
     tables = results.validation
     names = order(tables)
     winner = names[0]
-    said = [_won(tables, names, len(results.saved)), _table(tables, names, results.costs)]
-    said.append(_guessing(tables[winner], results.classes))
+    guessing = _guessing(tables, names, results.classes)
+    learned = guessing.startswith(LEARNED)
+    said = [_won(tables, names, len(results.saved), learned), _table(tables, names, results.costs)]
+    # That nothing has been learned comes before all that it takes its sense from.
+    said.insert(2 if learned else 0, guessing)
     said.append(_tested(results.test, winner))
     said.append(_fails(tables[winner]))
     tokens = {name: results.costs[name].get("completion_tokens", 0) for name in names}
@@ -501,41 +510,69 @@ def verdict(results: Results, grid_folder: str, minutes: float) -> list[str]:
             else "."
         )
     )
-    said.append(_model(results, winner, grid_folder))
+    said.append(_model(results, winner, grid_folder, learned))
     return said
 
 
-def _won(tables: Mapping[str, pd.DataFrame], names: Sequence[str], folds: int) -> str:
-    """Who won, by how much, and whether that is more than chance."""
+def _won(tables: Mapping[str, pd.DataFrame], names: Sequence[str], folds: int, learned: bool) -> str:
+    """Who won, by how much, and whether that is more than chance; or that none did."""
     winner, rows = names[0], tables[names[0]]
     right, images = int(rows["exact_match"].sum()), len(rows)
-    text = f"**{winner}** won: {right} of {images} validation images right ({100 * right / images:.0f}%)"
-    text += f", over {folds} folds." if folds > 1 else "."
-    if len(names) == 1:
-        return text
-    found = compare(tables, winner)
-    second, ahead = names[1], found[names[1]]
-    pairs = len(names) * (len(names) - 1) // 2
-    sure = [name for name in names[1:] if found[name].p_holm < SURE and found[name].points > 0]
-    if second in sure:
-        text += f" That is more than chance: it is ahead of every other way, of {second} by "
+    tied = [name for name in names if tables[name]["exact_match"].sum() == right]
+    have = f"{right} of {images} validation images right ({100 * right / images:.0f}%)"
+    have += f", over {folds} folds." if folds > 1 else "."
+    if len(tied) > 1:
+        text = f"**None won**: {_and(tied)} are equal, each with {have} {_taken(tables, tied)}"
+    elif learned:
+        text = f"**{winner}** won: {have}"
     else:
-        text += f" That it is ahead of {second} may be chance: by "
-    text += f"{ahead.points:.1f} points [{ahead.low:.1f}, {ahead.high:.1f}], {_p(ahead.p_holm)}"
-    text += f" (McNemar's test on the same images, corrected by Holm for {pairs} comparisons)." if pairs > 1 else "."
-    if second not in sure:
-        text += f" It is ahead by more than chance of {', '.join(sure)}." if sure else " So it is of every other way."
-        more = ahead.needed
+        text = f"**{winner}** came first: {have}"
+    if len(names) == 1 or not learned:
+        return text
+    found, others = compare(tables, winner), names[len(tied) :]
+    sure = [name for name in others if found[name].p_holm < SURE and found[name].points > 0]
+    pairs = len(names) * (len(names) - 1) // 2
+    if others:
+        second, ahead = others[0], found[others[0]]
+        if len(tied) > 1:
+            text += f" It is ahead of {second}, which comes next, " + (
+                "by more than chance: by " if second in sure else "but that may be chance: by "
+            )
+        elif second in sure:
+            text += f" That is more than chance: it is ahead of every other way, of {second} by "
+        else:
+            text += f" That it is ahead of {second} may be chance: by "
+        text += f"{ahead.points:.1f} points [{ahead.low:.1f}, {ahead.high:.1f}], {_p(ahead.p_holm)}"
         text += (
-            f" About {_rounded(more)} validation images would decide between the first two, if they differ as much as "
-            "they did here."
-            if more is not None and ahead.points
-            else ""
+            f" (McNemar's test on the same images, corrected by Holm for {pairs} comparisons)." if pairs > 1 else "."
         )
+        if second not in sure:
+            if sure:
+                text += f" It is ahead by more than chance of {', '.join(sure)}."
+            elif len(others) > 1:
+                text += " So it is of every other way."
+            if ahead.needed is not None:
+                two = "the first two" if len(tied) == 1 else f"{winner} and {second}"
+                text += (
+                    f" About {_rounded(ahead.needed)} validation images would decide between {two}, if they differ as "
+                    "much as they did here."
+                )
     text += " Each way was trained once" + (" a fold" if folds > 1 else "") + ": another seed may give another order."
     if folds > 1:
         text += " The folds share training images, so the p-values are about these trainings."
     return text
+
+
+def _taken(tables: Mapping[str, pd.DataFrame], tied: Sequence[str]) -> str:
+    """Which of equals goes on, and why: as `order` has it."""
+    tokens = {name: int(tables[name]["completion_tokens"].sum()) for name in tied}
+    first, least = tied[0], min(tokens.values())
+    shortest = [name for name in tied if tokens[name] == least]
+    if len(shortest) == 1:
+        others = f"{least:,} tokens, of {tied[1]} {tokens[tied[1]]:,}"
+        return f"**{first}** is taken, since its answers are the shortest: {others}."
+    same = "their answers are" if len(shortest) == len(tied) else f"the answers of {_and(shortest)} are the shortest,"
+    return f"**{first}** is taken: {same} equally long, and it stands first in `methods`."
 
 
 def _table(tables: Mapping[str, pd.DataFrame], names: Sequence[str], costs: Mapping[str, Mapping[str, int]]) -> str:
@@ -545,7 +582,7 @@ def _table(tables: Mapping[str, pd.DataFrame], names: Sequence[str], costs: Mapp
     for name in names:
         right, images = int(tables[name]["exact_match"].sum()), len(tables[name])
         low, high = wilson_interval(right, images)
-        behind = "" if name == names[0] else f"{-found[name].points:.1f}, {_p(found[name].p_holm)}"
+        behind = "" if name == names[0] else f"{0 - found[name].points:.1f}, {_p(found[name].p_holm)}"
         rows.append(
             {
                 "way of training": name,
@@ -561,20 +598,25 @@ def _table(tables: Mapping[str, pd.DataFrame], names: Sequence[str], costs: Mapp
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 
 
-def _guessing(rows: pd.DataFrame, classes: Sequence[str]) -> str:
-    """Whether the winner has learned anything: against always naming the most frequent class."""
+def _guessing(tables: Mapping[str, pd.DataFrame], names: Sequence[str], classes: Sequence[str]) -> str:
+    """Whether the first has learned anything: against always naming the most frequent class."""
     from scipy.stats import binomtest
 
+    rows = tables[names[0]]
     largest = rows["answer"].value_counts()
     share = max(float(largest.iloc[0]) / len(rows), 1 / len(classes))
     right = int(rows["exact_match"].sum())
     p = binomtest(right, len(rows), share, alternative="greater").pvalue
     guess = f"{100 * share:.0f}%, what naming the most frequent class alone would give"
     if p < SURE:
-        return f"It has learned something: {100 * right / len(rows):.0f}% is more than {guess} ({_p(p)})."
+        return f"{LEARNED}: {100 * right / len(rows):.0f}% is more than {guess} ({_p(p)})."
+    nobody = f"{names[0]} has not" if len(names) == 1 else f"None of the {len(names)} ways of training has"
+    best = "it has" if len(names) == 1 else "the best has"
     return (
-        f"**It has not been seen to learn anything**: {100 * right / len(rows):.0f}% is no more than {guess} "
-        f"({_p(p)}). Do not use this model; its order above says nothing."
+        f"**{nobody} been seen to learn anything**: {best} {right} of {len(rows)} validation images right, and "
+        f"{100 * right / len(rows):.0f}% is not more by more than chance than {guess} ({_p(p)}). Do not use the model; "
+        "the order below says nothing. Next: more training images of each class (SHOTS=), or a model that knows more "
+        "(MODEL=laptop, MODEL=gpu)."
     )
 
 
@@ -613,8 +655,8 @@ def _fails(rows: pd.DataFrame) -> str:
     return f"{text}{', '.join(parts)}{more}.{few}"
 
 
-def _model(results: Results, winner: str, grid_folder: str) -> str:
-    """Where the model is, and how it is used."""
+def _model(results: Results, winner: str, grid_folder: str, learned: bool) -> str:
+    """Where the model is, and how it is used, where it is of use."""
     rows = results.validation[winner]
     right = rows.groupby("fold")["exact_match"].mean()
     kept = [each for each, method in results.saved.items() if method == winner]
@@ -627,16 +669,28 @@ def _model(results: Results, winner: str, grid_folder: str) -> str:
     else:
         dataset, method = next(iter(results.saved.items()))
         model = f"{grid_folder}/models/best/{dataset}"
-        text = (
-            f"In no fold was {winner} the first, so no fold has kept its model; {model} is one of {method}. For one of "
-            f"{winner} set `methods: [{winner}]` in {grid_folder}/params.yaml, then `make repro GRID="
-            f"{Path(grid_folder).name}`"
-        )
+        text = f"In no fold was {winner} the first, so no fold has kept its model; {model} is one of {method}."
+        if learned:
+            text += (
+                f" For one of {winner} set `methods: [{winner}]` in {grid_folder}/params.yaml, then `make repro GRID="
+                f"{Path(grid_folder).name}`"
+            )
+    if not learned:
+        return f"{text.removesuffix('.')}; it is there to be looked at, and not to be used."
     return (
         f"{text}; its README.md says how it was made, and how to load it in plain transformers.\n\n"
         f"    python -m stages predict --model {model} --csv FOLDER > answers.csv\n"
         f"    python -m stages predict --model {model} --page"
     )
+
+
+def _and(names: Sequence[str]) -> str:
+    """Names in a row.
+
+    >>> _and(["a"]), _and(["a", "b"]), _and(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _p(value: float) -> str:

@@ -16,11 +16,13 @@ import typer
 from stages.methods import method as methods
 from stages.runtime.errors import UserError, reported
 from stages.runtime.params import read_params
-from tools.planning.costs import GPUS, Speed
+from tools.planning.costs import GPUS, HERE, Speed
 from tools.planning.datasets import Guesses
 from tools.planning.planner import Assumptions, planner, stages_of_dag
 from tools.planning.spread import table
 from tools.planning.tables import report
+
+CARDS = (*GPUS, HERE)
 
 
 def _positive(option: str, value: float, most: float | None = None) -> float:
@@ -42,7 +44,7 @@ def _completions(expect: list[str]) -> dict[str, int]:
 
 
 def plan(
-    gpu: Annotated[str, typer.Option(help=f"one of {', '.join(GPUS)}")] = "h200",
+    gpu: Annotated[str, typer.Option(help=f"one of {', '.join(CARDS)}: this processor, measured")] = "h200",
     utilisation: Annotated[float, typer.Option(help="share of the peak FLOP/s that training reaches")] = 0.4,
     bandwidth_share: Annotated[float, typer.Option(help="share of the bandwidth that generation reaches")] = 0.5,
     launch_milliseconds: Annotated[float, typer.Option(help="least time of a layer's forward pass")] = 1.0,
@@ -58,10 +60,13 @@ def plan(
     spread_over: Annotated[list[int] | None, typer.Option(min=1, help="hours on so many GPUs (several times)")] = None,
 ) -> None:
     """Print what `dvc repro` costs with the `params.yaml` that is there."""
-    if gpu not in GPUS:
-        raise UserError(f"--gpu: {gpu!r} is invalid; valid: {', '.join(GPUS)}")
+    if gpu not in CARDS:
+        raise UserError(f"--gpu: {gpu!r} is invalid; valid: {', '.join(CARDS)}")
+    if gpu == HERE:
+        from tools.planning.here import measure  # only here: it needs torch
+
     speed = Speed(
-        GPUS[gpu],
+        measure() if gpu == HERE else GPUS[gpu],
         _positive("utilisation", utilisation, 1),
         _positive("bandwidth-share", bandwidth_share, 1),
         _positive("launch-milliseconds", launch_milliseconds) / 1000,

@@ -14,10 +14,11 @@ from tools.graph import kind
 
 @dataclass(frozen=True)
 class Running:
-    """A stage that runs: where, and since when (seconds of the clock that the scheduler uses)."""
+    """A stage that runs: where, since when (seconds of the clock that the scheduler uses), and how far it is."""
 
     where: str
     since: float
+    note: str = ""
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Progress:
         failed: why, by stage; what waits for one of them will not run.
         retried: how often each stage was taken up elsewhere.
         seconds: of the finished stages of this run that ran, by kind.
+        typical: their medians, by kind.
     """
 
     waiting: list[str]
@@ -41,6 +43,7 @@ class Progress:
     failed: dict[str, str] = field(default_factory=dict)
     retried: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    typical: dict[str, float] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -52,12 +55,29 @@ class Progress:
         self.waiting.remove(stage)
         self.running[stage] = Running(where, now)
 
+    def note(self, stage: str, where: str, note: str) -> None:
+        """What is seen of a stage that runs: where, and how far it is; empty: nothing new."""
+        known = self.running[stage]
+        self.running[stage] = Running(where or known.where, known.since, note or known.note)
+
+    def lasted(self, stage: str, now: float) -> float | None:
+        """Seconds since a stage began; None where it has not."""
+        return now - self.running[stage].since if stage in self.running else None
+
+    def by_kind(self) -> dict[str, tuple[int, int]]:
+        """How many stages are done, of how many, by kind, in the order in which kinds begin."""
+        done = Counter(map(kind, self.done))
+        left = Counter(kind(stage) for stage in [*self.running, *self.waiting, *self.failed])
+        return {name: (done[name], done[name] + left[name]) for name in {**done, **left}}
+
     def finish(self, stage: str, up_to_date: bool = False, seconds: float | None = None) -> None:
         """A stage is done; `seconds` where they were measured."""
         self._end(stage)
         self.done[stage] = up_to_date
         if seconds is not None and not up_to_date:
-            self.seconds[kind(stage)].append(seconds)
+            of_kind = self.seconds[kind(stage)]
+            of_kind.append(seconds)
+            self.typical[kind(stage)] = statistics.median(of_kind)
 
     def fail(self, stage: str, reason: str) -> None:
         """A stage failed for good."""
@@ -76,8 +96,7 @@ class Progress:
 
     def expect(self, stage: str) -> float | None:
         """Seconds that a stage will take: the median of its kind in this run, else what earlier runs say."""
-        of_kind = self.seconds.get(kind(stage))
-        return statistics.median(of_kind) if of_kind else self.expected.get(stage)
+        return self.typical.get(kind(stage), self.expected.get(stage))
 
     def remaining(self, now: float, places: int) -> float | None:
         """Seconds until the end on so many places, all evenly busy; None where nothing is known of any stage left.

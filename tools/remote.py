@@ -33,8 +33,6 @@ from dvc_data.hashfile.transfer import transfer
 
 from stages.runtime import environment
 from stages.runtime.errors import UserError
-from stages.runtime.files import read_json, write_json
-from stages.runtime.scratch import locked
 from tools import fast_dvc, worker
 from tools.engines import End, warned
 from tools.places import NoPlace, Settings
@@ -141,6 +139,7 @@ class Remote:
             handed.set_result(finished | {"host": "an earlier run", "again": True})
         else:
             handed = self.here.submit(worker.work, task) if task["needs"]["here"] else self.submit_there(task)
+        ended.handed = handed
         handed.add_done_callback(lambda done: self.fetchers.submit(self.bring, done, ended))
         return ended
 
@@ -242,6 +241,14 @@ class Remote:
         except BaseException as error:
             ended.set_exception(error)
 
+    def so_far(self, stages: list[str], future: Future) -> End:
+        """See `Engine`. The host is known where the place writes it to the future that it gave."""
+        return End({}, where=getattr(getattr(future, "handed", None), "where", ""), runs=stages[0])
+
+    def note(self, stage: str) -> str:
+        """See `Engine`."""
+        return ""
+
     def end(self, stages: list[str], future: Future) -> End:
         """See `Engine`."""
         (name,) = stages
@@ -292,12 +299,12 @@ class Remote:
                         f"{out.def_path} is {out.hash_info.value}, and {entry['md5']} on {record['host']}"
                     )
                 self.shared.add(entry["md5"])
+            if record["environment"] and not here:
+                note_environment(stage.name, record["environment"])
             if all(out.use_cache or out.metric or out.plot for out in stage.outs):
                 self.repo.stage_cache.save(stage)
             stage.dump(update_pipeline=False)
         self.forget(stage)
-        if record["environment"] and not here:
-            note_environment(stage.name, record["environment"])
         self.release(stage.name)
         del self.tasks[stage.name]
 
@@ -344,17 +351,10 @@ class Remote:
 
 
 def note_environment(stage: str, fingerprint: dict[str, Any]) -> None:
-    """Note in metrics/environment.json where a stage was made, as it would have done itself here."""
-    name = hashlib.md5(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:8]
-    with locked(environment.LOCK, stage):
-        known = {"environments": {}, "stages": {}}
-        with contextlib.suppress(OSError, ValueError):
-            known = read_json(environment.FILE)
-        stages = known["stages"] | {stage: name}
-        environments = known["environments"] | {name: fingerprint}
-        changed = {
-            "environments": {key: environments[key] for key in sorted(set(stages.values()))},
-            "stages": dict(sorted(stages.items())),
-        }
-        if changed != known:
-            write_json(environment.FILE, changed)
+    """Note where a stage was made, as it would have done itself here: before dvc.lock has its new outputs."""
+    # An argument of `record` would do, but its file is code of every stage: all of them would be stale.
+    own, environment.fingerprint = environment.fingerprint, lambda: fingerprint
+    try:
+        environment.record(stage)
+    finally:
+        environment.fingerprint = own

@@ -18,6 +18,13 @@ WHERE runs.status = 'FINISHED' AND runs.lifecycle_stage = 'active'
 AND tags.key = 'dvc.stage' AND latest_metrics.key = 'wall_seconds'
 """
 
+RUNNING = """
+SELECT tags.value, latest_metrics.key, latest_metrics.value
+FROM runs JOIN tags USING (run_uuid) JOIN latest_metrics USING (run_uuid)
+WHERE runs.status = 'RUNNING' AND tags.key = 'dvc.stage'
+ORDER BY runs.start_time
+"""
+
 
 def finished_seconds(uri: str) -> dict[str, list[float]]:
     """Wall seconds of the finished runs of each stage in an MLflow store; of one that is no sqlite file, nothing."""
@@ -28,6 +35,19 @@ def finished_seconds(uri: str) -> dict[str, list[float]]:
             for stage, seconds in store.execute(FINISHED_RUNS):
                 found[stage].append(seconds)
     except sqlite3.Error:  # none there, of another version, or locked
+        return {}
+    return dict(found)
+
+
+def learning(uri: str) -> dict[str, dict[str, float]]:
+    """The latest point of each curve of the stages that run, by stage, in an MLflow store; see `finished_seconds`."""
+    found = defaultdict(dict)
+    path = uri.removeprefix("sqlite:///")
+    try:
+        with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=0.1)) as store:
+            for stage, name, value in store.execute(RUNNING):
+                found[stage][name] = value
+    except sqlite3.Error:
         return {}
     return dict(found)
 

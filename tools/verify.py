@@ -179,7 +179,7 @@ def check_lock(clone: Path, lock: Mapping[str, Any], stages: list[str]) -> set[s
 
 def rebuild(clone: Path, cells: list[str], jobs: int) -> set[str]:
     """Run what the cells need, its progress on stdout; return the stages that ran."""
-    command = [sys.executable, "-m", "tools.repro", "--jobs", str(jobs), *cells]
+    command = [sys.executable, "-m", "tools.repro", "--no-results", "--jobs", str(jobs), *cells]
     ran = set()
     with subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -113,6 +113,7 @@ class HostsExecutor(Executor):
         fails = 0
         while (one := self.take(host.name)) is not None:
             task, future = one
+            future.where = host.name
             try:
                 future.set_result(self.ask(number, host, task | {"host": host.name, "visible": gpus}))
                 fails = 0

@@ -7,7 +7,6 @@ import multiprocessing.connection
 import multiprocessing.forkserver
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -47,17 +46,19 @@ def executor(settings: Settings, jobs: int | None) -> Iterator[ProcessPoolExecut
         yield pool
 
 
-def run(stages: list[str]) -> tuple[int, str]:
-    """Run stages whose inputs are ready, those that are stale; return DVC's exit status and all that was printed."""
-    with tempfile.TemporaryFile() as output:
+def run(stages: list[str], output: str) -> int:
+    """Run stages whose inputs are ready, those that are stale; return DVC's exit status.
+
+    All that is printed goes to the end of the file `output`, whose folder is there.
+    """
+    with Path(output).open("ab") as file:
         for number in (1, 2):
-            os.dup2(output.fileno(), number)
-        os.environ[STARTER] = str(os.getpid())
-        status = dvc(["--wait-for-lock", "repro", "--single-item", *stages])
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        output.seek(0)
-        return status, output.read().decode(errors="replace")
+            os.dup2(file.fileno(), number)
+    os.environ[STARTER] = str(os.getpid())
+    status = dvc(["--wait-for-lock", "repro", "--single-item", *stages])
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    return status
 
 
 def prepare_worker(socket: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from stages.modelling.catalogue import EmbeddedModelParams
 from stages.modelling.families import family as families
 from stages.modelling.folder import HubModelParams, limits
 from stages.runtime.errors import UserError
@@ -39,15 +40,15 @@ class BaseModel:
     prompt_tokens: Callable[[list[dict[str, Any]]], float]
 
 
-def embedded_model(world: str, text_layers: int) -> BaseModel:
+def embedded_model(key: str, params: EmbeddedModelParams) -> BaseModel:
     """An embedded model with its own tokenizer; it resizes all images to one size."""
     from stages.embedded.model import IMAGE_SIZE, build_config, build_processor, build_tokenizer
     from stages.embedded.worlds import world as worlds
 
-    loaded = worlds.load(world)
-    tokenizer = build_tokenizer(loaded.vocabulary(), loaded.phrases)
+    world, own = worlds.parse(key, params)
+    tokenizer = build_tokenizer(world.vocabulary(own), world.phrases)
     processor = build_processor(tokenizer)
-    architecture = Architecture.of(build_config(tokenizer, text_layers))
+    architecture = Architecture.of(build_config(tokenizer, params.text_layers))
 
     @cache
     def text_tokens(text: str) -> float:

@@ -75,6 +75,10 @@ GPUS = {
 """By name. Data sheets give the memory in round numbers; here it is what the driver reports."""
 
 
+HERE = "here"
+"""In place of a name: the processor of this machine, measured by `tools.planning.here`."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """What a sample is made of, on average.

@@ -393,6 +393,6 @@ def planner(params: dict[str, Any], assumptions: Assumptions, speed: Speed) -> P
     if isinstance(model, HubModelParams):
         base = hub_model(key, model, assumptions.characters_per_token)
     else:
-        base = embedded_model(model.world, model.text_layers)
+        base = embedded_model(key, model)
     datasets = {name: describe(name, checked, assumptions.guesses) for name in [*checked.datasets, *checked.targets]}
     return Planner(checked, base, datasets, assumptions, speed)

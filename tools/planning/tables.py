@@ -9,7 +9,7 @@ import pandas as pd
 from stages.methods.method import load as load_method
 from tools.planning import costs
 from tools.planning.architecture import Architecture
-from tools.planning.costs import GPU
+from tools.planning.costs import GPU, GPUS
 from tools.planning.datasets import CLASS_IMAGES
 from tools.planning.planner import Planner
 
@@ -136,7 +136,8 @@ def assumptions_text(planner: Planner, gpu: str, vllm: bool) -> list[str]:
     stated = [f"{name} {assumptions.completions[name]}" for name in methods if name in assumptions.completions]
     lines = [
         f"{gpu}: {card.bfloat16 / 1e12:.3g} TFLOP/s dense in bfloat16, {card.float32 / 1e12:.3g} in float32, "
-        f"{card.memory / 1e9:.0f} GB, {card.bandwidth / 1e9:.0f} GB/s, from its data sheet.",
+        f"{card.memory / 1e9:.0f} GB, {card.bandwidth / 1e9:.0f} GB/s, "
+        + ("from its data sheet." if gpu in GPUS else "as measured just now; what else runs makes it less."),
         f"Training and the encoding of prompts reach {speed.utilisation:.0%} of the peak (--utilisation), generation "
         f"{speed.bandwidth_share:.0%} of the bandwidth (--bandwidth-share).",
         f"A layer takes {speed.launch * 1000:g} ms at least, since its kernels are started one by one "

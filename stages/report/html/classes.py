@@ -1,5 +1,6 @@
 """Accuracy by class and which classes are taken for which, counted from the answers by exact match."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -109,3 +110,21 @@ def confusions(tested: Tested, methods: list[str]) -> list[Confusion]:
             counts = tuple(tuple((count, count / max(1, sum(line))) for count in line) for line in lines)
         found.append(Confusion(method, tuple(names), counts, most))
     return found
+
+
+def table(confused: Mapping[str, Sequence[Confusion]]) -> pd.DataFrame:
+    """The matrices that are shown, by dataset, as one table for DVC's plots: a row for each field.
+
+    Returns:
+        dataset, method, answer (the class), said, count (over all seeds).
+    """
+    return pd.DataFrame(
+        [
+            (dataset, found.method, answer, said, count)
+            for dataset, matrices in confused.items()
+            for found in matrices
+            for answer, line in zip(found.classes, found.counts, strict=False)
+            for said, (count, _) in zip((*found.classes, OTHER), line, strict=True)
+        ],
+        columns=["dataset", "method", "answer", "said", "count"],
+    )

@@ -1,10 +1,11 @@
-"""Small random models of each family, in the layout in which it is published on the hub: float32, one file of weights.
+"""Random models of each family, small, in the layout in which it is published on the hub: float32, one file of weights.
 
 Their shapes are a few numbers instead of thousands; names, kinds and places of files, special tokens and chat templates
 are as published (`README`s and configs of Qwen2.5-VL-3B, Qwen3-VL-2B, SmolVLM-256M, SmolVLM2-256M and InternVL3-1B-hf),
 the templates without their branches for tools and videos. A token is a byte, so that nothing has to be learned.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -257,16 +258,42 @@ KINDS = {"smolvlm": "idefics3", "smolvlm2": "smolvlm"}
 """The `model_type` in config.json, where it is not the name."""
 
 
-def write(family: str, folder: Path, seed: int = 0) -> Path:
-    """Write a random model of a family as it is published; return `folder`."""
-    made = FAMILIES[family]
+SMOLVLM_256M: dict[str, dict[str, Any]] = {
+    "config.json": {
+        "text_config": {
+            **{"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9},
+            **{"num_key_value_heads": 3, "head_dim": 64, "max_position_embeddings": 8192, "initializer_range": 0.04},
+            "vocab_size": 49280,
+        },
+        "vision_config": {
+            **{"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12},
+            **{"image_size": 512, "patch_size": 16, "max_image_size": {"longest_edge": 512}, "initializer_range": 0.02},
+        },
+        **{"scale_factor": 4, "vocab_size": 49280},
+    },
+    "preprocessor_config.json": {"max_image_size": {"longest_edge": 512}, "size": {"longest_edge": 2048}},
+    "processor_config.json": {"image_seq_len": 64},
+}
+"""What makes a `smolvlm` as large as SmolVLM-256M: changes of its files."""
+
+
+def write(family: str, folder: Path, seed: int = 0, changes: Mapping[str, Mapping[str, Any]] | None = None) -> Path:
+    """Write a random model of a family as it is published; return `folder`.
+
+    Args:
+        family: one of `NAMES`.
+        folder: that is made.
+        seed: of the weights.
+        changes: by file: keys that are other than those of the small model, section by section.
+    """
+    made, changes = FAMILIES[family], changes or {}
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     added = {name: len(vocabulary) + index for index, name in enumerate((*made["tokens"], *TAGS))}
     _write_tokenizer(folder, made, vocabulary, added)
     for name in ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"):
         if name in made:
-            write_json(folder / name, made[name])
+            write_json(folder / name, _changed(made[name], changes.get(name, {})))
     write_json(folder / "chat_template.json", {"chat_template": made["template"]})
     config: dict[str, Any] = {
         "architectures": [made["architecture"]],
@@ -277,6 +304,7 @@ def write(family: str, folder: Path, seed: int = 0) -> Path:
     }
     text = config.get("text_config", config)
     text["vocab_size"] = config["vocab_size"] = len(vocabulary) + len(added)
+    config = _changed(config, changes.get("config.json", {}))
     write_json(folder / "config.json", config)
     end = added[made["end"]]
     write_json(
@@ -298,6 +326,12 @@ def write(family: str, folder: Path, seed: int = 0) -> Path:
         {name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"}
     )
     return folder
+
+
+def _changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with changes, section by section."""
+    both = {name: _changed(values[name], each) for name, each in changes.items() if isinstance(values.get(name), dict)}
+    return {**values, **changes, **both}
 
 
 def _write_tokenizer(folder: Path, made: dict[str, Any], vocabulary: dict[str, int], added: dict[str, int]) -> None:
