@@ -59,7 +59,7 @@ def client(project):
     return MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
 
 
-def runs(project, view="ACTIVE_ONLY"):
+def all_runs(project, view="ACTIVE_ONLY"):
     from mlflow.entities import ViewType
 
     store = client(project)
@@ -67,6 +67,16 @@ def runs(project, view="ACTIVE_ONLY"):
     if experiment is None:
         return []
     return store.search_runs([experiment.experiment_id], run_view_type=getattr(ViewType, view))
+
+
+def runs(project, view="ACTIVE_ONLY"):
+    """The runs of stages, and what others made; not the parents."""
+    return [run for run in all_runs(project, view) if "parent.of" not in run.data.tags]
+
+
+def parents(project):
+    """The parents by id."""
+    return {run.info.run_id: run for run in all_runs(project) if "parent.of" in run.data.tags}
 
 
 def statuses(project, **arguments):
@@ -121,8 +131,8 @@ def test_params_tags_and_curves_arrive(project, monkeypatch, capfd):
         run.log_metrics({"accuracy": 66.67, "bad name*": 1, "text": "no"})
         run.tag_md5("model", "data/train.parquet")
     (found,) = runs(project)
-    assert (found.info.run_name, found.info.status) == (STAGE, "FINISHED")
-    assert found.data.params == {
+    assert (found.info.run_name, found.info.status) == ("train no_thinking digits", "FINISHED")
+    assert found.data.params == {name: str(value) for name, value in TAGS.items()} | {
         "learning_rate": "0.0001",
         "rewards": "format, equality",
         "lora": "false",
@@ -228,7 +238,7 @@ def test_runs_whose_processes_died_are_closed_and_a_live_one_is_not(project):
 
 def test_a_run_that_ends_while_another_starts_is_not_taken_for_dead(project):
     """Between the look for running ones and the look whether they live."""
-    start = {"stage": STAGE, "params": {}, "source": "", "started": 0, "data": "", "tags": {}}
+    start = tracking.opening(STAGE, {}, {}) | {"started": 0, "data": ""}
     ending = tracking_store.Record(start)
     ending.write()
 
@@ -395,7 +405,7 @@ def test_publish_writes_what_is_missing_once(project, capfd):
     status, output, error = publish(capfd)
     assert (status, error) == (0, "")
     assert output.splitlines() == [CROSS_EVAL, STAGE, ZERO_SHOT, "3 published, 1 there already"]
-    by_stage = {run.info.run_name: run for run in runs(project)}
+    by_stage = {run.data.tags["dvc.stage"]: run for run in runs(project)}
     assert statuses(project) == ["FINISHED"] * 4
     assert "published" not in by_stage[EVALUATE].data.tags
     trained = by_stage[STAGE]
@@ -436,8 +446,9 @@ def test_publish_takes_parameters_and_inputs_from_the_lock_where_it_is_of_this_r
     other["params"] = {"params.yaml": {"evaluate": {"prompts": "published"}}}
     Path("dvc.lock").write_text(json.dumps({"stages": {STAGE: entry, EVALUATE: other}}))
     assert publish(capfd)[0] == 0
-    by_stage = {run.info.run_name: run.data for run in runs(project)}
-    assert by_stage[STAGE].params == {"steps": "2", "beta": "0.04", "rewards": "equality"}
+    by_stage = {run.data.tags["dvc.stage"]: run.data for run in runs(project)}
+    cell = {name: str(value) for name, value in TAGS.items()}
+    assert by_stage[STAGE].params == cell | {"steps": "2", "beta": "0.04", "rewards": "equality"}
     md5s = {name: value for name, value in by_stage[STAGE].tags.items() if name.startswith("md5.")}
     assert md5s == {
         "md5.data": "of digits.parquet",
@@ -445,7 +456,7 @@ def test_publish_takes_parameters_and_inputs_from_the_lock_where_it_is_of_this_r
         "md5.model": "of few_shot-no_thinking-digits-1",
         "md5.records": content_md5(tracking.records_of(STAGE)),
     }
-    assert by_stage[EVALUATE].params == {}
+    assert by_stage[EVALUATE].params == cell | {"method": "sft", "evaluated_on": "digits"}
 
 
 def test_store_locked_for_a_whole_stage_is_published_afterwards(project, impatient, capfd):
@@ -507,8 +518,97 @@ def test_several_stages_start_on_a_fresh_store_at_once_and_silently(project):
     code = "import sys\nfrom stages.runtime import tracking\nwith tracking.run(sys.argv[1]) as run: pass"
     processes = [python(code, project, f"zero_shot@{number}") for number in range(3)]
     assert [process.communicate(timeout=60) for process in processes] == [("", "")] * 3
-    assert sorted(run.info.run_name for run in runs(project)) == ["zero_shot@0", "zero_shot@1", "zero_shot@2"]
+    found = runs(project)
+    assert sorted(run.data.tags["dvc.stage"] for run in found) == ["zero_shot@0", "zero_shot@1", "zero_shot@2"]
     assert statuses(project) == ["FINISHED"] * 3
+    ((parent, of),) = parents(project).items()
+    assert {run.data.tags["mlflow.parentRunId"] for run in found} == {parent}
+    assert (of.info.run_name, of.info.status) == ("grid default", "FINISHED")
+    assert of.info.start_time == min(run.info.start_time for run in found)
+    assert of.info.end_time >= max(run.info.end_time for run in found)
+
+
+def of_server(stage, started, blind=0):
+    """A run that is written as to a server, which has no lock for several machines; it sees no parent `blind` times."""
+
+    class Record(tracking_store.Record):
+        def _parents(self) -> list[str]:
+            nonlocal blind
+            blind -= 1
+            return [] if blind >= 0 else super()._parents()
+
+    record = Record(tracking.opening(stage, {}, {}) | {"started": started, "data": ""})
+    record.database, record.running = None, Path("running")
+    return record
+
+
+def test_machines_that_make_a_parent_at_once_end_with_one(project):
+    """The first has taken its own when an earlier one appears, made by another machine, whose clock is behind."""
+    first = of_server("train@one", 2000)
+    first.write()
+    second = of_server("train@another", 1000, blind=1)
+    second.write()
+    (parent,) = parents(project)
+    assert parents(project)[parent].info.start_time == 1000
+    for record in (first, second):
+        record.write("FINISHED")
+    assert list(parents(project)) == [parent]
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs(project)} == {parent}
+
+
+def test_parent_that_a_person_removed_is_made_again_and_ends_no_run(project, capfd):
+    with tracking.run(STAGE):
+        (parent,) = eventually(lambda: runs(project) and parents(project))
+        client(project).delete_run(parent)
+    assert (statuses(project), parents(project)) == (["FINISHED"], {})
+    with tracking.run(STAGE):
+        pass
+    assert len(parents(project)) == 1
+    assert capfd.readouterr().err == ""
+
+
+def predict(rows):
+    """Write predictions of stage `EVALUATE`."""
+    import pandas as pd
+
+    file = Path("metrics/predictions/evaluate/few_shot-digits/sft-1.parquet")
+    file.parent.mkdir(parents=True)
+    table = {"row": range(rows), "completion": "<answer>" + "long" * 1000, "parsed": None, "exact_match": True}
+    pd.DataFrame(table).astype({"parsed": "string"}).to_parquet(file)
+
+
+def artifacts(project, run):
+    folder = project / "mlruns" / tracking_store.EXPERIMENT / run.info.run_id / "artifacts"
+    return {path.name: path for path in folder.glob("*")}
+
+
+def test_predictions_are_a_table_and_curves_a_file(project):
+    """The table has the first rows, and the beginnings of long texts."""
+    predict(1200)
+    make_records(STAGE)
+    with tracking.run(EVALUATE) as run:
+        run.log_metrics({"base/substring_accuracy": 80.0, "new/substring_accuracy": 60.0})
+    with tracking.run(STAGE):
+        pass
+    trained, evaluated = runs(project)
+    table = json.loads(artifacts(project, evaluated)["predictions.json"].read_text())
+    assert table["columns"] == ["row", "completion", "parsed", "exact_match"]
+    assert (len(table["data"]), len(table["data"][0][1]), table["data"][0][2:]) == (1000, 1000, [None, True])
+    tags = evaluated.data.tags
+    assert json.loads(tags["mlflow.loggedArtifacts"]) == [{"path": "predictions.json", "type": "table"}]
+    assert tags["predictions"].startswith("the first 1000 of 1200; all: metrics/predictions/evaluate/")
+    assert evaluated.data.metrics["accuracy"] == 68.57  # the harmonic mean, as P1 has it
+    assert list(artifacts(project, trained)) == ["curves.csv"]
+
+
+def test_artifacts_go_to_no_other_projects_folder(project, tmp_path, capfd):
+    """A copied store names the folder of the project that it was copied from."""
+    place = tmp_path / "other/mlruns"
+    client(project).create_experiment(tracking_store.EXPERIMENT, artifact_location=place.as_uri())
+    predict(2)
+    with tracking.run(EVALUATE):
+        pass
+    assert (statuses(project), place.exists(), capfd.readouterr().err) == (["FINISHED"], False, "")
 
 
 def test_deleted_experiment_is_restored(project):
@@ -634,6 +734,8 @@ def test_experiments_of_dvc_reach_the_projects_store_and_md5_is_that_of_the_lock
     assert (second.data.tags["dvc.experiment"], second.data.params["x"]) == ("aside", "x: 2")
     assert (second.data.tags["git.dirty"], second.info.status) == ("true", "FINISHED")
     assert second.data.tags["project.root"] == str(project.resolve())
+    names = [parents(project)[run.data.tags["mlflow.parentRunId"]].info.run_name for run in (first, second)]
+    assert names == ["grid default", "experiment aside"]
     assert first.data.tags["dvc.experiment"] == tracking_store.WORKSPACE
 
 

@@ -21,7 +21,7 @@ from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
 from stages.runtime.scratch import locked
-from stages.runtime.tracking import records_of, texts
+from stages.runtime.tracking import accuracy, artifacts_of, opening, records_of
 from stages.runtime.tracking_store import Record, problem, store_faults
 
 RECORDS = Path("metrics/records")
@@ -128,15 +128,14 @@ def publish(stage: str, md5: str) -> None:
     cell, metrics, curves = read(stage)
     params, md5s = settings(stage, md5)
     now = int(time.time() * 1000)
-    tags = texts(cell | md5s | {"md5.records": md5, "published": "later"})
-    start = {"stage": stage, "params": texts(params), "tags": tags, "source": "tools/publish.py", "started": now}
+    start = opening(stage, params, cell | md5s | {"md5.records": md5, "published": "later"}) | {"started": now}
     split = {"train": "train", "validate": "validation"}.get(stage.partition("@")[0], "test")
     run = Record(start | {"data": f"data/partition/{cell['setting']}/{cell['seed']}/{split}/{cell['dataset']}.parquet"})
     # Of now, which says nothing of the code that made the record.
     for name in ("git.commit", "git.dirty", "mlflow.source.git.commit"):
         run.tags.pop(name, None)
-    run.take({"tags": tags})
-    for step, values in [(0, metrics), *((row["step"], row) for row in curves)]:
+    run.take({"tags": start["tags"]} | artifacts_of(stage))
+    for step, values in [(0, metrics | accuracy(metrics)), *((row["step"], row) for row in curves)]:
         numbers = {name: value for name, value in values.items() if name != "step" and not pd.isna(value)}
         run.take({"metrics": numbers, "step": int(step), "time": now})
     run.put("FINISHED")
@@ -145,7 +144,7 @@ def publish(stage: str, md5: str) -> None:
 def main() -> int:
     """Publish what the store lacks; return the exit status."""
     found = {stage: content_md5(records_of(stage)) for stage in stages()}
-    store = Record({"stage": "publish", "params": {}, "tags": {}, "source": "tools/publish.py"})
+    store = Record({"stage": "publish", "params": {}, "tags": {}})
     try:
         store.running.mkdir(parents=True, exist_ok=True)
         with locked(store.running / "publishing", "publish"):
