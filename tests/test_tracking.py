@@ -210,6 +210,22 @@ def test_killed_stage_is_recorded_at_once_and_leaves_no_process(project):
     eventually(lambda: gone(child), seconds=5)
 
 
+def test_process_killed_in_the_middle_of_a_new_schema_spoils_no_store(project, capfd):
+    """MLflow would make the tables again, and fail on those that there are, at every later stage."""
+    (project / "mlflow.db").unlink()
+    text = tracking.CHILD.read_text()
+    killed = "import os, signal, mlflow.store.db.utils as u; u._upgrade_db = lambda _: os.kill(os.getpid(), signal.SIGKILL)"
+    child = project / "child.py"
+    child.write_text(text.replace("from mlflow import MlflowClient\n", f"from mlflow import MlflowClient; {killed}\n", 1))
+    start = json.dumps({"stage": STAGE, "name": "train", "params": {}, "tags": {}, "started": 1, "data": None}) + "\n"
+    half = subprocess.run([sys.executable, str(child)], input=start.encode(), check=False)
+    assert half.returncode == -signal.SIGKILL
+    with tracking.run(STAGE):
+        pass
+    assert capfd.readouterr().err == ""
+    assert statuses(project) == ["FINISHED"]
+
+
 def test_runs_whose_processes_died_are_closed_and_a_live_one_is_not(project):
     """At the next start of any stage, in the whole store; and by `make publish`."""
     dead, live, elsewhere = (

@@ -278,6 +278,12 @@ class Record:
         self.running.mkdir(parents=True, exist_ok=True)
         # One stage at a time: MLflow's own guard of a new schema lets some through.
         with _lock(self.running / "opening", fcntl.LOCK_EX):
+            if self.database is not None and not self.database.exists():
+                # Made beside its place: a process killed in the middle would leave tables that MLflow cannot complete.
+                new = self.database.with_name(f"{self.database.name}-new")
+                new.unlink(missing_ok=True)
+                MlflowClient(tracking_uri=f"sqlite:///{new}")
+                new.replace(self.database)
             self._await_store()
             self.client = MlflowClient(tracking_uri=self.uri)
             self.experiment_id = self._find_experiment()
