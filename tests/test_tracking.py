@@ -214,9 +214,11 @@ def test_process_killed_in_the_middle_of_a_new_schema_spoils_no_store(project, c
     """MLflow would make the tables again, and fail on those that there are, at every later stage."""
     (project / "mlflow.db").unlink()
     text = tracking.CHILD.read_text()
-    killed = "import os, signal, mlflow.store.db.utils as u; u._upgrade_db = lambda _: os.kill(os.getpid(), signal.SIGKILL)"
+    imported = "from mlflow import MlflowClient\n"
+    assert imported in text
+    killed = "import mlflow.store.db.utils as made; made._upgrade_db = lambda _: os.kill(os.getpid(), signal.SIGKILL)"
     child = project / "child.py"
-    child.write_text(text.replace("from mlflow import MlflowClient\n", f"from mlflow import MlflowClient; {killed}\n", 1))
+    child.write_text(text.replace(imported, f"{imported}        {killed}\n", 1))
     start = json.dumps({"stage": STAGE, "name": "train", "params": {}, "tags": {}, "started": 1, "data": None}) + "\n"
     half = subprocess.run([sys.executable, str(child)], input=start.encode(), check=False)
     assert half.returncode == -signal.SIGKILL
