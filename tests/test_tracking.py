@@ -542,7 +542,7 @@ def test_several_stages_start_on_a_fresh_store_at_once_and_silently(project):
     ((parent, of),) = parents(project).items()
     assert {run.data.tags["mlflow.parentRunId"] for run in found} == {parent}
     assert (of.info.run_name, of.info.status) == ("grid default", "FINISHED")
-    assert of.info.start_time == min(run.info.start_time for run in found)
+    assert of.info.start_time in {run.info.start_time for run in found}  # of the first that could open the store
     assert of.info.end_time >= max(run.info.end_time for run in found)
 
 
