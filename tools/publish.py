@@ -21,7 +21,7 @@ from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
 from stages.runtime.scratch import locked
-from stages.runtime.tracking import accuracy, artifacts_of, opening, records_of
+from stages.runtime.tracking import REPORT, accuracy, artifacts_of, opening, records_of
 from stages.runtime.tracking_store import Record, problem, store_faults
 
 RECORDS = Path("metrics/records")
@@ -30,7 +30,7 @@ CELL = ("setting", "method", "dataset", "seed", "stage", "trained_on", "evaluate
 
 
 def stages() -> list[str]:
-    """The stages whose records lie under `metrics/records`."""
+    """The stages whose records lie under `metrics/records`, and the report's."""
     groups = (
         "train",
         "zero_shot",
@@ -49,6 +49,7 @@ def stages() -> list[str]:
     for path in RECORDS.glob("evaluate/*-*/[!.]*.json"):
         (setting, dataset), (method, seed) = path.parent.name.split("-"), path.stem.split("-")
         names.append(f"evaluate@{setting}-{method}-{dataset}-{seed}")
+    names += [REPORT] if records_of(REPORT).is_dir() else []
     return sorted(name for name in names if not _is_diagonal(name))
 
 
@@ -66,6 +67,8 @@ def read(stage: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any
         UserError: the record is none.
     """
     path = records_of(stage)
+    if stage == REPORT:
+        return {}, {}, []
     try:
         if stage.startswith("train@"):
             cost = read_json(path / "cost.json")
@@ -123,14 +126,19 @@ def settings(stage: str, md5: str) -> tuple[dict[str, Any], dict[str, str]]:
     return params, tags
 
 
+def _samples(stage: str, cell: Mapping[str, Any]) -> str | None:
+    """The table of samples that a stage has read; the report reads none."""
+    split = {"train": "train", "validate": "validation"}.get(stage.partition("@")[0], "test")
+    return f"data/partition/{cell['setting']}/{cell['seed']}/{split}/{cell['dataset']}.parquet" if cell else None
+
+
 def publish(stage: str, md5: str) -> None:
     """Write one run, or raise what MLflow raises."""
     cell, metrics, curves = read(stage)
     params, md5s = settings(stage, md5)
     now = int(time.time() * 1000)
     start = opening(stage, params, cell | md5s | {"md5.records": md5, "published": "later"}) | {"started": now}
-    split = {"train": "train", "validate": "validation"}.get(stage.partition("@")[0], "test")
-    run = Record(start | {"data": f"data/partition/{cell['setting']}/{cell['seed']}/{split}/{cell['dataset']}.parquet"})
+    run = Record(start | {"data": _samples(stage, cell)})
     # Of now, which says nothing of the code that made the record.
     for name in ("git.commit", "git.dirty", "mlflow.source.git.commit"):
         run.tags.pop(name, None)

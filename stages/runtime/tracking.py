@@ -1,10 +1,11 @@
-"""MLflow tracking, the stage's side: every training and evaluation stage is a run in the project's own sqlite store.
+"""MLflow tracking, the stage's side: each training, evaluation and report is a run in the project's own sqlite store.
 
 What a person meets: one experiment (`think-or-not`), in it a run per grid or DVC experiment, and below that one per
 execution of a stage (`train no_thinking digits`). Its parameters are the cell (method, dataset, setting, seed) and the
 settings; its metrics are the curves, what was measured, `wall_seconds`, and of an evaluation `accuracy`, one number for
-every method and task; its artifacts are the predictions as a table, or the curves. Tags join it with git and DVC
-(`dvc.stage`, `dvc.experiment`, `git.commit`, `git.dirty`, `md5.<name>` as in `dvc.lock`).
+every method and task; its artifacts are the predictions as a table, or the curves. The parent's are the tables, plots
+and page of the last report. Tags join a run with git and DVC (`dvc.stage`, `dvc.experiment`, `git.commit`, `git.dirty`,
+`md5.<name>` as in `dvc.lock`).
 `DISABLE_MLFLOW_INTEGRATION=true` switches tracking off, as in transformers.
 
 A record, never a condition: MLflow takes two seconds, or hangs, or fails, so a child process (`tracking_store.py`) has
@@ -41,6 +42,9 @@ CHILD = Path(__file__).with_name("tracking_store.py")
 CELL = ("method", "dataset", "evaluated_on", "prompt", "setting", "seed")
 """What a reader of runs looks for: the parameters that come first."""
 
+REPORT = "html_report"
+"""The stage that is the last of a grid: its run brings what a person looks at to the parent."""
+
 FINISH_SECONDS = 30.0  # how long the end of a stage waits for the child
 
 # Telemetry and the hint to coding agents are decided while `mlflow` is imported, which TRL does on its own. The child
@@ -59,6 +63,8 @@ for _name, _value in {
 
 def records_of(stage: str) -> Path:
     """Where a stage writes its metrics file or files, on which `md5.records` and `tools/publish.py` stand."""
+    if stage == REPORT:
+        return Path("metrics/report")
     group, _, key = stage.partition("@")
     # By dataset, since stage `best` depends on the candidates of one.
     if group == "validate":
@@ -71,12 +77,17 @@ def records_of(stage: str) -> Path:
     return folder if folder.is_dir() else folder.with_name(f"{key}.json")
 
 
-def artifacts_of(stage: str) -> dict[str, str]:
+def artifacts_of(stage: str) -> dict[str, str | list[str]]:
     """Say which of the files that a stage has written belong to its run: a `table` of predictions, or a `file`.
+
+    Of the report, say what belongs to its run's parent.
 
     >>> artifacts_of("evaluate@few_shot-sft-none-1")
     {}
     """
+    if stage == REPORT:
+        patterns = ("tables/*.md", "plots/*.png", "report/*.html")
+        return {"report": [str(path) for pattern in patterns for path in sorted(Path("metrics").glob(pattern))]}
     records = records_of(stage)
     predictions = Path("metrics/predictions", *records.parts[2:]).with_suffix(".parquet")
     found = {"table": predictions, "file": records / "curves.csv"}

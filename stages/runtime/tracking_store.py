@@ -30,6 +30,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -204,6 +205,7 @@ class Record:
         self.run_id: str | None = None
         self.table: str | None = None
         self.file: str | None = None
+        self.report: list[str] = []  # of the parent
         self.params = start["params"]
         self.tags = self.key | git_tags(Path.cwd())
         self.tags |= {
@@ -225,6 +227,7 @@ class Record:
         """Keep what a message brings, until it is written."""
         self.tags |= message.get("tags", {})
         self.table, self.file = message.get("table", self.table), message.get("file", self.file)
+        self.report = message.get("report", self.report)
         for name, value in message.get("metrics", {}).items():
             self.metrics.append((_metric_name(name), value, message["time"], message["step"]))
 
@@ -357,11 +360,13 @@ class Record:
             if parent != self.parent_id:
                 self.client.set_tag(self.run_id, PARENT, parent)
             self.client.set_terminated(parent, "FINISHED")
+            self.parent_id = parent
 
     def _send_artifacts(self) -> None:
         """Bring the table of predictions, and the file, to the artifacts, unless those are in another project."""
-        folder = _local_path(self.artifacts)
-        if folder is not None and not any(folder.is_relative_to(own) for own in self._own_folders()):
+        if self.report:
+            self._send_report()
+        if self._is_elsewhere(_local_path(self.artifacts)):
             return
         if self.table is not None:
             rows, known = _table(Path(self.table))
@@ -373,8 +378,21 @@ class Record:
             self.client.log_artifact(self.run_id, self.file)
             self.file = None
 
-    def _own_folders(self) -> list[Path]:
-        return [self.root] if self.database is None else [self.root, self.database.parent]
+    def _send_report(self) -> None:
+        """Bring the report to the artifacts of the parent; an what it had before goes where it is on this machine."""
+        folder = _local_path(self.client.get_run(self.parent_id).info.artifact_uri)
+        if self._is_elsewhere(folder):
+            return
+        for kind in {Path(path).parent.name for path in self.report} if folder is not None else ():
+            shutil.rmtree(folder / kind, ignore_errors=True)
+        for path in self.report:
+            self.client.log_artifact(self.parent_id, path, Path(path).parent.name)
+        self.report = []
+
+    def _is_elsewhere(self, folder: Path | None) -> bool:
+        """Whether a folder of artifacts is another project's, which a copied store still names."""
+        own = [self.root] if self.database is None else [self.root, self.database.parent]
+        return folder is not None and not any(folder.is_relative_to(each) for each in own)
 
     def find(self, *statuses: str, **tags: str) -> list[Any]:
         """Give the runs of stages that have one of `statuses`, and `tags`; not this one."""
