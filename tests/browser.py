@@ -94,8 +94,8 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self._loaded = False  # on a busy machine the event may come before the call's answer
-        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
-        while not self._loaded:
+        done = self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
+        while "loaderId" in done and not self._loaded:  # not where only what follows `#` is another: that loads nothing
             self._read()
 
     def run(self, script: str) -> Any:

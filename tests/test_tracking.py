@@ -619,6 +619,47 @@ def test_predictions_are_a_table_and_curves_a_file(project):
     assert list(artifacts(project, trained)) == ["curves.csv"]
 
 
+def make_report(table):
+    """Write what the last stage of a grid finds and makes, with a table of that name."""
+    for name in (f"tables/{table}.md", "tables/rows.csv", "plots/curves.png", "report/report.html"):
+        file = Path("metrics", name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+
+
+def test_the_last_report_is_in_the_parents_artifacts(project, capfd):
+    """Also where it is published later; and nothing of an earlier one."""
+    make_report("prompts")
+    with tracking.run("html_report"):
+        pass
+    (run,) = runs(project)
+    assert run.data.tags["md5.records"] == content_md5(Path("metrics/report"))
+    (parent,) = parents(project)
+    artifacts = project / "mlruns" / tracking_store.EXPERIMENT / parent / "artifacts"
+
+    def found():
+        return sorted(path.relative_to(artifacts).as_posix() for path in artifacts.rglob("*.*"))
+
+    assert found() == ["plots/curves.png", "report/report.html", "tables/prompts.md"]
+    shutil.rmtree("metrics")
+    make_report("few_shot")
+    assert publish(capfd)[:2] == (0, "0 published, 1 there already\n")
+    Path("metrics/report/report.html").write_text("another")
+    assert publish(capfd)[:2] == (0, "html_report\n1 published, 0 there already\n")
+    assert found() == ["plots/curves.png", "report/report.html", "tables/few_shot.md"]
+    assert (artifacts / "report/report.html").read_text() == "another"
+    assert list(parents(project)) == [parent]
+
+
+def test_the_stage_that_makes_the_report_is_a_run(project):
+    """Here one that fails, since there is nothing to report of."""
+    done = python("import runpy; runpy.run_module('stages', run_name='__main__')", project, "html_report")
+    done.communicate(timeout=60)
+    assert done.returncode != 0
+    (found,) = runs(project)
+    assert (found.info.run_name, found.info.status) == ("html_report", "FAILED")
+
+
 def test_artifacts_go_to_no_other_projects_folder(project, tmp_path, capfd):
     """A copied store names the folder of the project that it was copied from."""
     place = tmp_path / "other/mlruns"

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from stages.runtime import tracking
+from stages.runtime.warm import FORKED
 from tests.browser import browser, needs_browser
 
 pytestmark = [needs_browser, pytest.mark.slow]
@@ -23,16 +25,24 @@ WAIT_SECONDS = 240  # on a busy machine
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The address of a server; its store has two trainings and their evaluations."""
+    """The address of a server; its store has two trainings, their evaluations and a report.
+
+    The runs are written by forks, as where stages have one server that imports: an import each would take most of the
+    time of these tests.
+    """
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
     folder, before = tmp_path_factory.mktemp("project"), Path.cwd()
     (folder / ".dvc").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DISABLE_MLFLOW_INTEGRATION", "DVC_EXP_NAME"):
             patch.delenv(name, raising=False)
+        patch.setenv(FORKED, "true")
         os.chdir(folder)
         try:
             for method, accuracy in (("sft", 52.5), ("cls_rl", 64.25)):
                 write(method, accuracy)
+            write_report()
         finally:
             os.chdir(before)
     with socket.socket() as free:
@@ -82,6 +92,17 @@ def write(method, accuracy):
         run.log_metrics({"all/substring_accuracy": accuracy, "all/samples": 2})
 
 
+def write_report():
+    """Write what the last stage of a grid finds and makes."""
+    for name in ("tables", "plots", "report"):
+        Path("metrics", name).mkdir()
+    Image.new("RGB", (40, 30)).save("metrics/plots/curves.png")
+    Path("metrics/tables/few_shot.md").write_text("| method | digits |\n|---|---|\n| cls_rl | 64.25 |\n")
+    Path("metrics/report/report.html").write_text("<!doctype html><title>Report</title>")
+    with tracking.run("html_report"):
+        pass
+
+
 def wait(condition):
     """Wait until `condition` gives something true, and give it."""
     deadline = time.monotonic() + WAIT_SECONDS
@@ -125,6 +146,9 @@ def rows(tab):
     return {row.get("attributes.`Run Name`", "").splitlines()[-1:][0]: row for row in found.values() if row}
 
 
+COLUMNS = [f"params.`{name}`" for name in ("method", "dataset", "evaluated_on", "setting", "seed")]
+COLUMNS += ["metrics.`accuracy`"]
+
 RUNS = "#/experiments/1/runs?workflowType=machine_learning"
 
 
@@ -132,7 +156,8 @@ def test_the_page_opens_with_the_parent_and_its_runs_below(server, tab, tmp_path
     show(tab, server + RUNS, "grid default", "train sft digits", "evaluate cls_rl digits")
     tab.screenshot(tmp_path / "runs.png")
     order = [name for name in tab.run(TEXT).splitlines() if name.endswith(("default", "digits"))]
-    names = ["grid default", "evaluate cls_rl digits", "train cls_rl digits", "evaluate sft digits", "train sft digits"]
+    stages = ["evaluate cls_rl digits", "train cls_rl digits", "evaluate sft digits", "train sft digits"]
+    names = ["grid default", *stages]
     assert [name for name in order if name in names] == names
     assert "setting_3" not in tab.run(TEXT)
 
@@ -148,17 +173,28 @@ def test_a_view_has_method_dataset_setting_seed_accuracy_and_time(server, tab, t
     assert found["train sft digits"]["duration"]
 
 
-COLUMNS = [f"params.`{name}`" for name in ("method", "dataset", "evaluated_on", "setting", "seed")]
-COLUMNS += ["metrics.`accuracy`"]
-
-
 def test_a_chart_compares_methods(server, tab, tmp_path):
     show(tab, f"{server}{RUNS}&viewStateShareKey=methods&compareRunsMode=CHART", "accuracy", "cls_rl")
     tab.screenshot(tmp_path / "methods.png")
 
 
 def test_a_run_shows_its_predictions_as_a_table(server, tab, tmp_path):
-    show(tab, f"{server}{RUNS}&viewStateShareKey=cells", "evaluate sft digits")
-    link = tab.run("[...document.querySelectorAll('a')].find(a => a.innerText == 'evaluate sft digits').href")
-    show(tab, f"{link}/artifacts", "predictions.json", "<answer>one", "three")
+    show(tab, f"{page_of(tab, server, 'evaluate sft digits')}/artifacts/predictions.json", "<answer>one", "three")
     tab.screenshot(tmp_path / "predictions.png")
+
+
+def test_the_parent_shows_the_plots_and_tables_of_the_report(server, tab, tmp_path):
+    parent = page_of(tab, server, "grid default")
+    show(tab, f"{parent}/artifacts/plots/curves.png", "plots", "tables", "report")
+    assert wait(lambda: tab.run("[...document.images].map(image => image.naturalWidth).includes(40)"))
+    tab.screenshot(tmp_path / "plots.png")
+    tab.open("about:blank")  # a page of artifacts takes what to show from its first address alone
+    show(tab, f"{parent}/artifacts/tables/few_shot.md", "cls_rl")
+    tab.screenshot(tmp_path / "tables.png")
+
+
+def page_of(tab, server, name):
+    """The address of the page of a run."""
+    show(tab, server + RUNS, name)
+    script = f"[...document.querySelectorAll('a')].find(a => a.innerText.trim() == '{name}').href"
+    return tab.run(script).partition("?")[0]

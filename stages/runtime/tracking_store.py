@@ -52,14 +52,14 @@ WORKSPACE = "workspace"  # DVC's own word for what runs outside an experiment
 TABLE_ROWS, TABLE_TEXT = 1000, 1000  # of the table of predictions: the most rows, and characters in a text
 WRITTEN_BY_STAGES = ("dvc.lock", "data", "models", "metrics")  # not what `git.dirty` is about
 
-_CELL = {"method": 130, "dataset": 90, "evaluated_on": 105, "setting": 100, "seed": 55}  # and widths in pixels
-_COLUMNS = {f"params.`{name}`": width for name, width in _CELL.items()}
-_COLUMNS |= {"metrics.`accuracy`": 85, "metrics.`reward`": 85, "duration": 75}
+_CELL = {"method": 130, "dataset": 75, "setting": 90, "seed": 50, "evaluated_on": 100}  # and widths in pixels
+_COLUMNS = {"metrics.`accuracy`": 80, "duration": 70, **{f"params.`{name}`": width for name, width in _CELL.items()}}
+_COLUMNS |= {"metrics.`reward`": 85}
 VIEWS = {
     "Cells": {
         "selectedColumns": list(_COLUMNS),
         "columnOrder": ["attributes.`Run Name`", *_COLUMNS],
-        "columnWidths": {"attributes.`Run Name`": 240, **_COLUMNS},
+        "columnWidths": {"attributes.`Run Name`": 200, **_COLUMNS},
         # Runs stand below their parents, and those closed, where they are sorted by date.
         "orderByKey": "metrics.`accuracy`",
         "orderByAsc": False,
@@ -69,6 +69,18 @@ VIEWS = {
         "searchFilter": "attributes.run_name LIKE 'evaluate %'",
         "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "method"}]},
         "groupsExpanded": {},
+        "compareRunSections": [{"uuid": "first", "name": "Accuracy", "display": True, "isReordered": True}],
+        "compareRunCharts": [
+            {
+                "type": "BAR",
+                "uuid": "accuracy",
+                "metricSectionId": "first",
+                "metricKey": "accuracy",
+                "runsCountToCompare": 100,
+                "isGenerated": True,
+                "deleted": False,
+            }
+        ],
     },
 }
 """What MLflow's page offers as views: columns, filter, groups. Its address takes `?viewStateShareKey=cells`, too."""
