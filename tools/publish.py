@@ -1,4 +1,4 @@
-"""`make publish`: write to MLflow what it does not have of the results under `metrics/records`.
+"""`make publish`: write to MLflow what it does not have of the results under `metrics`.
 
 MLflow may be locked, full or away while stages run; they go on without it. Afterwards, every record whose stage has no
 FINISHED run with the same record (tag `md5.records`, as in `dvc.lock`) becomes a run here, made from the metrics files
