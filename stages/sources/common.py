@@ -348,6 +348,9 @@ def looked_at(key: str, listing: Listing, params: SourceParams) -> tuple[Listing
     sides, notes = _sides(key, listing, looks, params)
     if one := [example.name for example, each in zip(kept, looks, strict=True) if each.single_colour]:
         notes.append(f"{len(one)} images show one colour and nothing else: {first_of(sorted(one), 3)}")
+    black = [x.name for x, each in zip(kept, looks, strict=True) if each.blackened and not each.single_colour]
+    if black:
+        notes.append(f"{len(black)} images are black in their upper or lower quarter: {first_of(sorted(black), 3)}")
     return listing, sides, notes
 
 

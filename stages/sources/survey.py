@@ -52,12 +52,15 @@ class Look:
         hashes: of the whole and of its windows, uint64 (1 + windows, 2); None where it shows nothing to know it by.
         taken: see `stages.sources.pictures.Picture`.
         single_colour: whether it shows one colour and nothing else.
+        blackened: whether a quarter of it or more is black, from its top or its bottom on, as where data were lost
+            that no checksum guards.
     """
 
     digest: bytes
     hashes: np.ndarray | None
     taken: tuple[str, str] | None
     single_colour: bool
+    blackened: bool = False
 
 
 def progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
@@ -89,18 +92,31 @@ def look(contents: Sequence[bytes] | UnreadableError, rules: Rules, near: bool) 
     if isinstance(contents, UnreadableError):
         return contents
     digest = blake2b(digest_size=16)
-    single_colour, hashes, taken = True, None, None
+    single_colour, blackened, hashes, taken = True, False, None, None
     try:
         for content in contents:
             digest.update(len(content).to_bytes(8, "big") + content)
             picture = pictures.read(content, rules, _EDGE)
             taken = picture.taken
             single_colour = single_colour and all(low == high for low, high in picture.image.getextrema())
+            blackened = blackened or _blackened(picture.image)
             if near and len(contents) == 1 and max(picture.image.size) >= SMALLEST:
                 hashes = hashes_of(picture.image)
     except UnreadableError as error:
         return error
-    return Look(digest.digest(), hashes, taken, single_colour)
+    return Look(digest.digest(), hashes, taken, single_colour, blackened)
+
+
+def _blackened(image: Image.Image) -> bool:
+    """Whether all is black in its upper or in its lower quarter.
+
+    >>> lower = Image.new("RGB", (4, 8), "white")
+    >>> lower.paste((0, 0, 0), (0, 6, 4, 8))
+    >>> _blackened(lower), _blackened(Image.new("RGB", (4, 8), "white"))
+    (True, False)
+    """
+    shown = image.getbbox()
+    return shown is None or 4 * max(shown[1], image.height - shown[3]) >= image.height
 
 
 def hashes_of(image: Image.Image) -> np.ndarray | None:
