@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageChops, ImageCms, UnidentifiedImageError
@@ -137,7 +137,6 @@ def _read(content: bytes, rules: Rules, thumbnail: int | None, mended: str) -> P
     Image.init()  # before the first picture of a process Pillow knows no format
     image = Image.open(BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
     kind = image.format
-    _check_sums(content, kind)
     changes = [mended] if mended else []
     written = False  # whether the source's bytes do not decode to these pixels
     if kind == "HEIF":
@@ -154,6 +153,7 @@ def _read(content: bytes, rules: Rules, thumbnail: int | None, mended: str) -> P
         image.draft(None, (thumbnail, thumbnail))
     orientation, taken = (1, None) if mended == METADATA else _exif(opened)
     image.load()
+    _check_sums(content, kind)
     if mended == ENDLESS:
         _check_end(image, content)
     if image.mode in ("CMYK", "LAB"):
@@ -443,13 +443,15 @@ def _with_end(content: bytes) -> bytes | None:
     return data.removesuffix(b"\xff") + (b"\xff\0" if data.endswith(b"\xff") and data != content else b"") + _JPEG_END
 
 
-def _bare(content: bytes) -> bytes:
-    """A file without all that is not needed for its pixels."""
+def _bare(content: bytes) -> bytes | None:
+    """A file without all that is not needed for its pixels; None where something is lost that is."""
     if content.startswith(_PNG):
+        chunks = [each for each in _chunks(content) if each.whole and each.kind in (b"IHDR", b"PLTE", b"IDAT", b"tRNS")]
+        if content[25:26] == b"\3" and all(each.kind != b"PLTE" for each in chunks):
+            return None  # indices of colours that are not there
         kept = [
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-            for kind, data, whole in _chunks(content)
-            if whole and kind in (b"IHDR", b"PLTE", b"IDAT", b"tRNS")
+            for kind, data, _ in chunks
         ]
         end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
         return b"".join([_PNG, *kept, end])
@@ -461,14 +463,22 @@ def _bare(content: bytes) -> bytes:
     return content
 
 
-def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """The chunks of a PNG as far as they go, and whether each is as it was written."""
+class _Chunk(NamedTuple):
+    """A part of a PNG, and whether it is as it was written."""
+
+    kind: bytes
+    data: bytes
+    whole: bool
+
+
+def _chunks(content: bytes) -> Iterator[_Chunk]:
+    """The chunks of a PNG as far as they go."""
     place = len(_PNG)
     while place + 12 <= len(content):
         (size,) = struct.unpack(">I", content[place : place + 4])
         kind, data = content[place + 4 : place + 8], content[place + 8 : place + 8 + size]
         sum_ = struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
-        yield kind, data, content[place + 8 + size : place + 12 + size] == sum_
+        yield _Chunk(kind, data, content[place + 8 + size : place + 12 + size] == sum_)
         place += 12 + size
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,7 +36,8 @@ _WINDOWS = [(scale, x, y) for scale in (0.9, 0.8) for x, y in ((0.5, 0.5), (0, 0
 _EDGE = 256
 _PLAIN = 3.0
 """Standard deviation, of 0 to 255, below which a picture shows nothing to know it by: it has no near copies."""
-_BLOCK = 1 << 22
+_ROWS, _COLUMNS = 16, 8192
+"""Hashes that are compared at once, few enough to stay in a processor's cache: all of 100,000 in minutes."""
 _WORKERS = 2
 """Pictures that are decoded at once: each may have 100 megapixels."""
 
@@ -63,12 +64,12 @@ class Look:
     blackened: bool = False
 
 
-def progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+def progress(items: Iterable[Item], total: int, what: str, unit: str = " images") -> Iterator[Item]:
     """The items, with a bar on the screen where they take longer than some seconds."""
     from tqdm import tqdm
 
     slow = 0.5 if sys.stderr.isatty() else 30
-    return iter(tqdm(items, desc=what, total=total, unit=" images", delay=5, mininterval=slow, file=sys.stderr))
+    return iter(tqdm(items, desc=what, total=total, unit=unit, delay=5, mininterval=slow, file=sys.stderr))
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
@@ -161,18 +162,21 @@ def near_pairs(looks: Sequence[Look], what: str) -> Iterator[tuple[int, int]]:
     places = np.array([place for place, each in enumerate(looks) if each.hashes is not None], dtype=np.int64)
     if len(places) < 2:
         return
-    hashes = np.stack([each.hashes for each in looks if each.hashes is not None])
-    whole = hashes[:, 0]
-    starts = range(0, len(places), step := max(1, _BLOCK // (len(places) * hashes.shape[1])))
-    for start in progress(starts, len(starts), f"{what}: near copies"):
-        rows = whole[start : start + step]
-        for view in range(hashes.shape[1]):
+    # By view and half, so that what is compared lies together in memory.
+    views = np.ascontiguousarray(np.stack([x.hashes for x in looks if x.hashes is not None]).transpose(1, 2, 0))
+    starts = range(0, len(places), _ROWS)
+    for start in progress(starts, len(starts), f"{what}: near copies", f" times {_ROWS} images"):
+        rows = views[0, :, start : start + _ROWS]
+        for view, first in product(range(len(views)), range(0, len(places), _COLUMNS)):
             allowed = BITS if view == 0 else WINDOW_BITS
+            others = views[view, :, first : first + _COLUMNS]
             # The first half of the bits leaves few pairs for the second.
-            first = np.bitwise_count(rows[:, None, 0] ^ hashes[None, :, view, 0])
-            found, others = np.nonzero(first <= allowed)
-            both = first[found, others] + np.bitwise_count(rows[found, 1] ^ hashes[others, view, 1])
-            for one, other in zip(found[both <= allowed] + start, others[both <= allowed], strict=True):
+            apart = np.bitwise_count(rows[0][:, None] ^ others[0])
+            if not (close := apart <= allowed).any():
+                continue
+            i, j = np.nonzero(close)
+            both = apart[i, j] + np.bitwise_count(rows[1][i] ^ others[1][j]) <= allowed
+            for one, other in zip(i[both] + start, j[both] + first, strict=True):
                 if one != other:
                     yield int(places[one]), int(places[other])
 
