@@ -1,5 +1,6 @@
 """Source `folder`: images in one folder per class, the folders themselves in `train`, `val` and `test` or not."""
 
+import functools
 import os
 import re
 import unicodedata
@@ -110,12 +111,16 @@ def load(key: str, params: Params) -> Chosen:
             passed_over.append(name)
         else:
             folders[name] = folder
-    known = {*sub_folders(root), *(name for folder in folders.values() for name in sub_folders(folder))}
-    if unknown := sorted(set(params.leave_out or []) - known):
-        raise UserError(f"{key}.leave_out: {unknown[0]!r} is invalid; valid: folders of {root}, or of a split there")
+    if params.leave_out:
+        known = {*sub_folders(root), *(name for folder in folders.values() for name in sub_folders(folder))}
+        if unknown := sorted(set(params.leave_out) - known):
+            raise UserError(
+                f"{key}.leave_out: {unknown[0]!r} is invalid; valid: folders of {root}, or of a split there"
+            )
     if not folders:
         raise UserError(f"{key}.path: {root} has no folder in it; next: put the images of each class in one of its own")
     trees = {name: tree(folder, reading_heic) for name, folder in folders.items()}
+    walked = {folder: trees[name] for name, folder in folders.items()}
     classes_of = _layout(key, root, folders, trees, params)
     left += _loose(root, root, reading_heic)
     used = {folder for found in classes_of.values() for each in found.values() for folder in (each, each.parent)}
@@ -136,7 +141,7 @@ def load(key: str, params: Params) -> Chosen:
                 if folder not in used:
                     left += _all_left(root, folder, LEFT_OUT if name in (params.leave_out or []) else NO_CLASS)
         for name, folder in found.items():
-            below = tree(folder, reading_heic)
+            below = walked.get(folder) or tree(folder, reading_heic)
             left += [Left(reason, name, _inner(root, path)) for reason, path in below.left]
             for path in below.images:
                 # The split is in the name: one path may stand in two.
@@ -419,6 +424,7 @@ def _is_image(path: Path, reading_heic: bool) -> bool:
         return False
 
 
+@functools.cache
 def _suffixes() -> Collection[str]:
     from PIL import Image
 
