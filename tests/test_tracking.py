@@ -229,6 +229,43 @@ def test_process_killed_in_the_middle_of_a_new_schema_spoils_no_store(project, c
     assert statuses(project) == ["FINISHED"]
 
 
+REHEARSED = f"""
+import multiprocessing, os, sys
+sys.path.insert(0, {str(PROJECT)!r})
+from stages.runtime import tracking, tracking_store, warm
+
+assert tracking_store.rehearse()
+os.environ[warm.FORKED] = "true"
+
+
+def stage(name):
+    with tracking.run(name):
+        pass
+
+
+forks = [multiprocessing.get_context("fork").Process(target=stage, args=(name,)) for name in sys.argv[1:]]
+for fork in forks:
+    fork.start()
+for fork in forks:
+    fork.join()
+"""
+
+
+def test_a_rehearsal_writes_no_run_and_forks_of_it_write_theirs(project):
+    """As the process does that stages are forked from: no fork may share a connection."""
+    stages = ["train@a", "train@b", "train@c"]
+    done = subprocess.run([sys.executable, "-c", REHEARSED, *stages], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert sorted(run.data.tags["dvc.stage"] for run in runs(project)) == stages
+    assert statuses(project) == ["FINISHED"] * 3
+
+
+def test_a_rehearsal_makes_no_store(project):
+    (project / "mlflow.db").unlink()
+    assert not tracking_store.rehearse()
+    assert not (project / "mlflow.db").exists()
+
+
 def test_runs_whose_processes_died_are_closed_and_a_live_one_is_not(project):
     """At the next start of any stage, in the whole store; and by `make publish`."""
     dead, live, elsewhere = (
