@@ -25,8 +25,8 @@ FURTHER = (
     ("cls_rl_curriculum", "cls_rl"),
     ("sft_longer", "sft"),
 )
-"""What else is compared: fine-tuning on thoughts or on answers, the choice to think, P2's reward of length, the order of
-training and its length."""
+"""What else is compared: fine-tuning on thoughts or on answers, the choice to think, P2's reward of length, the order
+of training and its length."""
 
 RESAMPLES = 2000
 BATCH = 50
