@@ -219,6 +219,15 @@ def test_two_experiments_fit_a_screen(tmp_path):
     assert any("[meaty-toil]" in line and "['accuracy', 'format', 'length']" in line for line in table)
 
 
+def test_what_is_said_of_a_verdict_is_what_the_default_grid_has():
+    """What git has of it: both accuracies on test images."""
+    said = " ".join(README.partition("This is such a verdict")[2].partition("`MODEL=`")[0].replace("\n>", "").split())
+    table = pd.read_csv(ROOT / "metrics/tables/few_shot.csv", dtype={"seed": str})
+    exact = table.query("dataset == 'digits' and seed == '1'").set_index("method")["exact"]
+    assert f"sft is right on {exact['sft']:.1f}%" in said
+    assert f"the model before training on {exact['zero_shot']:.1f}%" in said
+
+
 def test_every_fault_in_the_table_has_its_test():
     page = (ROOT / "docs/same-bytes.md").read_text().partition("## What a user sees")[2].partition("\n## ")[0]
     rows = [row for row in page.splitlines() if row.startswith("| ")][1:]
