@@ -52,7 +52,7 @@ lint: setup ## Check format and style
 setup: .venv/.complete ## Create .venv with the exact versions of requirements.lock
 
 ui: setup ## Open the MLflow UI on 127.0.0.1 (PORT=5000)
-	@echo "http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C stops it)"
+	@echo "http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=cells (Ctrl-C stops it)"
 	$(AT) MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 \
 		--backend-store-uri "sqlite:///$$PWD/mlflow.db" --default-artifact-root "$$PWD/mlruns" \
 		--host 127.0.0.1 --port $(PORT)

@@ -46,6 +46,10 @@ def main() -> None:
             launch.in_processes([name, *arguments])
             # Inside of what reports a mistake, or all processes would have reported it before they wait.
             command = launch.first_reports()(command)
+        if name == "html_report":  # its MLflow run stands here, and not in a file that a lock has the md5 of
+            from stages.runtime import tracking
+
+            command = tracking.run(name)(command)
         run(name, arguments, alone(name, command))
 
 

@@ -81,8 +81,10 @@ class Browser:
         elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.errors.append(params["entry"]["text"])
 
-    def open(self, path: Path, width: int = 1280, height: int = 800, dark: bool = False, scripts: bool = True) -> None:
-        """Open a file in a window of that size, and wait until it is there."""
+    def open(
+        self, page: Path | str, width: int = 1280, height: int = 800, dark: bool = False, scripts: bool = True
+    ) -> None:
+        """Open a file, or an address, in a window of that size, and wait until it is there."""
         self.errors.clear()
         self.requests.clear()
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
@@ -92,8 +94,8 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self._loaded = False  # on a busy machine the event may come before the call's answer
-        self.call("Page.navigate", url=path.resolve().as_uri())
-        while not self._loaded:
+        done = self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
+        while "loaderId" in done and not self._loaded:  # not where only what follows `#` is another: that loads nothing
             self._read()
 
     def run(self, script: str) -> Any:

@@ -1,7 +1,7 @@
 """What stays on one side of a split: copies, near copies and groups."""
 
 import re
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,26 @@ def test_near_copies_are_found_and_other_photographs_are_none(photographs):
     crops = [near(image, image.crop((0, 0, 180, 180))) for image in photographs]
     assert np.mean(crops) >= 0.85
     assert not any(near(*pair) for pair in combinations(photographs, 2))
+
+
+def test_pairs_are_all_those_of_a_comparison_one_by_one(monkeypatch):
+    """Whatever the blocks in which they are compared."""
+    random = np.random.default_rng(0)
+    hashes = random.integers(0, 2**64, (40, 1, 2), dtype=np.uint64).repeat(11, axis=1)
+    bits = np.uint64(1) << random.integers(0, 64, (60, 11, 2, 9), dtype=np.uint64)
+    hashes = np.concatenate([hashes, hashes[random.integers(0, 40, 60)] ^ np.bitwise_xor.reduce(bits, axis=-1)])
+    expected = {
+        (i, j)
+        for i, j in permutations(range(100), 2)
+        for view in range(11)
+        if np.bitwise_count(hashes[i, 0] ^ hashes[j, view]).sum() <= (survey.WINDOW_BITS if view else survey.BITS)
+    }
+    looks = [survey.Look(b"", each, None, False) for each in hashes]
+    assert len(expected) > 20
+    for rows, columns in ((16, 8192), (7, 9), (1, 1)):
+        monkeypatch.setattr(survey, "_ROWS", rows)
+        monkeypatch.setattr(survey, "_COLUMNS", columns)
+        assert set(survey.near_pairs(looks, "test")) == expected
 
 
 def test_what_shows_nothing_has_no_near_copies():

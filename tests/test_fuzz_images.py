@@ -41,6 +41,15 @@ def seeds() -> dict[str, bytes]:
         "deep": png16(BRIGHT.astype(np.uint16) * 16, 2),
         "deflate": encoded(image, "TIFF", compression="tiff_deflate"),
     }
+    found |= {
+        "16-bit TIFF": encoded(Image.fromarray(BRIGHT[..., 0].astype(np.uint16) * 16), "TIFF"),
+        "lossless": encoded(image, "WEBP", lossless=True),
+        "grey": encoded(image.convert("L"), "JPEG", optimize=True),
+        "restarts": encoded(image, "JPEG", restart_marker_blocks=2),
+        **{kind: encoded(image, kind) for kind in ("AVIF", "JPEG2000", "PCX", "QOI")},
+        "MPO": encoded(image, "MPO", save_all=True, append_images=[image.rotate(90)]),
+        "APNG": encoded(image, "PNG", save_all=True, append_images=[image.rotate(90)]),
+    }
     found["float"] = encoded(Image.fromarray(BRIGHT[..., 0].astype(np.float32) / 255), "TIFF")
     found["frames"] = encoded(image, "GIF", save_all=True, append_images=[image.rotate(90), image.rotate(180)])
     return found
@@ -70,6 +79,15 @@ def mutated(content: bytes, random: np.random.Generator) -> bytes:
     return bytes(data)
 
 
+SUMMED = ("PNG", "ICO", "alpha", "palette", "deep", "APNG")
+"""Seeds whose pixels a checksum guards: whatever is done to them, other pixels are told."""
+
+
+def stored(content: bytes) -> np.ndarray:
+    """The pixels as every stage after `download` sees them, int (rows, columns, 3)."""
+    return np.asarray(images.decode(pictures.read(content, Rules()).encoded(), "x")).astype(int)
+
+
 def check_files(first: int, count: int) -> Counter[str]:
     originals = list(seeds().items())
     outcomes: Counter[str] = Counter()
@@ -85,6 +103,8 @@ def check_files(first: int, count: int) -> Counter[str]:
             outcomes["told"] += 1
             continue
         seen = np.asarray(images.decode(found.encoded(), "x"))  # whatever is stored can be read behind
+        if name in SUMMED and (whole := stored(content)).shape == seen.shape:
+            assert abs(seen - whole).max() <= 1, (name, number)
         assert not isinstance(look, UnreadableError), (name, number)
         flat = len(np.unique(seen.reshape(-1, 3), axis=0)) == 1
         assert seen.mean() > 8 or flat, (name, number, seen.mean())
@@ -92,6 +112,49 @@ def check_files(first: int, count: int) -> Counter[str]:
             assert look.single_colour, (name, number)
         outcomes["of one colour, named" if flat else "read"] += 1
     return outcomes
+
+
+LAST = 16
+"""Bytes of zeros at the end of compressed data that may have been written."""
+
+
+def damaged(name: str, content: bytes, zeros: bool, places: int) -> Counter[str]:
+    """A file that ends early, or in zeros, at so many places; what came of it.
+
+    All pixels are as they were, or it is told; of formats without a checksum, or where less was lost than a quarter,
+    it may be named, or not be seen.
+    """
+    whole, outcomes = stored(content), Counter[str]()
+    for place in {int(len(content) * part) for part in np.linspace(0.02, 0.999, places)} | {len(content) - 3}:
+        part = content[:place] + (bytes(len(content) - place) if zeros else b"")
+        look = survey.look([part], Rules(), near=False)
+        if isinstance(look, UnreadableError):
+            outcomes["told"] += 1
+            continue
+        seen = stored(part)
+        if seen.shape == whole.shape and abs(seen - whole).max() <= 1:
+            outcomes["whole"] += 1
+        elif look.blackened or look.single_colour:
+            outcomes["named"] += 1
+        else:
+            lost = 1 - place / len(content)
+            assert zeros, (name, place)
+            assert lost < 0.27 if name in UNGUARDED else lost * len(content) < LAST, (name, place, len(content))
+            outcomes["less than a quarter"] += 1
+    return outcomes
+
+
+UNGUARDED = ("BMP", "TIFF", "16-bit TIFF", "PPM", "TGA", "PCX", "float")
+"""Seeds whose files have nothing by which zeros could be told from black."""
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("name", list(seeds()))
+def test_a_file_that_ends_early_or_in_zeros_is_told_or_whole(name, zeros):
+    """Pillow took the rest for black, grey or the last colour, and said nothing."""
+    outcomes = damaged(name, seeds()[name], zeros, 8)
+    assert outcomes.total() >= 8
+    assert outcomes["told"] or outcomes["named"]
 
 
 def test_mutated_files():

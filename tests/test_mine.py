@@ -13,7 +13,7 @@ from stages.sources.common import Example, Listing, assign, dealt
 from stages.sources.folder import Params
 from tests.conftest import ROOT, Project
 from tests.test_profiles import pictures
-from tools import mine
+from tools import grid, mine
 from tools.mine import Found, Results
 
 
@@ -265,18 +265,36 @@ def test_a_table_is_read_from_where_it_lies(tmp_path):
     labels.write_text("path,label\na.jpg,cat\n")
     assert mine.source(tmp_path) == {"source": "folder"}
     assert mine.source(labels) == {"source": "table", "images": str(tmp_path), "split_column": None}
-    assert mine.whole(labels) == {}
+    assert mine.whole(labels, {}) == {}
     labels.write_text('{"path": "a.jpg", "label": "cat", "split": "test"}\n')
-    assert mine.source(labels)["split_column"] == "split" and mine.whole(labels) == {"test_per_class": None}
+    assert mine.source(labels)["split_column"] == "split" and mine.whole(labels, {}) == {"test_per_class": None}
 
 
 def test_splits_of_a_folder_are_taken_whole(tmp_path):
-    assert mine.whole(tmp_path) == {}
+    assert mine.whole(tmp_path, {}) == {}
     for name in ("Training", "Testing"):
         (tmp_path / name).mkdir()
-    assert mine.whole(tmp_path) == {"test_per_class": None}
+    assert mine.whole(tmp_path, {}) == {"test_per_class": None}
     (tmp_path / "valid").mkdir()
-    assert mine.whole(tmp_path) == {"test_per_class": None, "validation_per_class": None}
+    assert mine.whole(tmp_path, {}) == {"test_per_class": None, "validation_per_class": None}
+
+
+def test_the_keys_of_the_grid_say_what_is_a_split(tmp_path):
+    """A test folder without classes, as competitions have it, was still taken for the test split when left out."""
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+    assert mine.whole(tmp_path, {"leave_out": ["test"]}) == {}
+    assert mine.whole(tmp_path, {"layout": "classes"}) == {}
+    assert mine.whole(tmp_path, {"splits": {"train": "a", "test": "b"}}) == {"test_per_class": None}
+
+
+def test_a_share_that_the_last_run_left_empty_is_the_profile_s_again(tmp_path):
+    for name in grid.COPIES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for changes in ({"path": "/a", "test_per_class": None}, {"path": "/a"}):
+        params = mine.write(tmp_path, tmp_path / "grids/mine", "mine", changes, 0, None)
+    assert params["download"]["mine"]["test_per_class"] == 0.4
 
 
 def test_images_that_were_changed_are_read_again(tmp_path, monkeypatch):

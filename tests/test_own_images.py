@@ -183,6 +183,85 @@ def test_keys_settle_it(fetch, tmp_path):
     assert "leave_out: 'none' is invalid" in refused_again(fetch, leave_out=["none"])
 
 
+def test_a_folder_of_a_split_can_be_left_out_too(fetch, tmp_path):
+    fill(tmp_path / "images", "train/fern", "train/moss", "train/labels", "test/fern", "test/moss", count=3)
+    split = {"train": 3, "test": 3}
+    assert kept(fetch(leave_out=["labels"])) == {"fern": split, "moss": split}
+    assert left_out() == {"in a folder that is left out (leave_out)": 3}
+
+
+def test_images_in_a_folder_of_their_own_below_each_class_are_of_the_class(fetch, tmp_path):
+    """As Tiny ImageNet has them; with a layout also where each class has several folders."""
+    root = tmp_path / "images"
+    fill(root, "train/fern/images", "train/moss/images", "test/fern/images", "test/moss/images", count=3)
+    split = {"train": 3, "test": 3}
+    assert kept(fetch()) == {"fern": split, "moss": split}
+    fill(root, "train/moss/wet", "train/moss/dry", count=2, first=900)
+    said = refused_again(fetch)
+    assert "next: layout: splits, if 'moss' is a class with all images below it" in said
+    assert kept(fetch(layout="splits")) == {"fern": split, "moss": split | {"train": 7}}
+
+
+NO_CLASSES = [
+    (["train/fern", "train/moss", "val/images"], "val has folders (images), but none of a class; next: "),
+    (["train/images", "valid/images"], "train has folders (images; labels), but none of a class; next: "),
+]
+
+
+@pytest.mark.parametrize(("folders", "message"), NO_CLASSES)
+def test_images_whose_classes_stand_in_files_are_no_class_called_images(fetch, tmp_path, folders, message):
+    """As detection and some test sets have them; which key leaves the split out is said."""
+    root = fill(tmp_path / "images", *folders)
+    put(root / folders[0].split("/")[0] / "labels/0.txt", "0 0 0 1 1")
+    said = refused(fetch, test_per_class=1)
+    assert message in said
+    assert "or list them with their classes in a table (source: table), or leave_out: [" in said
+
+
+def test_all_folders_without_an_image_that_is_read_are_named_with_what_is_in_them(fetch, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "heic", lambda: False)
+    root = fill(tmp_path / "images", "fern", "moss", count=3)
+    put(root / "palm/IMG_0001.HEIC", "x")
+    put(root / "models/best.pt", "x")
+    (root / "oak").mkdir()
+    said = refused(fetch, test_per_class=1)
+    assert "3 of 5 folders in" in said
+    assert "'models' (1 no image by its name and first bytes); 'oak' (empty)" in said
+    assert "'palm' (1 HEIC, which needs the package pillow-heif); next: install pillow-heif, or, where" in said
+    assert said.endswith("where a folder is no class, leave_out: [models, oak, palm]")
+
+
+def test_one_class_whose_folders_differ_by_case_is_asked_for(fetch, tmp_path):
+    root = fill(tmp_path / "images", "train/fern", "train/moss", "test/Fern", "test/moss")
+    said = refused(fetch)
+    assert f"equal but for case ({root / 'test/Fern'} and {root / 'train/fern'}); next: call both folders the" in said
+
+
+def test_a_class_without_a_test_image_is_noted(fetch, tmp_path):
+    fill(tmp_path / "images", "train/fern", "train/moss", "train/palm", "test/fern", "test/moss", count=3)
+    fetch()
+    assert "1 of 3 classes have no test image: palm" in record()["notes"]
+
+
+@pytest.mark.parametrize(("splits", "said"), [([""], ", cross-validation in up to 4 folds"), (["train", "test"], "")])
+def test_what_is_possible_counts_what_may_be_parted(fetch, tmp_path, capsys, splits, said):
+    """Two copies are in one fold, and where there are splits there are no folds at all."""
+    for place, split in enumerate(splits):
+        fill(tmp_path / "images" / split, "fern", "moss", count=5, first=1000 * place)
+    put(tmp_path / "images" / splits[0] / "fern/1.png", picture(0))
+    fetch(**({} if len(splits) > 1 else {"test_per_class": 1}))
+    shots = {1: 4, 2: 5}[len(splits)]
+    assert f"possible: split.shots up to {shots}{said} (class 'fern' has" in capsys.readouterr().out
+
+
+def test_an_image_that_is_black_from_some_row_on_is_noted(fetch, tmp_path):
+    root = fill(tmp_path / "images", "fern", "moss", count=3)
+    content = picture(80, "BMP")
+    put(root / "fern/card.bmp", content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    fetch(test_per_class=1)
+    assert "1 images are black in their upper or lower quarter: train/fern/card.bmp" in record()["notes"]
+
+
 def refused_again(fetch: Callable[..., Path], **section: Any) -> str:
     with pytest.raises(UserError) as error:
         fetch(**section)
@@ -317,6 +396,33 @@ def test_cmyk_goes_by_its_profile_and_lab_becomes_rgb():
     assert abs(read(encoded(lab, "TIFF")).astype(int) - pixels(2)).mean() < 4
 
 
+def cmyk_profile() -> bytes:
+    """An ICC profile for which cyan ink prints red, whatever the others are: lut8, CMYK to Lab."""
+    inks = np.array(np.meshgrid(*[[0, 1]] * 4, indexing="ij")).reshape(4, 16)[0]  # of cyan, in the table's order
+    colours = np.where(inks[:, None], [140, 208, 128], [255, 128, 128]).astype(np.uint8)
+    ramp = np.arange(256, dtype=np.uint8).tobytes()
+    matrix = struct.pack(">9i", *(65536 if i in (0, 4, 8) else 0 for i in range(9)))
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + 4 * ramp + colours.tobytes() + 3 * ramp
+    table += bytes(-len(table) % 4)
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    tags = struct.pack(">I", 2)
+    for name, place, content in ((b"A2B0", 156, table), (b"wtpt", 156 + len(table), white)):
+        tags += name + struct.pack(">II", place, len(content))
+    illuminant = struct.pack(">3i", 63190, 65536, 54061)
+    head = struct.pack(">I4sI4s4s4s", 156 + len(table) + len(white), b"", 0x02100000, b"prtr", b"CMYK", b"Lab ")
+    head += bytes(12) + b"acsp" + bytes(28) + illuminant + bytes(48)
+    assert len(head) == 128
+    return head + tags + table + white
+
+
+def test_cmyk_goes_by_the_profile_that_it_has():
+    cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    assert read(encoded(cyan, "JPEG"))[0, 0].tolist() == [0, 255, 255]
+    red, green, _ = read(encoded(cyan, "JPEG", icc_profile=cmyk_profile()))[0, 0].tolist()
+    assert red > 100
+    assert green < 60
+
+
 def test_the_first_picture_of_a_process_is_read_as_every_other(tmp_path):
     """Pillow knows no format before its first picture: that one lost its EXIF, and was not turned."""
     exif = Image.Exif()
@@ -362,8 +468,10 @@ def test_what_is_not_pixels_never_costs_them():
     }
     for name, content in odd.items():
         assert (read(content) == pixels(8)).all(), name
-    for cut in (1, 2):
-        assert (read(jpeg[:-cut]) == np.asarray(images.decode(jpeg, "x"))).all()
+    for kind in ({}, {"progressive": True}, {"optimize": True}):
+        jpeg = encoded(plain, "JPEG", **kind)
+        for end in (jpeg[:-1], jpeg[:-2], jpeg[:-2] + bytes(100)):
+            assert (read(end) == np.asarray(images.decode(jpeg, "x"))).all()
     for whole in (jpeg, encoded(plain)):
         with pytest.raises(UnreadableError, match=r"(?i)^cannot be read as an image \(.*truncated"):
             read(whole[: len(whole) // 2])
@@ -411,7 +519,8 @@ def test_all_broken_files_are_listed_at_once_and_a_key_leaves_them_out(fetch, tm
         put(root / name, content)
     assert "3 images cannot be read" in (said := refused(fetch, test_per_class=1))
     assert "next: mend or remove them, or set download.mine.broken: leave_out" in said
-    assert [name for name in names if f"{root / name}: cannot be read" in capsys.readouterr().err or True] == names
+    listed = capsys.readouterr().err.splitlines()
+    assert [line.split(": cannot be read")[0] for line in listed] == [str(root / name) for name in names]
     fetch(test_per_class=1, broken="leave_out")
     assert record()["counts"]["found"] == 13
     assert record()["counts"]["left_out"] == {
@@ -482,6 +591,12 @@ TABLE_MISTAKES = [
     ("path,label\n", "has no rows; next: list the images in it"),
     ("path,label\na.png,x\nb.png,y\n", "2 images cannot be read"),
     (b"path,label\n\xff\xfe,x\n", "is no text in UTF-8"),
+    (
+        b"PK\3\4...",
+        "list.csv: is an archive or a spreadsheet and no table; next: unpack it and give its folder, or save",
+    ),
+    (picture(1, "JPEG"), "is a picture and no table; next: give the folder that has the folders of the classes"),
+    (b"PAR1...", "is parquet and no table; next: source: parquet"),
 ]
 
 

@@ -41,7 +41,8 @@ def ran(output: str) -> list[str]:
 def runs(project: Project) -> list:
     client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return client.search_runs(experiments, max_results=1000)
+    found = client.search_runs(experiments, max_results=1000)
+    return [run for run in found if "parent.of" not in run.data.tags]
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,9 @@ def test_what_is_said_of_the_depth_curve_is_what_its_tables_say():
         f"{exact['cls_rl', 2]} against {exact['no_thinking', 2]} at two digits",
         f"{exact['cls_rl', 6]} against {exact['no_thinking', 6]} at six",
         f"(`sft_thoughts`: {exact['sft_thoughts', 2]} at two digits, {exact['sft_thoughts', 6]} at six)",
+        f"four times as much training gives {exact['no_thinking_longer', 2]} at two digits",
+        f"from few digits to many {exact['no_thinking_curriculum', 2]}, and that forgets one digit "
+        f"({exact['no_thinking_curriculum', 1]})",
         f"in {broken.sum()} of {len(broken)} trainings P2's reward for length",
         f"in {direct.sum()} of {len(direct)} Adaptive-Thinking gave up thinking at every k",
         f"{table['seeds'].max()} seeds, {table['samples'].max()} test images of each k",

@@ -920,7 +920,7 @@ def test_mistake_in_a_section_ends_before_any_work(section, message):
 
 FOLDER_MISTAKES = [
     (lambda root: root.rename(root.with_name("other")), r"path: .*images is missing; next: put it there"),
-    (lambda root: [path.unlink() for path in (root / "moss").iterdir()], "class 'moss' has no image; next: add images"),
+    (lambda root: [path.unlink() for path in (root / "moss").iterdir()], r"'moss' \(empty\); next: add"),
     (lambda root: [(root / name).rename(root.parent / name) for name in ("moss", "fern")], r"1 class \('palm_tree'\)"),
     (lambda root: [path.rename(root.parent / path.name) for path in root.iterdir()], "has no folder in it; next: put"),
     (

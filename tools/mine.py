@@ -118,15 +118,14 @@ def mine(
     began = time.monotonic()
 
     # First without folds: what the source has decides whether there are any.
-    changes: dict[str, Any] = (
-        {"path": str(path), **source(path)} | ({"question": question} if question else {}) | whole(path)
-    )
+    given = whole(path, section_of(folder))
+    changes: dict[str, Any] = {"path": str(path), **source(path)} | ({"question": question} if question else {}) | given
     params = write(ROOT, folder, MODELS[model], changes, 0, shots)
     dataset = params["datasets"][0]
     print(f"{path}: the images are read.", flush=True)
     changed = fingerprint(path) != remembered(folder)
     download(folder, [dataset], changed)
-    found = read_found(folder, dataset, "test_per_class" in whole(path))
+    found = read_found(folder, dataset, "test_per_class" in given)
     record = read_json(folder / f"metrics/records/download/{dataset}.json")
     print("\n".join([*counts.lines(record["counts"]), *uneven(found)]), flush=True)
     count = fold_count(found) if folds is None else folds
@@ -195,9 +194,10 @@ def write(
     params = yaml.load(there.read_text(encoding="utf-8") if there.is_file() else profile.text_of(based_on))
     section, base = dict(_first(params)), params["datasets"][0]
     if "folds" in section:
-        default = _first(profile.params_of(based_on))
-        section |= {key: default[key] for key in ("validation_per_class", "test_per_class")}
         base = base.removesuffix("_1")
+    # Folds, and splits that the images had the last time, have left these empty.
+    default = _first(profile.params_of(based_on))
+    section |= {key: default[key] for key in ("validation_per_class", "test_per_class") if section.get(key) is None}
     section = {key: value for key, value in section.items() if key not in ("folds", "fold")} | dict(changes)
     if folds:
         section |= {"validation_per_class": None, "test_per_class": None, "folds": folds}
@@ -253,7 +253,8 @@ def run(folder: Path, command: Sequence[str], quiet: bool = False) -> None:
             print(line, file=sys.stderr, flush=True)
     if done.returncode:
         if quiet and any(line.startswith("error: download.") for line in said):
-            print(f"These keys stand in {folder / 'params.yaml'}; then the same command again.", file=sys.stderr)
+            where = folder / "params.yaml"
+            print(f"path is IMAGES=; other keys stand in {where}; then the same command again.", file=sys.stderr)
         raise SystemExit(done.returncode)
 
 
@@ -294,14 +295,30 @@ def has_splits(table: Path) -> bool:
         return re.search(r"\bsplit\b", next(lines, "")) is not None
 
 
-def whole(path: Path) -> dict[str, None]:
-    """The keys of splits that a folder or a table has of its own, which are taken whole."""
+def whole(path: Path, section: Mapping[str, Any]) -> dict[str, None]:
+    """The keys of splits that a folder or a table has of its own, which are taken whole.
+
+    Args:
+        path: of the folder or the table.
+        section: the dataset's, whose keys may say what is a split; empty where there is none yet.
+    """
     if not path.is_dir():
         return {"test_per_class": None} if has_splits(path) else {}
-    splits = {split_of(each.name) for each in path.iterdir() if each.is_dir()}
+    if section.get("layout") == "classes":
+        return {}
+    left_out = section.get("leave_out") or []
+    splits = set(section.get("splits") or {}) or {
+        split_of(each.name) for each in path.iterdir() if each.is_dir() and each.name not in left_out
+    }
     if "train" not in splits:
         return {}
     return {f"{split}_per_class": None for split in ("validation", "test") if split in splits}
+
+
+def section_of(folder: Path) -> Mapping[str, Any]:
+    """The dataset's section of a grid; empty where there is no grid yet."""
+    params = folder / "params.yaml"
+    return _first(YAML(typ="safe").load(params.read_text(encoding="utf-8"))) if params.is_file() else {}
 
 
 def read_found(folder: Path, dataset: str, given: bool) -> Found:

@@ -1,4 +1,4 @@
-"""`make publish`: write to MLflow what it does not have of the results under `metrics/records`.
+"""`make publish`: write to MLflow what it does not have of the results under `metrics`.
 
 MLflow may be locked, full or away while stages run; they go on without it. Afterwards, every record whose stage has no
 FINISHED run with the same record (tag `md5.records`, as in `dvc.lock`) becomes a run here, made from the metrics files
@@ -21,7 +21,7 @@ from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json
 from stages.runtime.scratch import locked
-from stages.runtime.tracking import records_of, texts
+from stages.runtime.tracking import REPORT, accuracy, artifacts_of, opening, records_of
 from stages.runtime.tracking_store import Record, problem, store_faults
 
 RECORDS = Path("metrics/records")
@@ -30,7 +30,7 @@ CELL = ("setting", "method", "dataset", "seed", "stage", "trained_on", "evaluate
 
 
 def stages() -> list[str]:
-    """The stages whose records lie under `metrics/records`."""
+    """The stages whose records lie under `metrics/records`, and the report's."""
     groups = (
         "train",
         "zero_shot",
@@ -49,6 +49,7 @@ def stages() -> list[str]:
     for path in RECORDS.glob("evaluate/*-*/[!.]*.json"):
         (setting, dataset), (method, seed) = path.parent.name.split("-"), path.stem.split("-")
         names.append(f"evaluate@{setting}-{method}-{dataset}-{seed}")
+    names += [REPORT] if records_of(REPORT).is_dir() else []
     return sorted(name for name in names if not _is_diagonal(name))
 
 
@@ -66,6 +67,8 @@ def read(stage: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any
         UserError: the record is none.
     """
     path = records_of(stage)
+    if stage == REPORT:
+        return {}, {}, []
     try:
         if stage.startswith("train@"):
             cost = read_json(path / "cost.json")
@@ -123,20 +126,24 @@ def settings(stage: str, md5: str) -> tuple[dict[str, Any], dict[str, str]]:
     return params, tags
 
 
+def _samples(stage: str, cell: Mapping[str, Any]) -> str | None:
+    """The table of samples that a stage has read; the report reads none."""
+    split = {"train": "train", "validate": "validation"}.get(stage.partition("@")[0], "test")
+    return f"data/partition/{cell['setting']}/{cell['seed']}/{split}/{cell['dataset']}.parquet" if cell else None
+
+
 def publish(stage: str, md5: str) -> None:
     """Write one run, or raise what MLflow raises."""
     cell, metrics, curves = read(stage)
     params, md5s = settings(stage, md5)
     now = int(time.time() * 1000)
-    tags = texts(cell | md5s | {"md5.records": md5, "published": "later"})
-    start = {"stage": stage, "params": texts(params), "tags": tags, "source": "tools/publish.py", "started": now}
-    split = {"train": "train", "validate": "validation"}.get(stage.partition("@")[0], "test")
-    run = Record(start | {"data": f"data/partition/{cell['setting']}/{cell['seed']}/{split}/{cell['dataset']}.parquet"})
+    start = opening(stage, params, cell | md5s | {"md5.records": md5, "published": "later"}) | {"started": now}
+    run = Record(start | {"data": _samples(stage, cell)})
     # Of now, which says nothing of the code that made the record.
     for name in ("git.commit", "git.dirty", "mlflow.source.git.commit"):
         run.tags.pop(name, None)
-    run.take({"tags": tags})
-    for step, values in [(0, metrics), *((row["step"], row) for row in curves)]:
+    run.take({"tags": start["tags"]} | artifacts_of(stage))
+    for step, values in [(0, metrics | accuracy(metrics)), *((row["step"], row) for row in curves)]:
         numbers = {name: value for name, value in values.items() if name != "step" and not pd.isna(value)}
         run.take({"metrics": numbers, "step": int(step), "time": now})
     run.put("FINISHED")
@@ -145,7 +152,7 @@ def publish(stage: str, md5: str) -> None:
 def main() -> int:
     """Publish what the store lacks; return the exit status."""
     found = {stage: content_md5(records_of(stage)) for stage in stages()}
-    store = Record({"stage": "publish", "params": {}, "tags": {}, "source": "tools/publish.py"})
+    store = Record({"stage": "publish", "params": {}, "tags": {}})
     try:
         store.running.mkdir(parents=True, exist_ok=True)
         with locked(store.running / "publishing", "publish"):

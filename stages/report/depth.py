@@ -18,8 +18,15 @@ from stages.tasks.settings import FEW_SHOT
 DIRECT = "no_thinking"
 """The method that answers at once, which the others are set against."""
 
-FURTHER = (("sft_thoughts", "sft"), ("adaptive_thinking", "cls_rl"), ("cls_rl_length", "cls_rl"))
-"""What else is compared: fine-tuning on thoughts or on answers, the choice to think, and P2's reward of length."""
+FURTHER = (
+    ("sft_thoughts", "sft"),
+    ("adaptive_thinking", "cls_rl"),
+    ("cls_rl_length", "cls_rl"),
+    ("cls_rl_curriculum", "cls_rl"),
+    ("sft_longer", "sft"),
+)
+"""What else is compared: fine-tuning on thoughts or on answers, the choice to think, P2's reward of length, the order
+of training and its length."""
 
 RESAMPLES = 2000
 BATCH = 50

@@ -18,6 +18,7 @@ from stages.runtime.params import Grid
 _STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "text.usetex": False}
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito: distinct to all
 _LINES = ["-", "--", "-.", ":"]
+_MOST_LINES = 8
 _DOTS_PER_INCH = 150
 
 
@@ -93,8 +94,15 @@ def training_curves(curves: pd.DataFrame, grid: Grid) -> bytes:
 
 
 def depth_curve(table: pd.DataFrame, dataset: str) -> bytes:
-    """Accuracy and tokens of a completion against the number of steps k, one line a method (`stages.report.depth`)."""
-    methods = list(dict.fromkeys(table["method"]))
+    """Accuracy and tokens of a completion against the number of steps k, one line a method (`stages.report.depth`).
+
+    More than `_MOST_LINES` cannot be told apart: of further methods it says where they stand.
+    """
+    known = list(dict.fromkeys(table["method"]))
+    prompted = [method for method in known if "(" in method]
+    own = [method for method in known if method not in prompted]
+    methods = own[:_MOST_LINES] + prompted
+    further = f"in the table alone: {', '.join(own[_MOST_LINES:])}" if own[_MOST_LINES:] else None
     with _settings():
         figure = Figure(figsize=(8.4, 3.9), layout="constrained")
         accuracy, tokens = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -126,7 +134,7 @@ def depth_curve(table: pd.DataFrame, dataset: str) -> bytes:
             axis.grid(color="#e6e6e6", linewidth=0.6)
             axis.set_axisbelow(True)
             axis.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside lower center", ncols=min(len(methods), 4), frameon=False)
+        figure.legend(loc="outside lower center", ncols=min(len(methods), 4), frameon=False, title=further)
         return _png(figure)
 
 

@@ -1,9 +1,12 @@
-"""MLflow tracking, the stage's side: every training and evaluation stage is a run in the project's own sqlite store.
+"""MLflow tracking, the stage's side: each training, evaluation and report is a run in the project's own sqlite store.
 
-What a person meets: one experiment (`think-or-not`), one run per execution of a stage, named like the DVC stage, with
-a short set of parameters, the curves, `wall_seconds`, and the tags that join it with git and DVC (`dvc.stage`,
-`dvc.experiment`, `git.commit`, `git.dirty`, `md5.<name>` as in `dvc.lock`, and whatever the stage adds: method,
-dataset, setting, seed). `DISABLE_MLFLOW_INTEGRATION=true` switches tracking off, as in transformers.
+What a person meets: one experiment (`think-or-not`), in it a run per grid or DVC experiment, and below that one per
+execution of a stage (`train no_thinking digits`). Its parameters are the cell (method, dataset, setting, seed) and the
+settings; its metrics are the curves, what was measured, `wall_seconds`, and of an evaluation `accuracy`, one number for
+every method and task; its artifacts are the predictions as a table, or the curves. The parent's are the tables, plots
+and page of the last report. Tags join a run with git and DVC (`dvc.stage`, `dvc.experiment`, `git.commit`, `git.dirty`,
+`md5.<name>` as in `dvc.lock`).
+`DISABLE_MLFLOW_INTEGRATION=true` switches tracking off, as in transformers.
 
 A record, never a condition: MLflow takes two seconds, or hangs, or fails, so a child process (`tracking_store.py`) has
 it, and a thread feeds JSON lines to the child. Only the end of a stage waits for the child, so that who looks after
@@ -19,6 +22,7 @@ import multiprocessing
 import numbers
 import os
 import queue
+import statistics
 import subprocess
 import sys
 import threading
@@ -35,6 +39,12 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 CHILD = Path(__file__).with_name("tracking_store.py")
+CELL = ("method", "dataset", "evaluated_on", "prompt", "setting", "seed")
+"""What a reader of runs looks for: the parameters that come first."""
+
+REPORT = "html_report"
+"""The stage that is the last of a grid: its run brings what a person looks at to the parent."""
+
 FINISH_SECONDS = 30.0  # how long the end of a stage waits for the child
 
 # Telemetry and the hint to coding agents are decided while `mlflow` is imported, which TRL does on its own. The child
@@ -53,6 +63,8 @@ for _name, _value in {
 
 def records_of(stage: str) -> Path:
     """Where a stage writes its metrics file or files, on which `md5.records` and `tools/publish.py` stand."""
+    if stage == REPORT:
+        return Path("metrics/report")
     group, _, key = stage.partition("@")
     # By dataset, since stage `best` depends on the candidates of one.
     if group == "validate":
@@ -63,6 +75,56 @@ def records_of(stage: str) -> Path:
         return Path("metrics/records", group, f"{setting}-{dataset}", f"{method}-{seed}.json")
     folder = Path("metrics/records", group, key)
     return folder if folder.is_dir() else folder.with_name(f"{key}.json")
+
+
+def artifacts_of(stage: str) -> dict[str, str | list[str]]:
+    """Say which of the files that a stage has written belong to its run: a `table` of predictions, or a `file`.
+
+    Of the report, say what belongs to its run's parent.
+
+    >>> artifacts_of("evaluate@few_shot-sft-none-1")
+    {}
+    """
+    if stage == REPORT:
+        patterns = ("tables/*.md", "plots/*.png", "report/*.html")
+        return {"report": [str(path) for pattern in patterns for path in sorted(Path("metrics").glob(pattern))]}
+    records = records_of(stage)
+    predictions = Path("metrics/predictions", *records.parts[2:]).with_suffix(".parquet")
+    found = {"table": predictions, "file": records / "curves.csv"}
+    return {kind: str(path) for kind, path in found.items() if path.is_file()}
+
+
+def run_name(stage: str, tags: Mapping[str, Any]) -> str:
+    """Name a run shortly, by what its stage does and what of.
+
+    >>> cell = {"method": "sft", "dataset": "digits", "trained_on": "digits", "evaluated_on": "letters"}
+    >>> run_name("cross_eval@few_shot-sft-digits-letters-1", cell)
+    'cross_eval sft digits letters'
+    >>> run_name("zero_shot@few_shot-digits-1", {"method": "zero_shot", "dataset": "digits"})
+    'zero_shot digits'
+    """
+    parts = (stage.partition("@")[0], *(tags.get(name) for name in ("method", "dataset", "evaluated_on", "prompt")))
+    return " ".join(dict.fromkeys(str(part) for part in parts if part is not None))
+
+
+def accuracy(numbers: Mapping[str, Any]) -> dict[str, float]:
+    """One number for an evaluation: accuracy by the published rule; of several parts (base, new), their harmonic mean.
+
+    >>> accuracy({"base/substring_accuracy": 80.0, "new/substring_accuracy": 60.0, "new/samples": 10})
+    {'accuracy': 68.57}
+    >>> accuracy({"all/substring_accuracy": 64.0, "all/Count/substring_accuracy": 10.0})
+    {'accuracy': 64.0}
+    >>> accuracy({"loss": 0.5})
+    {}
+    """
+    parts = [value for name, value in numbers.items() if name.endswith("/substring_accuracy") and name.count("/") == 1]
+    return {"accuracy": round(statistics.harmonic_mean(parts), 2)} if parts else {}
+
+
+def opening(stage: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the message that opens a run; the cell is in its tags and in front of its parameters."""
+    cell = {name: tags[name] for name in CELL if tags.get(name) is not None}
+    return {"stage": stage, "name": run_name(stage, tags), "params": texts(cell | dict(params)), "tags": texts(tags)}
 
 
 def _text(value: Any) -> str:
@@ -136,7 +198,7 @@ class Run:
         # A forked copy of the stage must not keep the input open beyond the stage's death.
         os.register_at_fork(after_in_child=child.stdin.raw.close)
         self._child = child
-        self._send(source=sys.argv[0], started=int(time.time() * 1000), **start)
+        self._send(started=int(time.time() * 1000), **start)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags; values become text (lists joined with commas)."""
@@ -152,6 +214,7 @@ class Run:
         """Log the numbers among `values` at `step`; what is no number (None, text) is left out."""
         found = {name: value for name, value in values.items() if isinstance(value, numbers.Real)}
         kept = {name: float(value) for name, value in found.items() if not isinstance(value, bool)}
+        kept |= accuracy(kept)
         self._seen.update((name, step) for name in kept)
         self._send(metrics=kept, step=step, time=int(time.time() * 1000))
 
@@ -185,10 +248,12 @@ class Run:
         if error is not None:
             lines = str(error).strip().splitlines() or [""]
             self.set_tags({"error": f"{type(error).__name__}: {lines[0]}"})
+        artifacts = {}
         if status == "FINISHED":
             self.tag_md5("records", records_of(self._stage))
+            artifacts = artifacts_of(self._stage)
         self.log_metrics({"wall_seconds": round(time.monotonic() - self._clock, 3)})
-        self._send(finish=status)
+        self._send(finish=status, **artifacts)
         self._messages.put(None)
         try:
             code = self._child.wait(FINISH_SECONDS)
@@ -223,17 +288,16 @@ def run(
     tags: Mapping[str, Any] | None = None,
     inputs: Mapping[str, str | Path] | None = None,
 ) -> Iterator[Run]:
-    """Record the body as an MLflow run named `stage`: FINISHED at its end, FAILED by an exception, KILLED by Ctrl-C.
+    """Record the body as an MLflow run of `stage`: FINISHED at its end, FAILED by an exception, KILLED by Ctrl-C.
 
-    `params` is a short flat mapping (at most 100). `inputs` maps a name to a file or folder, whose md5 becomes the tag
+    `params` is a short flat mapping (at most 90). `inputs` maps a name to a file or folder, whose md5 becomes the tag
     `md5.<name>`; the one called `data` is also shown in MLflow's dataset column. Exceptions of the body pass through;
     MLflow's never leave its process. Where tracking is switched off, and in all processes of a distributed run but the
     first, the run is inert.
     """
     off = os.environ.get("DISABLE_MLFLOW_INTEGRATION", "").lower() in {"1", "true", "yes", "on"}
-    params, tags = texts(params or {}), texts(tags or {})
     paths = {name: str(path) for name, path in (inputs or {}).items()}
-    record = Run(is_first() and not off, stage=stage, params=params, tags=tags, data=paths.get("data"))
+    record = Run(is_first() and not off, **opening(stage, params or {}, tags or {}), data=paths.get("data"))
     try:
         for name, path in paths.items():
             record.tag_md5(name, path)

@@ -12,9 +12,13 @@ first message opens the run, `finish` ends it, and the end of the input without 
   the files under `metrics/records`.
 - *A new run for every execution*: MLflow's parameters are immutable, so a run cannot be continued with changed ones,
   and the history of finished runs is worth keeping.
-- *No run is removed*: when a run ends, the earlier FAILED and KILLED runs of that stage and experiment get the tags
-  `superseded` (true) and `superseded.by` (the run's id), by which a search leaves them out. Runs left RUNNING because
-  this process died too (power) become KILLED when any stage next starts. The kernel knows who lives: every run
+- *Runs of one grid, or of one DVC experiment, have one parent.* The stages are processes of their own, and start at
+  once, so who opens a run finds the parent by its tag `parent.of`, or makes it, under a lock. Workers of several
+  machines with one server share no lock: there the earliest counts, each run looks again when it ends, and what was
+  made twice is removed. A parent is FINISHED at all times, and lasts until the last of its runs ends.
+- *No run of a stage is removed*: when a run ends, the earlier FAILED and KILLED runs of that stage and experiment get
+  the tags `superseded` (true) and `superseded.by` (the run's id), by which a search leaves them out. Runs left RUNNING
+  because this process died too (power) become KILLED when any stage next starts. The kernel knows who lives: every run
   holds a lock on a file beside the store, which holds across containers and reused process ids.
 """
 
@@ -26,6 +30,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -35,14 +40,58 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import unquote, urlsplit
 
 EXPERIMENT = "think-or-not"
+PARENT = "mlflow.parentRunId"
 LOCK_SECONDS = 4.0  # how long a locked sqlite store is waited for
 PAUSE_SECONDS = 60.0  # the first pause after a failure; doubled by every further one
 LIVE_SECONDS = 2.0  # live curves are written at most this often
 HUNG_SECONDS = 120  # a write that lasts longer ends this process, so that none can outlive its stage for good
 WORKSPACE = "workspace"  # DVC's own word for what runs outside an experiment
+TABLE_ROWS, TABLE_TEXT = 1000, 1000  # of the table of predictions: the most rows, and characters in a text
 WRITTEN_BY_STAGES = ("dvc.lock", "data", "models", "metrics")  # not what `git.dirty` is about
+
+_CELL = {"method": 130, "dataset": 75, "setting": 90, "seed": 50, "evaluated_on": 100}  # and widths in pixels
+_COLUMNS = {"metrics.`accuracy`": 80, "duration": 70, **{f"params.`{name}`": width for name, width in _CELL.items()}}
+_COLUMNS |= {"metrics.`reward`": 85}
+VIEWS = {
+    "Cells": {
+        "selectedColumns": list(_COLUMNS),
+        "columnOrder": ["attributes.`Run Name`", *_COLUMNS],
+        "columnWidths": {"attributes.`Run Name`": 200, **_COLUMNS},
+        # Runs stand below their parents, and those closed, where they are sorted by date.
+        "orderByKey": "metrics.`accuracy`",
+        "orderByAsc": False,
+    },
+    "Methods": {
+        "selectedColumns": ["metrics.`accuracy`"],
+        "searchFilter": "attributes.run_name LIKE 'evaluate %'",
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "method"}]},
+        "groupsExpanded": {},
+        "compareRunSections": [{"uuid": "first", "name": "Accuracy", "display": True, "isReordered": True}],
+        "compareRunCharts": [
+            {
+                "type": "BAR",
+                "uuid": "accuracy",
+                "metricSectionId": "first",
+                "metricKey": "accuracy",
+                "runsCountToCompare": 100,
+                "isGenerated": True,
+                "deleted": False,
+            }
+        ],
+    },
+}
+"""What MLflow's page offers as views: columns, filter, groups. Its address takes `?viewStateShareKey=cells`, too."""
+
+
+def saved_views() -> dict[str, str]:
+    """Give the views as tags of an experiment, as MLflow 3.17 saves them."""
+    return {
+        f"mlflow.sharedViewState.{name.lower()}": json.dumps({"name": name, "createdAt": i, "state": json.dumps(view)})
+        for i, (name, view) in enumerate(VIEWS.items())
+    }
 
 
 def project_root(directory: Path) -> Path:
@@ -58,6 +107,24 @@ def store_uri(environment: Mapping[str, str], directory: Path) -> str:
     uri = environment.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     path = _sqlite_path(uri)
     return uri if path is None else f"sqlite:///{project_root(directory) / path}"
+
+
+def parent_of(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Name the grid or the DVC experiment that runs belong to, and what tells it from all others.
+
+    >>> parent_of(Path("/home/me/project/grids/seeds"), {})
+    {'name': 'grid seeds', 'parent.of': 'seeds/workspace'}
+    >>> found = parent_of(Path("/a"), {"DVC_EXP_NAME": "tarot-wave", "DVC_EXP_BASELINE_REV": "0123456789abcdef"})
+    >>> found == {"name": "experiment tarot-wave", "parent.of": "default/tarot-wave/0123456789ab"}
+    True
+    """
+    grid = root.name if root.parent.name == "grids" else "default"
+    experiment = environment.get("DVC_EXP_NAME") or WORKSPACE
+    if experiment == WORKSPACE:
+        return {"name": f"grid {grid}", "parent.of": f"{grid}/{WORKSPACE}"}
+    # A name can be given again on another commit.
+    key = f"{grid}/{experiment}/{environment.get('DVC_EXP_BASELINE_REV', '')[:12]}"
+    return {"name": f"experiment {experiment}" + (f" of {grid}" if grid != "default" else ""), "parent.of": key}
 
 
 def _sqlite_path(uri: str) -> Path | None:
@@ -86,6 +153,24 @@ def git_tags(directory: Path) -> dict[str, str]:
         dirty = git("status", "--porcelain", "--", ":/", *excluded, **index)
         return {"git.commit": commit, "git.dirty": "true" if dirty else "false"}
     return {}
+
+
+def _local_path(uri: str) -> Path | None:
+    """Give the folder of artifacts on this machine; None where it is a server's."""
+    parts = urlsplit(uri)
+    return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
+
+
+def _table(path: Path) -> tuple[Any, int]:
+    """Read the first predictions with their texts cut, as a data frame; and say how many there are."""
+    import pandas as pd
+
+    whole = pd.read_parquet(path)
+    rows = whole.head(TABLE_ROWS).copy()
+    for name in rows.columns:
+        if not pd.api.types.is_numeric_dtype(rows[name]):
+            rows[name] = rows[name].map(lambda value: value[:TABLE_TEXT] if isinstance(value, str) else value)
+    return rows, len(whole)
 
 
 def _metric_name(name: str) -> str:
@@ -128,16 +213,22 @@ class Record:
         experiment = os.environ.get("DVC_EXP_NAME") or WORKSPACE
         applied = "" if experiment == WORKSPACE else f"`dvc exp apply {experiment}`, then "
         self.key = {"dvc.stage": start["stage"], "dvc.experiment": experiment}
+        self.parent = parent_of(self.root, os.environ)
         self.run_id: str | None = None
+        self.table: str | None = None
+        self.file: str | None = None
+        self.report: list[str] = []  # of the parent
         self.params = start["params"]
         self.tags = self.key | git_tags(Path.cwd())
         self.tags |= {
             "project.root": str(self.root),
             "mlflow.user": os.environ.get("USER", "unknown"),
-            "mlflow.source.name": start["source"],
+            "mlflow.source.name": start["stage"],
             "mlflow.source.type": "LOCAL",
             "mlflow.note.content": f"Made again by {applied}`dvc repro {start['stage']}`.",
         }
+        if "evaluated_on" in start["tags"]:
+            self.tags["mlflow.runType"] = "evaluation"  # the page then opens with the parent unfolded
         if "git.commit" in self.tags:
             self.tags["mlflow.source.git.commit"] = self.tags["git.commit"]
         self.metrics: list[tuple[str, float, int, int]] = []  # name, value, milliseconds, step
@@ -147,6 +238,8 @@ class Record:
     def take(self, message: dict[str, Any]) -> None:
         """Keep what a message brings, until it is written."""
         self.tags |= message.get("tags", {})
+        self.table, self.file = message.get("table", self.table), message.get("file", self.file)
+        self.report = message.get("report", self.report)
         for name, value in message.get("metrics", {}).items():
             self.metrics.append((_metric_name(name), value, message["time"], message["step"]))
 
@@ -179,6 +272,8 @@ class Record:
             self.client.set_terminated(self.run_id, status)
             (self.running / self.run_id).unlink(missing_ok=True)
             self._mark_failures()
+            self._join_parent()
+            self._send_artifacts()
 
     def _await_store(self) -> None:
         """Raise where a sqlite store cannot be written within `LOCK_SECONDS`; MLflow would retry for minutes."""
@@ -198,6 +293,12 @@ class Record:
         self.running.mkdir(parents=True, exist_ok=True)
         # One stage at a time: MLflow's own guard of a new schema lets some through.
         with _lock(self.running / "opening", fcntl.LOCK_EX):
+            if self.database is not None and not self.database.exists():
+                # Made beside its place: a process killed in the middle would leave tables that MLflow cannot complete.
+                new = self.database.with_name(f"{self.database.name}-new")
+                new.unlink(missing_ok=True)
+                MlflowClient(tracking_uri=f"sqlite:///{new}")
+                new.replace(self.database)
             self._await_store()
             self.client = MlflowClient(tracking_uri=self.uri)
             self.experiment_id = self._find_experiment()
@@ -206,21 +307,104 @@ class Record:
     def _open(self) -> None:
         self.connect()
         with _lock(self.running / "opening", fcntl.LOCK_EX):
-            made = self.client.create_run(self.experiment_id, self.start["started"], self.tags, self.start["stage"])
-            self.run_id = made.info.run_id
+            self.parent_id = self.tags[PARENT] = self._find_parent()
+            made = self.client.create_run(self.experiment_id, self.start["started"], self.tags, self.start["name"])
+            self.run_id, self.artifacts = made.info.run_id, made.info.artifact_uri
             with contextlib.suppress(OSError):
                 self.life = _lock(self.running / self.run_id)
 
     def _find_experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+        tags = {
+            "mlflow.experimentKind": "custom_model_development",  # what the web page calls model training
+            "mlflow.experiment.primaryMetric.name": "accuracy",  # whose chart stands first
+            **saved_views(),
+        }
         found = self.client.get_experiment_by_name(name)
         if found is None:
             place = None if self.database is None else (self.root / "mlruns" / name).as_uri()
-            kind = {"mlflow.experimentKind": "custom_model_development"}  # what the web page calls model training
-            return self.client.create_experiment(name, artifact_location=place, tags=kind)
+            try:
+                return self.client.create_experiment(name, artifact_location=place, tags=tags)
+            except MlflowException:  # another machine has just made it
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
+        for key in tags:
+            if found.tags.get(key) != tags[key]:
+                self.client.set_experiment_tag(found.experiment_id, key, tags[key])
         return found.experiment_id
+
+    def _parents(self) -> list[str]:
+        """Give the id of the parent, the earliest that there is, or nothing; take away what was made after it."""
+        query = f"tags.`parent.of` = '{self.parent['parent.of']}'"
+        found = self.client.search_runs([self.experiment_id], query)
+        found = sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+        for run in found[1:]:
+            self.client.delete_run(run.info.run_id)
+        return [run.info.run_id for run in found[:1]]
+
+    def _find_parent(self) -> str:
+        """Give the id of the parent; make it where there is none. Beside a sqlite store this needs the lock."""
+        if found := self._parents():
+            return found[0]
+        grid, _, experiment = self.parent["parent.of"].partition("/")
+        tags = {
+            "parent.of": self.parent["parent.of"],
+            "grid": grid,
+            "dvc.experiment": experiment.partition("/")[0],
+            "mlflow.user": self.tags["mlflow.user"],
+            "mlflow.source.name": "dvc.yaml",
+            "mlflow.source.type": "LOCAL",
+        }
+        made = self.client.create_run(self.experiment_id, self.start["started"], tags, self.parent["name"])
+        self.client.set_terminated(made.info.run_id, "FINISHED")
+        if self.database is not None:
+            return made.info.run_id
+        return (self._parents() or [made.info.run_id])[0]  # another machine may have made one too
+
+    def _join_parent(self) -> None:
+        """Make the parent last until now; the one of when this run was opened may have been one too many."""
+        for parent in self._parents():  # or a person has removed it
+            if parent != self.parent_id:
+                self.client.set_tag(self.run_id, PARENT, parent)
+            self.client.set_terminated(parent, "FINISHED")
+            self.parent_id = parent
+
+    def _send_artifacts(self) -> None:
+        """Bring the table of predictions, and the file, to the artifacts, unless those are in another project."""
+        if self.report:
+            self._send_report()
+        if self._is_elsewhere(_local_path(self.artifacts)):
+            return
+        if self.table is not None:
+            rows, known = _table(Path(self.table))
+            self.client.log_table(self.run_id, rows, "predictions.json")
+            if known > len(rows):
+                self.client.set_tag(self.run_id, "predictions", f"the first {len(rows)} of {known}; all: {self.table}")
+            self.table = None
+        if self.file is not None:
+            self.client.log_artifact(self.run_id, self.file)
+            self.file = None
+
+    def _send_report(self) -> None:
+        """Bring the report to the artifacts of the parent; an what it had before goes where it is on this machine."""
+        folder = _local_path(self.client.get_run(self.parent_id).info.artifact_uri)
+        if self._is_elsewhere(folder):
+            return
+        for kind in {Path(path).parent.name for path in self.report} if folder is not None else ():
+            shutil.rmtree(folder / kind, ignore_errors=True)
+        for path in self.report:
+            self.client.log_artifact(self.parent_id, path, Path(path).parent.name)
+        self.report = []
+
+    def _is_elsewhere(self, folder: Path | None) -> bool:
+        """Whether a folder of artifacts is another project's, which a copied store still names."""
+        own = [self.root] if self.database is None else [self.root, self.database.parent]
+        return folder is not None and not any(folder.is_relative_to(each) for each in own)
 
     def find(self, *statuses: str, **tags: str) -> list[Any]:
         """Give the runs of stages that have one of `statuses`, and `tags`; not this one."""
@@ -271,6 +455,22 @@ class Record:
             batch = self.metrics[:1000]  # the most that one call may carry
             self.client.log_batch(self.run_id, metrics=[Metric(*metric) for metric in batch])
             del self.metrics[: len(batch)]
+
+
+def rehearse() -> bool:
+    """Do what every run begins and ends with, and write none; give whether there was a store to do it on.
+
+    For a process that stages are forked from: what MLflow checks and SQLAlchemy compiles the first time takes half a
+    second of a processor, and a fork has it. Leaves no connection open, which a fork must not share.
+    """
+    record = Record({"stage": "", "params": {}, "tags": {}})
+    if record.database is None or not record.database.exists():
+        return False
+    record.connect()
+    record._parents()
+    record.find("FAILED", "KILLED", **record.key)
+    record.client._tracking_client.store.engine.dispose()
+    return True
 
 
 def main() -> None:

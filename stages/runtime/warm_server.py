@@ -70,10 +70,12 @@ def serve(path: str, dvc: str | None = None) -> None:
         gc.collect()
         gc.freeze()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        rehearsed = False
         while lives():
             with contextlib.suppress(TimeoutError):
                 connection, _ = listener.accept()
                 connection.settimeout(10.0)
+                rehearsed = rehearsed or _rehearse()  # the first stages make the store
                 # The client may die in the middle of it.
                 with connection, contextlib.suppress(OSError, ValueError, struct.error):
                     _answer(connection, listener, origin, pinned, interrupt)
@@ -125,6 +127,18 @@ def _renamings() -> None:
 
     with contextlib.suppress(AttributeError):  # another version makes it when it loads
         conversion_mapping.get_checkpoint_conversion_mapping("qwen2_vl")
+
+
+def _rehearse() -> bool:
+    """Open the store of MLflow once for all stages; give whether that need not be tried again."""
+    from stages.runtime import tracking_store
+
+    if os.environ.get("DISABLE_MLFLOW_INTEGRATION"):
+        return True
+    try:
+        return tracking_store.rehearse()
+    except tracking_store.store_faults():
+        return True  # a stage says so
 
 
 def _answer(

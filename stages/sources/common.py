@@ -275,7 +275,8 @@ class Chosen:
     """What is kept of a source, in the order in which it is written, and how it differs from the paper's dataset.
 
     `warnings` are for whoever downloads it, `notes` for readers of the tables too. `left` is what is not kept; None
-    where nothing can be left out. `rules` say how pictures are read, None: they are kept as they are.
+    where nothing can be left out. `rules` say how pictures are read, None: they are kept as they are. `folds` is the
+    largest number of folds that there can be, None where the source has splits of its own.
     """
 
     classes: list[str]
@@ -286,6 +287,7 @@ class Chosen:
     warnings: list[str] = field(default_factory=list)
     left: list[Left] | None = None
     rules: Rules | None = None
+    folds: int | None = None
 
 
 def keep(key: str, listing: Listing, params: SourceParams) -> Chosen:
@@ -300,6 +302,7 @@ def keep(key: str, listing: Listing, params: SourceParams) -> Chosen:
     sides: dict[int, int] = {}
     if params.surveyed():
         listing, sides, notes = looked_at(key, listing, params)
+    folds = most_folds(listing, sides)
     listing = dealt(key, listing, params, sides)
     chosen, left = assign(key, listing, params, sides)
     check_samples(chosen, listing, params)
@@ -308,7 +311,9 @@ def keep(key: str, listing: Listing, params: SourceParams) -> Chosen:
     notes += footnotes(left, FOOTNOTED)
     if params.known is not None:
         notes += _differences(key, params.known, listing, chosen, params)
-    return Chosen(classes, chosen, listing.read, listing.where, notes, warnings, left, params.rules())
+    else:
+        notes += _missing(classes, chosen)
+    return Chosen(classes, chosen, listing.read, listing.where, notes, warnings, left, params.rules(), folds)
 
 
 BROKEN = "cannot be read as an image (broken: leave_out)"
@@ -348,6 +353,9 @@ def looked_at(key: str, listing: Listing, params: SourceParams) -> tuple[Listing
     sides, notes = _sides(key, listing, looks, params)
     if one := [example.name for example, each in zip(kept, looks, strict=True) if each.single_colour]:
         notes.append(f"{len(one)} images show one colour and nothing else: {first_of(sorted(one), 3)}")
+    black = [x.name for x, each in zip(kept, looks, strict=True) if each.blackened and not each.single_colour]
+    if black:
+        notes.append(f"{len(black)} images are black in their upper or lower quarter: {first_of(sorted(black), 3)}")
     return listing, sides, notes
 
 
@@ -457,6 +465,30 @@ def dealt(key: str, listing: Listing, params: SourceParams, sides: Mapping[int, 
         listing,
         examples=[replace(each, split=split) for each, split in zip(listing.examples, splits, strict=True)],
     )
+
+
+def most_folds(listing: Listing, sides: Mapping[int, int]) -> int | None:
+    """How many folds there can be: as many as the class has images with the fewest, what stays together counting once.
+
+    None where the source has splits of its own.
+    """
+    units: dict[int, set[Any]] = defaultdict(set)
+    for place, example in enumerate(listing.examples):
+        if example.split != "train":
+            return None
+        units[example.label].add(sides.get(place, ("alone", place)))
+    return min(map(len, units.values()), default=None)
+
+
+def _missing(classes: Sequence[str], chosen: Sequence[Example]) -> list[str]:
+    """Which classes have no image in a split where others have one."""
+    said = []
+    for split in ("test", "validation"):
+        labels = {example.label for example in chosen if example.split == split}
+        without = [name for label, name in enumerate(classes) if label not in labels]
+        if labels and without:
+            said.append(f"{len(without)} of {len(classes)} classes have no {split} image: {first_of(without)}")
+    return said
 
 
 def _differences(

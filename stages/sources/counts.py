@@ -73,19 +73,29 @@ def lines(counts: dict[str, Any]) -> list[str]:
     return said
 
 
-def possible(counts: dict[str, Any]) -> list[str]:
-    """How many shots and folds the class with the fewest images allows.
+def possible(counts: dict[str, Any], folds: int | None) -> list[str]:
+    """How many shots there are of the class with the fewest images, and how many folds there can be.
 
-    >>> possible({"kept": {"a": {"train": 3, "test": 1}, "b": {"train": 5, "test": 2}}})
+    >>> kept = {"kept": {"a": {"train": 3, "test": 1}, "b": {"train": 5, "test": 2}}}
+    >>> possible(kept, 4)
     ["possible: split.shots up to 3, cross-validation in up to 4 folds (class 'a' has the fewest images)"]
+    >>> possible(kept, 2)
+    ["possible: split.shots up to 3, and no cross-validation (class 'a' has the fewest images)"]
+    >>> possible(kept, None)
+    ["possible: split.shots up to 3 (class 'a' has the fewest images)"]
     """
     kept = {name: found for name, found in counts["kept"].items() if name and "train" in found}
     if not kept:
         return []
     fewest = min(kept, key=lambda name: (kept[name]["train"], name))
-    shots, folds = kept[fewest]["train"], sum(kept[fewest].values())
-    folds_too = f"cross-validation in up to {folds} folds"
-    return [f"possible: split.shots up to {shots}, {folds_too} (class {fewest!r} has the fewest images)"]
+    too = (
+        ""
+        if folds is None
+        else f", cross-validation in up to {folds} folds"
+        if folds > 2
+        else ", and no cross-validation"
+    )
+    return [f"possible: split.shots up to {kept[fewest]['train']}{too} (class {fewest!r} has the fewest images)"]
 
 
 def footnotes(left: Sequence[Left], reasons: Sequence[str]) -> list[str]:

@@ -1,8 +1,10 @@
 """Source `folder`: images in one folder per class, the folders themselves in `train`, `val` and `test` or not."""
 
+import functools
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +56,8 @@ class Params(SourceParams):
 
     Folders called train, training, test, val and the like, in any case, are splits. Where that, or what a class is,
     is open, the source is refused with a line that says which of these keys settles it: `layout` (classes: each folder
-    is a class, with all images below it; splits: each is a split), `splits` (the folder of each split), and
-    `leave_out`, names of folders that are neither.
+    is a class, with all images below it; splits: each is a split, and each folder in it such a class), `splits` (the
+    folder of each split), and `leave_out`, names of folders that are neither.
     """
 
     source: Literal["folder"]
@@ -109,11 +111,16 @@ def load(key: str, params: Params) -> Chosen:
             passed_over.append(name)
         else:
             folders[name] = folder
-    if unknown := sorted(set(params.leave_out or []) - set(sub_folders(root))):
-        raise UserError(f"{key}.leave_out: {unknown[0]!r} is invalid; valid: folders of {root}")
+    if params.leave_out:
+        known = {*sub_folders(root), *(name for folder in folders.values() for name in sub_folders(folder))}
+        if unknown := sorted(set(params.leave_out) - known):
+            raise UserError(
+                f"{key}.leave_out: {unknown[0]!r} is invalid; valid: folders of {root}, or of a split there"
+            )
     if not folders:
         raise UserError(f"{key}.path: {root} has no folder in it; next: put the images of each class in one of its own")
     trees = {name: tree(folder, reading_heic) for name, folder in folders.items()}
+    walked = {folder: trees[name] for name, folder in folders.items()}
     classes_of = _layout(key, root, folders, trees, params)
     left += _loose(root, root, reading_heic)
     used = {folder for found in classes_of.values() for each in found.values() for folder in (each, each.parent)}
@@ -122,6 +129,8 @@ def load(key: str, params: Params) -> Chosen:
             left += _all_left(root, folder, NO_CLASS)
             passed_over.append(name)
     classes = sorted({name for found in classes_of.values() for name in found})
+    if params.known is None:
+        _check_case(key, classes_of)
     labels = {name: label for label, name in enumerate(classes)}
     examples: list[Example] = []
     paths: dict[str, Path] = {}
@@ -129,15 +138,17 @@ def load(key: str, params: Params) -> Chosen:
         for parent in {folder.parent for folder in found.values()} - {root}:
             left += _loose(root, parent, reading_heic)
             for name, folder in sub_folders(parent).items():
-                if name.lower() in _NO_CLASSES:
-                    left += _all_left(root, folder, NO_CLASS)
+                if folder not in used:
+                    left += _all_left(root, folder, LEFT_OUT if name in (params.leave_out or []) else NO_CLASS)
         for name, folder in found.items():
-            below = tree(folder, reading_heic)
+            below = walked.get(folder) or tree(folder, reading_heic)
             left += [Left(reason, name, _inner(root, path)) for reason, path in below.left]
             for path in below.images:
                 # The split is in the name: one path may stand in two.
                 examples.append(Example(part, labels[name], f"{part}/{name}/{_inner(folder, path)}"))
                 paths[examples[-1].name] = path
+
+    _check_images(key, root, classes, examples, left)
 
     def read(chosen: Sequence[Example]) -> Iterator[list[bytes]]:
         return ([read_file(paths[each.name], "leave the folder alone while it is read")] for each in chosen)
@@ -220,11 +231,16 @@ def _layout(
 
 def _classes(key: str, folder: Path, params: Params) -> dict[str, Path]:
     """The folders of classes of a split."""
-    found = {name: each for name, each in sub_folders(folder).items() if name.lower() not in _NO_CLASSES}
-    if not found:
+    found = {
+        name: each
+        for name, each in sub_folders(folder).items()
+        if name.lower() not in _NO_CLASSES and name not in (params.leave_out or [])
+    }
+    if not found or _without_classes(found):
+        has = "no folder in it" if not found else f"folders ({first_of(found, 3)}), but none of a class"
         raise UserError(
-            f"{key}.path: {folder} has no folder in it; next: put the images of each class in one of its own, or list "
-            "them with their classes in a table (source: table)"
+            f"{key}.path: {folder} has {has}; next: put the images of each class in one of its own, or list "
+            f"them with their classes in a table (source: table), or leave_out: [{folder.name}]"
         )
     if params.layout is None and all(split_of(name) for name in found):
         raise UserError(
@@ -232,25 +248,74 @@ def _classes(key: str, folder: Path, params: Params) -> dict[str, Path]:
             "layout: splits, if they are classes"
         )
     for name, each in found.items():
-        _check_class(key, folder, name, each, params)
+        _check_class(key, folder, name, each, params, in_split=True)
     return found
 
 
-def _check_class(key: str, root: Path, name: str, folder: Path, params: Params) -> None:
-    """Refuse a folder that may be above the classes; with a layout of classes, all below is of the class."""
-    if params.layout == "classes":
+def _without_classes(folders: Mapping[str, Path]) -> bool:
+    """Whether all images in the folders are in one called images or the like, as where labels stand in a file."""
+    if not any(name.lower() in _FILLING for name in folders):
+        return False
+    full = [name for name, folder in folders.items() if tree(folder, True).images]
+    return len(full) == 1 and full[0].lower() in _FILLING
+
+
+def _check_class(key: str, root: Path, name: str, folder: Path, params: Params, in_split: bool = False) -> None:
+    """Refuse a folder that may be above the classes; with a layout, all below it is of the class.
+
+    A folder whose images are all in one called images or the like is a class: that name is none.
+    """
+    if params.layout is not None:
         return
     inner = {each: path for each, path in sub_folders(folder).items() if each.lower() not in _NO_CLASSES}
     if not inner:
         return
-    settle = f"next: path: {folder}, or layout: classes, if {name!r} is a class with all images below it"
+    layout = "splits" if in_split else "classes"
+    settle = f"layout: {layout}, if {name!r} is a class with all images below it"
+    if not in_split:
+        settle = f"path: {folder}, or {settle}"
     if parts := [each for each in inner if split_of(each)]:
-        raise UserError(f"{key}.path: {root} has {name}, and that has {' and '.join(parts)}; {settle}")
+        raise UserError(f"{key}.path: {root} has {name}, and that has {' and '.join(parts)}; next: {settle}")
     direct = any(path.is_file() and _is_image(path, True) for path in folder.iterdir() if not path.name.startswith("."))
-    if not direct and any(tree(path, True).images for path in inner.values()):
-        raise UserError(
-            f"{key}.path: the images of {name} in {root} are in folders of their own ({first_of(inner, 3)}); {settle}"
-        )
+    if direct or _without_classes(inner) or not any(tree(path, True).images for path in inner.values()):
+        return
+    raise UserError(
+        f"{key}.path: the images of {name} in {root} are in folders of their own ({first_of(inner, 3)}); next: {settle}"
+    )
+
+
+def _check_case(key: str, classes_of: Mapping[str, Mapping[str, Path]]) -> None:
+    """Refuse two folders whose names are one but for case: in two splits they are one class to whoever made them."""
+    first: dict[str, tuple[str, Path]] = {}
+    for found in classes_of.values():
+        for name, folder in found.items():
+            before, other = first.setdefault(name.lower(), (name, folder))
+            if before != name:
+                raise UserError(
+                    f"{key}: classes {before!r} and {name!r} are equal but for case ({other} and {folder}); next: call "
+                    "both folders the same, if they are one class, or rename one"
+                )
+
+
+def _check_images(
+    key: str, root: Path, classes: Sequence[str], examples: Sequence[Example], left: Sequence[Left]
+) -> None:
+    """Refuse folders that would be classes and hold no image, all at once, with what they hold."""
+    full = {example.label for example in examples}
+    empty = [name for label, name in enumerate(classes) if label not in full]
+    if not empty:
+        return
+    said, reasons = [], set()
+    for name in empty:
+        inside = Counter(each.reason for each in left if each.label == name)
+        reasons |= set(inside)
+        said.append(f"{name!r} ({', '.join(f'{count} {reason}' for reason, count in inside.items()) or 'empty'})")
+    remedy = "install pillow-heif" if HEIC in reasons else "add images"
+    more = ", ..." if len(empty) > 5 else ""
+    raise UserError(
+        f"{key}: {len(empty)} of {len(classes)} folders in {root} have no image that is read: {first_of(said, 5)}; "
+        f"next: {remedy}, or, where a folder is no class, leave_out: [{', '.join(empty[:5])}{more}]"
+    )
 
 
 def _warnings(left: Sequence[Left], passed_over: Sequence[str]) -> list[str]:
@@ -359,6 +424,7 @@ def _is_image(path: Path, reading_heic: bool) -> bool:
         return False
 
 
+@functools.cache
 def _suffixes() -> Collection[str]:
     from PIL import Image
 

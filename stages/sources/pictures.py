@@ -4,6 +4,7 @@ A picture of 8 bits without transparency, turn or further frames is kept byte fo
 once, when it is downloaded, so that nothing behind it (training, evaluation) has to know of it.
 """
 
+import re
 import struct
 import sys
 import zlib
@@ -11,10 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageCms, UnidentifiedImageError
 
 from stages.tasks.images import IMAGE_FAULTS
 
@@ -152,8 +153,9 @@ def _read(content: bytes, rules: Rules, thumbnail: int | None, mended: str) -> P
         image.draft(None, (thumbnail, thumbnail))
     orientation, taken = (1, None) if mended == METADATA else _exif(opened)
     image.load()
+    _check_sums(content, kind)
     if mended == ENDLESS:
-        _check_end(image)
+        _check_end(image, content)
     if image.mode in ("CMYK", "LAB"):
         changes, written = [*changes, f"{image.mode} as RGB"], True
         image = _to_rgb(image)
@@ -424,25 +426,35 @@ def _opaque(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image
 
 ENDLESS = "no end marker"
 METADATA = "broken metadata left out"
+_PNG, _JPEG_END = b"\x89PNG\r\n\x1a\n", b"\xff\xd9"
+_QOI_END = bytes(7) + b"\1"
+_HOLLOW = 16
+"""Zeros in a row at the end of compressed data, from which on something was lost."""
 
 
 def _with_end(content: bytes) -> bytes | None:
-    """A JPEG that has no end marker, with one; None for what needs none."""
-    if not content.startswith(b"\xff\xd8\xff") or b"\xff\xd9" in content[_segments(content)[1] :]:
+    """A JPEG that has no end marker, with one; None for what needs none.
+
+    Zeros at the end, which a card or a broken download leaves, are no data.
+    """
+    if not content.startswith(b"\xff\xd8\xff") or content.find(_JPEG_END, _segments(content)[1]) >= 0:
         return None
-    return content.removesuffix(b"\xff") + b"\xff\xd9"
+    data = content.rstrip(b"\0")
+    return data.removesuffix(b"\xff") + (b"\xff\0" if data.endswith(b"\xff") and data != content else b"") + _JPEG_END
 
 
-def _bare(content: bytes) -> bytes:
-    """A file without all that is not needed for its pixels."""
-    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+def _bare(content: bytes) -> bytes | None:
+    """A file without all that is not needed for its pixels; None where something is lost that is."""
+    if content.startswith(_PNG):
+        chunks = [each for each in _chunks(content) if each.whole and each.kind in (b"IHDR", b"PLTE", b"IDAT", b"tRNS")]
+        if content[25:26] == b"\3" and all(each.kind != b"PLTE" for each in chunks):
+            return None  # indices of colours that are not there
         kept = [
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-            for kind, data in _chunks(content, check=True)
-            if kind in (b"IHDR", b"PLTE", b"IDAT", b"tRNS")
+            for kind, data, _ in chunks
         ]
         end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
-        return b"".join([content[:8], *kept, end])
+        return b"".join([_PNG, *kept, end])
     if content.startswith(b"\xff\xd8\xff"):
         segments, data = _segments(content)
         # Adobe's says which colours they are.
@@ -451,17 +463,22 @@ def _bare(content: bytes) -> bytes:
     return content
 
 
-def _chunks(content: bytes, check: bool = False) -> Iterator[tuple[bytes, bytes]]:
-    """The chunks of a PNG as far as they go; with `check`, those that are not needed only as they were written."""
-    place = 8
+class _Chunk(NamedTuple):
+    """A part of a PNG, and whether it is as it was written."""
+
+    kind: bytes
+    data: bytes
+    whole: bool
+
+
+def _chunks(content: bytes) -> Iterator[_Chunk]:
+    """The chunks of a PNG as far as they go."""
+    place = len(_PNG)
     while place + 12 <= len(content):
         (size,) = struct.unpack(">I", content[place : place + 4])
         kind, data = content[place + 4 : place + 8], content[place + 8 : place + 8 + size]
-        whole = content[place + 8 + size : place + 12 + size] == struct.pack(">I", zlib.crc32(kind + data))
-        if not check or whole:
-            yield kind, data
-        elif kind[:1].isupper() and kind != b"IEND":
-            raise SyntaxError(f"broken PNG file (checksum in {kind!r})")
+        sum_ = struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+        yield _Chunk(kind, data, content[place + 8 + size : place + 12 + size] == sum_)
         place += 12 + size
 
 
@@ -478,9 +495,61 @@ def _segments(content: bytes) -> tuple[list[bytes], int]:
     return found, place
 
 
-def _check_end(image: Image.Image) -> None:
-    """Refuse a JPEG whose data end before its last pixels, which libjpeg then fills with grey and says nothing."""
-    width, height = image.size
-    corner = image.crop((max(0, width - 8), max(0, height - 8), width, height)).convert("RGB")
-    if corner.getextrema() == ((128, 128),) * 3:
+def _check_end(image: Image.Image, content: bytes) -> None:
+    """Refuse a JPEG whose data end before its last pixels, which libjpeg then makes up and says nothing.
+
+    What stands between the last pixel and the end marker changes none. So where other bytes in its place do, pixels
+    were made up. Of a progressive one, whole scans may be missing too.
+    """
+    data = content.removesuffix(_JPEG_END)
+    for more in (b"\x55" * 64, b"\xaa" * 64):
+        other = Image.open(BytesIO(data + more + _JPEG_END), formats=["JPEG"])
+        if ImageChops.difference(image, other).getbbox(alpha_only=False) is not None:
+            raise OSError("image file is truncated")
+    if image.info.get("progressive") and not _all_scans(content):
         raise OSError("image file is truncated")
+
+
+def _all_scans(content: bytes) -> bool:
+    """Whether the scans of a progressive JPEG say each bit of each coefficient of its components."""
+    segments, begin = _segments(content)
+    frame = next(each for each in segments if each[1] == 0xC2)
+    exact: dict[int, set[int]] = {frame[10 + 3 * i]: set() for i in range(frame[9])}
+    for found in re.finditer(b"\xff\xda", content[begin:]):
+        head = content[begin + found.start() + 4 :]
+        count = head[0]
+        first, last, bits = head[1 + 2 * count : 4 + 2 * count]
+        for i in range(count):
+            if bits & 15 == 0:
+                exact.get(head[1 + 2 * i], set()).update(range(first, last + 1))
+    return all(len(each) == 64 for each in exact.values())
+
+
+def _check_sums(content: bytes, kind: str | None) -> None:
+    """Refuse pixels that are not those that were written, where the file says it and Pillow does not look.
+
+    Raises:
+        SyntaxError: a PNG's data have another checksum, a WEBP's or an AVIF's end in zeros, or there is no end marker.
+    """
+    if kind in ("PNG", "ICO", "ICNS"):
+        for begin in re.finditer(re.escape(_PNG), content):
+            for name, _, whole in _chunks(content[begin.start() :]):
+                if name in (b"IHDR", b"PLTE", b"IDAT") and not whole:
+                    raise SyntaxError(f"broken PNG file, checksum of {name.decode()}")
+                if name == b"IEND":
+                    break
+    elif kind == "WEBP":
+        place = 12
+        while place + 8 <= len(content):
+            size = int.from_bytes(content[place + 4 : place + 8], "little")
+            if content[place : place + 4] in (b"VP8 ", b"VP8L"):
+                data = content[place + 8 : place + 8 + size]
+                if data.endswith(bytes(_HOLLOW)):
+                    raise SyntaxError("broken WEBP file, zeros at the end of its data")
+            place += 8 + size + size % 2
+    elif kind == "AVIF" and content.endswith(bytes(_HOLLOW)):
+        raise SyntaxError("broken AVIF file, zeros at its end")
+    elif (kind == "QOI" and not content.endswith(_QOI_END)) or (
+        kind in ("JPEG", "MPO") and _with_end(content) is not None
+    ):
+        raise SyntaxError("image file is truncated")

@@ -46,7 +46,7 @@ def store(dataset: str) -> None:
     if chosen.left is not None:
         kept = [(chosen.classes[each.label] if chosen.classes else "", each.split) for each in chosen.examples]
         record |= {"counts": counts.record(kept, chosen.left, list(changes.items()))}
-        for line in [*counts.lines(record["counts"]), *counts.possible(record["counts"])]:
+        for line in [*counts.lines(record["counts"]), *counts.possible(record["counts"], chosen.folds)]:
             print(f"{key}: {line}")
     write_json(f"metrics/records/download/{dataset}.json", record)
     for note in [*chosen.warnings, *notes]:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,7 +36,8 @@ _WINDOWS = [(scale, x, y) for scale in (0.9, 0.8) for x, y in ((0.5, 0.5), (0, 0
 _EDGE = 256
 _PLAIN = 3.0
 """Standard deviation, of 0 to 255, below which a picture shows nothing to know it by: it has no near copies."""
-_BLOCK = 1 << 22
+_ROWS, _COLUMNS = 16, 8192
+"""Hashes that are compared at once, few enough to stay in a processor's cache: all of 100,000 in minutes."""
 _WORKERS = 2
 """Pictures that are decoded at once: each may have 100 megapixels."""
 
@@ -52,20 +53,23 @@ class Look:
         hashes: of the whole and of its windows, uint64 (1 + windows, 2); None where it shows nothing to know it by.
         taken: see `stages.sources.pictures.Picture`.
         single_colour: whether it shows one colour and nothing else.
+        blackened: whether a quarter of it or more is black, from its top or its bottom on, as where data were lost
+            that no checksum guards.
     """
 
     digest: bytes
     hashes: np.ndarray | None
     taken: tuple[str, str] | None
     single_colour: bool
+    blackened: bool = False
 
 
-def progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+def progress(items: Iterable[Item], total: int, what: str, unit: str = " images") -> Iterator[Item]:
     """The items, with a bar on the screen where they take longer than some seconds."""
     from tqdm import tqdm
 
     slow = 0.5 if sys.stderr.isatty() else 30
-    return iter(tqdm(items, desc=what, total=total, unit=" images", delay=5, mininterval=slow, file=sys.stderr))
+    return iter(tqdm(items, desc=what, total=total, unit=unit, delay=5, mininterval=slow, file=sys.stderr))
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
@@ -89,18 +93,31 @@ def look(contents: Sequence[bytes] | UnreadableError, rules: Rules, near: bool) 
     if isinstance(contents, UnreadableError):
         return contents
     digest = blake2b(digest_size=16)
-    single_colour, hashes, taken = True, None, None
+    single_colour, blackened, hashes, taken = True, False, None, None
     try:
         for content in contents:
             digest.update(len(content).to_bytes(8, "big") + content)
             picture = pictures.read(content, rules, _EDGE)
             taken = picture.taken
             single_colour = single_colour and all(low == high for low, high in picture.image.getextrema())
+            blackened = blackened or _blackened(picture.image)
             if near and len(contents) == 1 and max(picture.image.size) >= SMALLEST:
                 hashes = hashes_of(picture.image)
     except UnreadableError as error:
         return error
-    return Look(digest.digest(), hashes, taken, single_colour)
+    return Look(digest.digest(), hashes, taken, single_colour, blackened)
+
+
+def _blackened(image: Image.Image) -> bool:
+    """Whether all is black in its upper or in its lower quarter.
+
+    >>> lower = Image.new("RGB", (4, 8), "white")
+    >>> lower.paste((0, 0, 0), (0, 6, 4, 8))
+    >>> _blackened(lower), _blackened(Image.new("RGB", (4, 8), "white"))
+    (True, False)
+    """
+    shown = image.getbbox()
+    return shown is None or 4 * max(shown[1], image.height - shown[3]) >= image.height
 
 
 def hashes_of(image: Image.Image) -> np.ndarray | None:
@@ -145,18 +162,21 @@ def near_pairs(looks: Sequence[Look], what: str) -> Iterator[tuple[int, int]]:
     places = np.array([place for place, each in enumerate(looks) if each.hashes is not None], dtype=np.int64)
     if len(places) < 2:
         return
-    hashes = np.stack([each.hashes for each in looks if each.hashes is not None])
-    whole = hashes[:, 0]
-    starts = range(0, len(places), step := max(1, _BLOCK // (len(places) * hashes.shape[1])))
-    for start in progress(starts, len(starts), f"{what}: near copies"):
-        rows = whole[start : start + step]
-        for view in range(hashes.shape[1]):
+    # By view and half, so that what is compared lies together in memory.
+    views = np.ascontiguousarray(np.stack([x.hashes for x in looks if x.hashes is not None]).transpose(1, 2, 0))
+    starts = range(0, len(places), _ROWS)
+    for start in progress(starts, len(starts), f"{what}: near copies", f" times {_ROWS} images"):
+        rows = views[0, :, start : start + _ROWS]
+        for view, first in product(range(len(views)), range(0, len(places), _COLUMNS)):
             allowed = BITS if view == 0 else WINDOW_BITS
+            others = views[view, :, first : first + _COLUMNS]
             # The first half of the bits leaves few pairs for the second.
-            first = np.bitwise_count(rows[:, None, 0] ^ hashes[None, :, view, 0])
-            found, others = np.nonzero(first <= allowed)
-            both = first[found, others] + np.bitwise_count(rows[found, 1] ^ hashes[others, view, 1])
-            for one, other in zip(found[both <= allowed] + start, others[both <= allowed], strict=True):
+            apart = np.bitwise_count(rows[0][:, None] ^ others[0])
+            if not (close := apart <= allowed).any():
+                continue
+            i, j = np.nonzero(close)
+            both = apart[i, j] + np.bitwise_count(rows[1][i] ^ others[1][j]) <= allowed
+            for one, other in zip(i[both] + start, j[both] + first, strict=True):
                 if one != other:
                     yield int(places[one]), int(places[other])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.runtime.errors import UserError
+from stages.sources import pictures
 from stages.sources.common import (
     Chosen,
     Example,
@@ -26,6 +27,15 @@ from stages.sources.folder import split_of
 from stages.sources.pictures import UnreadableError
 
 TWICE = "listed twice"
+_NO_TABLE: dict[str, tuple[tuple[bytes, ...], str]] = {
+    "an archive or a spreadsheet": (
+        (b"PK\3\4", b"\x1f\x8b", b"Rar!", b"7z\xbc\xaf", b"BZh", b"\xfd7zXZ", b"\xd0\xcf\x11\xe0"),
+        "unpack it and give its folder, or save the table as CSV",
+    ),
+    "a picture": ((), "give the folder that has the folders of the classes"),
+    "parquet": ((b"PAR1",), "source: parquet"),
+}
+"""What is taken for a table, by its first bytes, and what to do with it."""
 
 
 class Params(SourceParams):
@@ -139,8 +149,12 @@ def read_records(key: str, path: Path, columns: dict[str, str]) -> list[tuple[in
     Raises:
         UserError: it is no such file, or lacks a column.
     """
+    content = read_file(path, "put it there, or correct the path")
+    for kind, (heads, remedy) in _NO_TABLE.items():
+        if content.startswith(heads) or (kind == "a picture" and pictures.recognised(content[:16])):
+            raise UserError(f"{key}: {path}: is {kind} and no table; next: {remedy}")
     try:
-        text = read_file(path, "put it there, or correct the path").decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{key}: {path}: is no text in UTF-8; next: save it as that") from None
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
