@@ -311,6 +311,8 @@ FLAWLESS = {
     "sft_thoughts": "<think>6 plus 4 is 0, plus 7 is 7.</think> <answer>{}</answer>",
     "cls_rl_length": "<think>6 plus 4 is 0, plus 7 is 7.</think> <answer>{}</answer>",
 }
+for _variant in ("cls_rl_curriculum", "no_thinking_curriculum", "no_thinking_longer", "sft_longer"):
+    FLAWLESS[_variant] = FLAWLESS[_variant.rpartition("_")[0]]
 
 
 def paid(method: str, text: str) -> dict[str, float]:

@@ -75,7 +75,7 @@ def test_stage_names_and_count_of_the_default_grid():
         names = [stage.name for stage in repo.index.stages]
     assert len(names) == len(set(names))
     assert set(names) == expected_names(PARAMS)
-    assert len(names) == 4 + 4 + 4 + 8 + 8 + 32 + 32 + 64 + 4 + 1
+    assert len(names) == 4 + 3 + 3 + 6 + 6 + 24 + 24 + 36 + 4 + 1
     assert "evaluate@base_to_new-cls_rl-digits-1" in names
 
 

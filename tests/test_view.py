@@ -227,7 +227,8 @@ def test_a_run_on_a_terminal_is_one_table_and_then_the_results(repository, width
     assert "[1/4]" not in whole
     last = screen.text()
     assert re.search(r"^4 stages ran in ", last if height > 20 else whole, re.MULTILINE)
-    assert re.search(r"^no_thinking +57.63 ", last, re.MULTILINE)
+    shown = json.loads((ROOT / "metrics/summary.json").read_text())["no_thinking"]["few_shot"]["substring"]
+    assert re.search(rf"^no_thinking +{shown:.2f} ", last, re.MULTILINE)
     assert "make ui" in last
     assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l"), "the cursor is there again"
     assert [line.split(",")[0] for line in log_of(repository)][1:2] == ["[1/4] configure"]
