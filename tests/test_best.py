@@ -427,7 +427,7 @@ def test_adapters_name_their_base_model_on_the_hub(validated, in_directory, tmp_
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"best": ["flowers"]}, "best: 'flowers' is invalid; valid: digits, letters, shapes, textures"),
+        ({"best": ["flowers"]}, "best: 'flowers' is invalid; valid: digits, letters, shapes"),
         ({"best": ["digits", "digits"]}, "best: 'digits' stands twice; valid: each value once"),
         (
             {"settings": ["base_to_new"], "transfer": []},

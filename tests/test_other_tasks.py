@@ -44,7 +44,7 @@ GRID = {
 def ran(module_project: Project) -> Project:
     """The clone after a small grid of the three datasets has run, two stages at a time, libraries imported once."""
     module_project.change(**{key: value for key, value in TINY.items() if key.startswith(("models", "sft", "grpo"))})
-    module_project.change(**GRID, evaluate__generation__max_new_tokens=8)
+    module_project.change(**GRID, evaluate__generation__max_new_tokens=8, grpo__generations=8)
     module_project.run("python", "-m", "tools.repro", "--jobs", "2")
     return module_project
 
