@@ -679,12 +679,13 @@ def test_the_last_report_is_in_the_parents_artifacts(project, capfd):
         return sorted(path.relative_to(artifacts).as_posix() for path in artifacts.rglob("*.*"))
 
     assert found() == ["plots/curves.png", "report/report.html", "tables/prompts.md"]
+    (artifacts / "tables/mine.md").write_text("a person's own")
     shutil.rmtree("metrics")
     make_report("few_shot")
     assert publish(capfd)[:2] == (0, "0 published, 1 there already\n")
     Path("metrics/report/report.html").write_text("another")
     assert publish(capfd)[:2] == (0, "html_report\n1 published, 0 there already\n")
-    assert found() == ["plots/curves.png", "report/report.html", "tables/few_shot.md"]
+    assert found() == ["plots/curves.png", "report/report.html", "tables/few_shot.md", "tables/mine.md"]
     assert (artifacts / "report/report.html").read_text() == "another"
     assert list(parents(project)) == [parent]
 

@@ -30,7 +30,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -44,6 +43,7 @@ from urllib.parse import unquote, urlsplit
 
 EXPERIMENT = "think-or-not"
 PARENT = "mlflow.parentRunId"
+BROUGHT = "report.files"  # the tag of a parent with the names of its artifacts that the report brought
 LOCK_SECONDS = 4.0  # how long a locked sqlite store is waited for
 PAUSE_SECONDS = 60.0  # the first pause after a failure; doubled by every further one
 LIVE_SECONDS = 2.0  # live curves are written at most this often
@@ -391,14 +391,18 @@ class Record:
             self.file = None
 
     def _send_report(self) -> None:
-        """Bring the report to the artifacts of the parent; an what it had before goes where it is on this machine."""
-        folder = _local_path(self.client.get_run(self.parent_id).info.artifact_uri)
+        """Bring the report to the artifacts of the parent, in the place of an earlier one, and touch nothing else."""
+        parent = self.client.get_run(self.parent_id)
+        folder = _local_path(parent.info.artifact_uri)
         if self._is_elsewhere(folder):
             return
-        for kind in {Path(path).parent.name for path in self.report} if folder is not None else ():
-            shutil.rmtree(folder / kind, ignore_errors=True)
+        brought = [f"{Path(path).parent.name}/{Path(path).name}" for path in self.report]
+        if folder is not None:
+            for name in set(parent.data.tags.get(BROUGHT, "").split("\n")) - {"", *brought}:
+                (folder / name).unlink(missing_ok=True)
         for path in self.report:
             self.client.log_artifact(self.parent_id, path, Path(path).parent.name)
+        self.client.set_tag(self.parent_id, BROUGHT, "\n".join(brought))
         self.report = []
 
     def _is_elsewhere(self, folder: Path | None) -> bool:
