@@ -61,6 +61,11 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 
+def is_off() -> bool:
+    """Whether tracking is switched off in the environment, by transformers' rule."""
+    return os.environ.get("DISABLE_MLFLOW_INTEGRATION", "").lower() in {"1", "true", "yes", "on"}
+
+
 def records_of(stage: str) -> Path:
     """Where a stage writes its metrics file or files, on which `md5.records` and `tools/publish.py` stand."""
     if stage == REPORT:
@@ -295,9 +300,8 @@ def run(
     MLflow's never leave its process. Where tracking is switched off, and in all processes of a distributed run but the
     first, the run is inert.
     """
-    off = os.environ.get("DISABLE_MLFLOW_INTEGRATION", "").lower() in {"1", "true", "yes", "on"}
     paths = {name: str(path) for name, path in (inputs or {}).items()}
-    record = Run(is_first() and not off, **opening(stage, params or {}, tags or {}), data=paths.get("data"))
+    record = Run(is_first() and not is_off(), **opening(stage, params or {}, tags or {}), data=paths.get("data"))
     try:
         for name, path in paths.items():
             record.tag_md5(name, path)

@@ -131,9 +131,9 @@ def _renamings() -> None:
 
 def _rehearse() -> bool:
     """Open the store of MLflow once for all stages; give whether that need not be tried again."""
-    from stages.runtime import tracking_store
+    from stages.runtime import tracking, tracking_store
 
-    if os.environ.get("DISABLE_MLFLOW_INTEGRATION"):
+    if tracking.is_off():
         return True
     try:
         return tracking_store.rehearse()
