@@ -50,6 +50,8 @@ def seeds() -> dict[str, bytes]:
         "MPO": encoded(image, "MPO", save_all=True, append_images=[image.rotate(90)]),
         "APNG": encoded(image, "PNG", save_all=True, append_images=[image.rotate(90)]),
     }
+    if pictures.heic():
+        found["HEIC"] = encoded(image, "HEIF")
     found["float"] = encoded(Image.fromarray(BRIGHT[..., 0].astype(np.float32) / 255), "TIFF")
     found["frames"] = encoded(image, "GIF", save_all=True, append_images=[image.rotate(90), image.rotate(180)])
     return found

@@ -525,11 +525,25 @@ def _all_scans(content: bytes) -> bool:
     return all(len(each) == 64 for each in exact.values())
 
 
+def _media(content: bytes) -> Iterator[bytes]:
+    """The compressed data of an AVIF or a HEIC: what is in its boxes `mdat`, up to the end of the file."""
+    place = 0
+    while place + 8 <= len(content):
+        size, head = int.from_bytes(content[place : place + 4], "big"), 8
+        if size == 1:
+            size, head = int.from_bytes(content[place + 8 : place + 16], "big"), 16
+        end = place + max(size, head) if size else len(content)
+        if content[place + 4 : place + 8] == b"mdat":
+            yield content[place + head : end]
+        place = end
+
+
 def _check_sums(content: bytes, kind: str | None) -> None:
     """Refuse pixels that are not those that were written, where the file says it and Pillow does not look.
 
     Raises:
-        SyntaxError: a PNG's data have another checksum, a WEBP's or an AVIF's end in zeros, or there is no end marker.
+        SyntaxError: a PNG's data have another checksum, those of a WEBP, an AVIF or a HEIC end in zeros, or
+            there is no end marker.
     """
     if kind in ("PNG", "ICO", "ICNS"):
         for begin in re.finditer(re.escape(_PNG), content):
@@ -547,8 +561,9 @@ def _check_sums(content: bytes, kind: str | None) -> None:
                 if data.endswith(bytes(_HOLLOW)):
                     raise SyntaxError("broken WEBP file, zeros at the end of its data")
             place += 8 + size + size % 2
-    elif kind == "AVIF" and content.endswith(bytes(_HOLLOW)):
-        raise SyntaxError("broken AVIF file, zeros at its end")
+    elif kind in ("AVIF", "HEIF"):
+        if any(data.endswith(bytes(_HOLLOW)) for data in _media(content)):
+            raise SyntaxError(f"broken {kind} file, zeros at the end of its data")
     elif (kind == "QOI" and not content.endswith(_QOI_END)) or (
         kind in ("JPEG", "MPO") and _with_end(content) is not None
     ):
