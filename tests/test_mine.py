@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from stages.embedded import real
 from stages.runtime.errors import UserError
 from stages.sources.common import Example, Listing, assign, dealt
 from stages.sources.folder import Params
-from tests.conftest import ROOT, Project
+from tests.conftest import Project
 from tests.test_profiles import pictures
-from tools import grid, mine
+from tools import garments, grid, mine
 from tools.mine import Found, Results
 
 
@@ -387,13 +388,16 @@ def test_from_a_folder_to_a_verdict_to_answers(tiny, tmp_path_factory):
     assert again[again.index("**") :].split("It took")[0] == text[text.index("**") :].split("It took")[0]
 
 
-def test_real_pictures_as_a_user_has_them(tmp_path):
-    """What README shows was run on: garments of Fashion-MNIST, photographs of 28 x 28 pixels, a folder per class."""
-    from stages.embedded import real
-
-    images = real._fashion()
-    assert len(real.CLASSES["fashion"]) == len(images) == 10 and len(images[0]) == 150
-    picture = Image.fromarray(images[0][0])
-    assert picture.size == (28, 28) or picture.size == (32, 32)
-    assert np.asarray(picture).std() > 10
-    assert (ROOT / "stages/embedded/fashion/README.md").is_file()
+def test_garments_to_try_it_on_are_those_of_the_embedded_dataset(tmp_path):
+    """What README shows was run on: photographs of 28x28 pixels, 150 in a folder for each of ten classes."""
+    garments.garments(tmp_path / "garments")
+    folders = sorted(path.name for path in (tmp_path / "garments").iterdir())
+    assert folders == sorted(garments.NAMES)
+    known = real._fashion()
+    for label, number in ((0, 0), (6, 17), (9, 149)):
+        image = Image.open(tmp_path / "garments" / garments.NAMES[label] / f"{number}.png")
+        assert (image.mode, image.size) == ("L", (28, 28))
+        assert (np.asarray(image) == known[label][number][2:-2, 2:-2]).all()
+    assert {len(list(path.iterdir())) for path in (tmp_path / "garments").iterdir()} == {150}
+    with pytest.raises(UserError, match="is invalid, since it exists; valid: a new folder"):
+        garments.garments(tmp_path / "garments")
