@@ -1,6 +1,6 @@
 """What `profiles/laptop.yaml` takes on this machine, beside what `tools.plan --gpu here` says: no download, no GPU.
 
-    python -m benchmarks.laptop                # about 10 minutes on 2 cores
+    python -m benchmarks.laptop                # 5 minutes on 2 cores
     python -m benchmarks.laptop --steps 1
 
 SmolVLM-256M's shapes with random weights, adapters, batches and lengths of the profile; a few optimiser steps of each
