@@ -40,6 +40,7 @@ def tiny(module_project: Project) -> tuple[Project, Project]:
     assert said == "grids/tiny: next: make repro GRID=tiny\n"
     inside = place(module_project, "grids/tiny")
     inside.run("python", "-m", "tools.repro", CELL)
+    module_project.commit("grid")
     return module_project, inside
 
 
@@ -56,7 +57,6 @@ def test_a_grid_runs_in_its_folder_and_leaves_the_top_alone(tiny):
 
 def test_a_cell_of_a_grid_is_verified_in_its_folder(tiny):
     top, inside = tiny
-    top.commit("grid")
     assert inside.run("python", "-m", "tools.verify", CELL).stdout.splitlines()[-1] == "identical: 4 stages, 7 outputs"
     elsewhere = place(top, "docs", PYTHONPATH=str(top.root))
     done = elsewhere.run("python", "-m", "tools.verify", CELL, check=False)
@@ -64,6 +64,21 @@ def test_a_cell_of_a_grid_is_verified_in_its_folder(tiny):
         2,
         "error: dvc.yaml: not here; next: run this at the top of the project or in a folder of grids/",
     )
+
+
+def test_an_experiment_in_a_grid_keeps_its_links(tiny):
+    """DVC added the files behind them to git, so that a branch of the experiment had copies of the code."""
+    top, inside = tiny
+    inside.run("dvc", "exp", "run", "-q", "-n", "one_shot", "-S", "split.shots=1", CELL)
+    (ref,) = top.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/one_shot").stdout.split()
+    entries = top.run("git", "ls-tree", ref, "grids/tiny/").stdout.splitlines()
+    links = {line.split("\t")[1].removeprefix("grids/tiny/") for line in entries if line.startswith("120000 ")}
+    assert links >= {"benchmarks", "dvc.yaml", "facts", "profiles", "stages", "tools"}
+    assert {line[3:] for line in top.run("git", "status", "--short", "-uall").stdout.splitlines()} == {
+        "grids/tiny/dvc.lock",
+        "grids/tiny/params.yaml",
+    }
+    top.run("git", "checkout", "-q", "grids")
 
 
 def test_making_a_grid_again_changes_nothing_of_it(tiny):
