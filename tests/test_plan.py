@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -102,8 +103,14 @@ def deep_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("adaptation", ["full", "lora"])
-@pytest.mark.parametrize("kind", ["sft", "pairs", "list", "stock", "shared"])
+STEPS = tuple(product(("sft", "pairs", "list", "stock", "shared"), ("full", "lora")))
+SLOW = {("pairs", "full"), ("list", "lora"), ("stock", "full"), ("shared", "full")}
+"""The other adaptation of each kind is measured in every run of the tests."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "adaptation"), [pytest.param(*step, marks=[pytest.mark.slow] if step in SLOW else []) for step in STEPS]
+)
 def test_a_trainers_step_takes_the_flops_of_the_formula(deep_model, kind, adaptation, tmp_path):
     from datasets import Dataset
     from peft import LoraConfig
