@@ -97,7 +97,7 @@ def python(code, folder, *arguments, stdin=None, **environment):
     )
 
 
-def eventually(condition, seconds=60):
+def eventually(condition, seconds=240):
     """Wait until `condition` gives something true, and give it."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
