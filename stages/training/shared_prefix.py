@@ -262,7 +262,11 @@ def encode(model: Any, samples: list[Sample], device: torch.device) -> Encoding:
 
 
 def pack(completions: Tensor, mask: Tensor, prompt_of: list[int], encoding: Encoding) -> Packed:
-    """Lay the completions of each prompt end to end.
+    """Lay the completions of each prompt end to end, prompt by prompt in whatever order their rows come.
+
+    The last bits of a score depend on where it stands among the others. Groups are shuffled between the reference's
+    pass and the model's: were they laid out as they come, the two would differ where the models do not, and the KL term
+    would move weights that no reward moves.
 
     Args:
         completions: (R, C) int64, padded on the right.
@@ -281,7 +285,8 @@ def pack(completions: Tensor, mask: Tensor, prompt_of: list[int], encoding: Enco
     owner = np.full((len(used), row_width), -1)
     step = np.zeros((len(used), row_width), dtype=np.int64)
     source, place = [], []
-    for row, (prompt, length, start) in enumerate(zip(prompt_of, lengths, starts, strict=True)):
+    for row in sorted(range(len(prompt_of)), key=prompt_of.__getitem__):
+        prompt, length, start = prompt_of[row], lengths[row], starts[row]
         inputs = max(length - 1, 0)
         owner[prompt, start : start + inputs] = row
         step[prompt, start : start + inputs] = np.arange(inputs)
