@@ -76,6 +76,17 @@ MISTAKES = [
     ("train__clsrl", {}, "train: 'clsrl' is invalid; valid: adaptive_thinking, cls_rl"),
     ("evaluate__zero_shot_method", "none", r"evaluate\.zero_shot_method: 'none' is invalid; valid: adaptive_"),
     ("evaluate__prompts", "mine", r"evaluate\.prompts: 'mine' is invalid; valid: 'published' or 'training'"),
+    ("evaluate__engine", "tgi", r"evaluate\.engine: 'tgi' is invalid; valid: 'transformers' or 'vllm'"),
+    (
+        "methods",
+        ["sft_longer"],
+        r"methods: 'sft_longer' is invalid without train\.sft_longer\.steps, which is all that ",
+    ),
+    (
+        "methods",
+        ["cls_rl_curriculum"],
+        r"methods: 'cls_rl_curriculum' is invalid without train\.cls_rl_curriculum\.curriculum, ",
+    ),
     ("evaluate__generation__batch_size", 0, r"evaluate\.generation\.batch_size: 0 is invalid"),
     ("shots", 4, "shots: unknown key; valid: datasets, methods, settings, seeds, "),
     ("model", "gpt", "model: 'gpt' is invalid; valid: embedded, qwen2_vl_2b, qwen2_vl_7b"),

@@ -3,6 +3,8 @@
 Ours; no paper has it. What differs is a hyperparameter: `curriculum: true` under `train.cls_rl_curriculum`.
 """
 
+from dataclasses import replace
+
 from stages.methods import cls_rl
 
-METHOD = cls_rl.METHOD
+METHOD = replace(cls_rl.METHOD, differs=("curriculum",))

@@ -30,6 +30,7 @@ class Method:
             system turn but what the chat template adds.
         system: a system turn of the training prompt, or None for none at all.
         image_first: whether the images stand before the text of the training prompt.
+        differs: hyperparameters one of which is all that tells the method from another; `train.<method>` sets it.
         prefill: how every completion begins, as given and not generated (`stages.evaluation.prompts`).
     """
 
@@ -43,6 +44,7 @@ class Method:
     evaluation_prompts: dict[str, str] = field(default_factory=dict)
     system: str | None = None
     image_first: bool = True
+    differs: tuple[str, ...] = ()
     prefill: str = ""
 
     @property

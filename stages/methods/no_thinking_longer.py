@@ -3,6 +3,8 @@
 Ours; no paper has it. What differs is a hyperparameter: `steps` under `train.no_thinking_longer`.
 """
 
+from dataclasses import replace
+
 from stages.methods import no_thinking
 
-METHOD = no_thinking.METHOD
+METHOD = replace(no_thinking.METHOD, differs=("steps", "epochs"))

@@ -3,6 +3,8 @@
 Ours; no paper has it. What differs is a hyperparameter: `steps` under `train.sft_longer`.
 """
 
+from dataclasses import replace
+
 from stages.methods import sft
 
-METHOD = sft.METHOD
+METHOD = replace(sft.METHOD, differs=("steps", "epochs"))

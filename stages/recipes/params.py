@@ -116,6 +116,13 @@ def check(params: dict[str, Any]) -> Params:
     _check_names("train", list(checked.train), methods.names())
     for method, own in checked.train.items():
         _check_keys(f"train.{method}", own, TRAINERS[methods.load(method).trainer])
+    for method in checked.methods:
+        differs = methods.load(method).differs
+        if differs and not set(differs) & checked.train.get(method, {}).keys():
+            raise UserError(
+                f"methods: {method!r} is invalid without train.{method}.{differs[0]}, which is all that tells it from "
+                f"another method; valid: with {' or '.join(differs)} under train.{method}"
+            )
     _check_names("overrides", list(checked.overrides), checked.download)
     for dataset, own in checked.overrides.items():
         _check_keys(f"overrides.{dataset}", own, *TRAINERS.values())
