@@ -10,7 +10,6 @@ first), which that dataset does not use.
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from PIL import Image
 
@@ -25,12 +24,13 @@ def garments(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a ne
     """Write FOLDER/NAME/NUMBER.png: grey, 28x28 pixels, 150 of each class."""
     if folder.exists():
         raise UserError(f"FOLDER: '{folder}' is invalid, since it exists; valid: a new folder")
-    classes = np.asarray(Image.open(real.FASHION)).reshape(len(NAMES), real.SIDE, -1, real.SIDE).transpose(0, 2, 1, 3)
+    classes = real.by_class("fashion")
+    inside = slice(real.MARGIN, real.MARGIN + real.SIDE)
     for name, images in zip(NAMES, classes, strict=True):
         (folder / name).mkdir(parents=True)
         for number, image in enumerate(images):
-            Image.fromarray(image).save(folder / name / f"{number}.png")
-    print(f"{folder}: {classes.shape[0] * classes.shape[1]:,} images in {len(NAMES)} classes")
+            Image.fromarray(image[inside, inside]).save(folder / name / f"{number}.png")
+    print(f"{folder}: {sum(map(len, classes)):,} images in {len(NAMES)} classes")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,9 @@ FASHION = Path(__file__).parent / "fashion" / "images.png"
 SIDE = 28
 """Width and height of an image of MNIST and Fashion-MNIST in pixels."""
 
+MARGIN = (drawing.SIZE - SIDE) // 2
+"""Black pixels around such an image."""
+
 GARMENTS = ("tee", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 """Names of Fashion-MNIST's classes in its order: one word each, of which none holds another.
 
@@ -57,12 +60,21 @@ def draw(name: str, per_class: int, generator: np.random.Generator) -> list[list
         UserError: the images are not those that this code was written for.
     """
     drawn = []
-    for label, images in enumerate(_READ[name]()):
+    for label, images in enumerate(by_class(name)):
         if len(images) < per_class:
             raise ValueError(f"{name} has {len(images)} images of class {label}, {per_class} are wanted")
         chosen = generator.permutation(len(images))[:per_class]
         drawn.append([np.repeat(images[row][..., None], 3, axis=2) for row in chosen])
     return drawn
+
+
+def by_class(name: str) -> list[np.ndarray]:
+    """All images of each class, in the order of the labels, uint8 (n, 32, 32).
+
+    Raises:
+        UserError: the images are not those that this code was written for.
+    """
+    return _READ[name]()
 
 
 def _uci() -> list[np.ndarray]:
@@ -97,8 +109,7 @@ def _checked(name: str, images: np.ndarray, remedy: str) -> list[np.ndarray]:
     """Images by class, uint8 (classes, n, 28, 28), with their margin, once they are known to be the right ones."""
     if (found := md5(images.tobytes()).hexdigest()) != MD5[name]:
         raise UserError(f"download.{name}: the images' md5 is {found}; valid: {MD5[name]}; next: {remedy}")
-    margin = (drawing.SIZE - SIDE) // 2
-    return list(np.pad(images, ((0, 0), (0, 0), (margin, margin), (margin, margin))))
+    return list(np.pad(images, ((0, 0), (0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN))))
 
 
 _READ: dict[str, Callable[[], list[np.ndarray]]] = {"digits": _uci, "mnist": _mnist, "fashion": _fashion}

@@ -72,6 +72,7 @@ def code_md5(*modules: str) -> dict[str, str]:
     return {path.as_posix(): md5((ROOT / path).read_bytes()).hexdigest() for path in closure(*modules)}
 
 
+@functools.cache
 def _file(module: str) -> Path | None:
     """The file of a module of this project, None for any other name."""
     if module.split(".")[0] != "stages":
