@@ -40,9 +40,9 @@ def main() -> None:
         process.stop_on_signals()
         process.stop_with_dvc()
         command = function(name)
-        if name == "train":
-            from stages.runtime import launch
+        from stages.runtime import launch
 
+        if name in ("train", *launch.EVALUATING):
             launch.in_processes([name, *arguments])
             # Inside of what reports a mistake, or all processes would have reported it before they wait.
             command = launch.first_reports()(command)

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from stages.runtime import determinism, environment, launch, tracking
+from stages.runtime import determinism, environment, launch, peers, tracking
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, read_parquet, write_directory, write_json
 from stages.runtime.params import read_section
@@ -44,7 +44,7 @@ def train(setting: str, method: str, dataset: str, seed: int) -> None:
         from stages.modelling.model import save_trained
 
         model, record = train_cell(recipe, inputs, dataset, seed, image_size, checkpoints, [run.callback(tidy)])
-        launch.leave()
+        peers.leave()
         if not is_first():
             return
         with write_directory(f"models/train/{key}") as folder:

@@ -170,7 +170,7 @@ def truncate(checkpoint: Path) -> None:
 
 
 def lose_a_file(checkpoint: Path) -> None:
-    (checkpoint / "random.json").unlink()
+    (checkpoint / "random-0.json").unlink()
 
 
 def lose_the_manifest(checkpoint: Path) -> None:

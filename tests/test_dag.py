@@ -195,6 +195,7 @@ OTHER = {
     "negatives": "model",
     "epoch": "published",
     "prompts": "training",
+    "engine": "vllm",
     "zero_shot_method": "cls_rl",
     "target": ".*q_proj",
     "world": "turns",

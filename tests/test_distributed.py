@@ -33,7 +33,6 @@ from tests.conftest import ROOT, Project, clone, write_random_model
 from tests.test_shared_prefix import CHOICES
 
 STEPS = 3
-LINE = "no checkpoints of this training, which begins anew if it is interrupted: there are several processes"
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +97,7 @@ def train_alone(project: Project, method: str, monkeypatch: pytest.MonkeyPatch, 
 def test_two_processes_train_what_one_trains(project, monkeypatch, tmp_path, command):
     """Supervised: the same batches, so the same losses and weights up to the order of sums; written once."""
     done = project.run(*command)
-    assert done.stderr.count(LINE) == 1
+    assert "no checkpoints" not in done.stderr
     weights, curves, cost = outputs(project, "sft")
     alone, curves_alone, cost_alone = train_alone(project, "sft", monkeypatch, tmp_path)
     assert {name: cost[name] for name in cost_alone} == cost_alone

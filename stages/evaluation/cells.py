@@ -9,7 +9,7 @@ import pandas as pd
 from stages.evaluation import outputs
 from stages.methods.method import Method
 from stages.methods.method import load as load_method
-from stages.runtime import determinism, environment, tracking
+from stages.runtime import determinism, environment, peers, tracking
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, write_file, write_json
 from stages.runtime.params import read_section
@@ -68,12 +68,16 @@ def evaluate_model(
         determinism.pin()
         from stages.modelling.model import device, load_model, load_processor
 
+        peers.join()
         found = samples.read(data, dataset, images.size, images.evaluation)
         if not len(found):
             raise UserError(f"{stage}: {dataset} has no {name} images; `split` and `download.{dataset}` say how many")
         task, model, processor = tasks.load(task_name), load_model(folder).to(device()), load_processor(folder)
         how = prompted or load_method(method)
         predictions = outputs.evaluate(model, processor, how, task, found, params, seed, finished, card.get("prompts"))
+        peers.leave()
+        if predictions is None:
+            return
         table, record = Path(f"metrics/predictions/{output}.parquet"), Path(f"metrics/records/{output}.json")
         numbers = outputs.write(predictions, task, table, record, {"stage": stage, **cell, **(more or {})})
         run.log_metrics(numbers)

@@ -13,26 +13,31 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import Field
 
-from stages.evaluation import scoring
+from stages.evaluation import scoring, vllm
 from stages.methods.method import Method
 from stages.modelling.generation import Completions, GenerationParams, generate
+from stages.runtime import peers
 from stages.runtime.files import read_json, write_file, write_json
 from stages.runtime.params import Section, read_section
+from stages.runtime.process import is_first
 from stages.runtime.provenance import code_md5
 from stages.tasks.images import ImageParams
 from stages.tasks.samples import Samples
 from stages.tasks.task import BaseTask
 
 Prompts = Literal["published", "training"]
+Engine = Literal["transformers", "vllm"]
 
 
 class PromptParams(Section):
     """How every model is prompted: what all evaluating stages read of section `evaluate`.
 
-    `prompts` are those of the paper's evaluation code (`published`), or those of training for both.
+    `prompts` are those of the paper's evaluation code (`published`), or those of training for both; `engine`: what
+    generates, see `stages.evaluation.vllm`.
     """
 
     prompts: Prompts
+    engine: Engine
     generation: GenerationParams
 
 
@@ -50,6 +55,7 @@ def read_prompt_params() -> PromptParams:
     """Read the keys by themselves, so that a stage does not depend on `zero_shot_method`."""
     return PromptParams(
         prompts=read_section("evaluate.prompts", Prompts),
+        engine=read_section("evaluate.engine", Engine),
         generation=read_section("evaluate.generation", GenerationParams),
     )
 
@@ -101,19 +107,29 @@ def evaluate(
     seed: int,
     folder: Path,
     prompts: str | None = None,
-) -> pd.DataFrame:
+) -> pd.DataFrame | None:
     """Prompt the model with every sample and score the completions; see `stages.evaluation.scoring.score`.
 
     `folder` has the batches that were finished before, and gets those that are finished now. `prompts` names the
     method's published prompts for this dataset; None: by the part of the test set.
+
+    Of several processes each generates a share of the batches, and the first alone returns something.
     """
     published = params.prompts == "published"
     conversations = [
         method.conversation(row["question"], (prompts or row["part"]) if published else None, row["image_count"])
         for row in samples.rows
     ]
-    finished = FinishedBatches(folder)
-    completions = generate(model, processor, conversations, samples.images, params.generation, seed, finished)
+    asked = (model, processor, conversations, samples.images, params.generation, seed)
+    if params.engine == "vllm":
+        completions = vllm.generate(*asked, FinishedBatches(folder), folder / "model")
+    else:
+        if peers.together():
+            generate(*asked, FinishedBatches(folder), share=(peers.number(), peers.count()))
+            peers.wait()
+            if not is_first():
+                return None
+        completions = generate(*asked, FinishedBatches(folder))
     return scoring.score(samples.rows, completions, method.parse, task, method.thinks)
 
 

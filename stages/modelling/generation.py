@@ -134,6 +134,7 @@ def generate(
     params: GenerationParams,
     seed: int,
     finished: MutableMapping[int, Completions] | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Completions:
     """Generate one completion per conversation, in the order given.
 
@@ -145,6 +146,8 @@ def generate(
         params: section `evaluate.generation` of `params.yaml`.
         seed: seeds the sampling, where the temperature is not 0.
         finished: the completions of batches that need not be generated, by their first row; those generated are added.
+        share: (i, n): of each n batches only the i-th is to be generated, from 0 on; what comes back are the batches
+            that are there.
     """
     import torch
     from transformers import set_seed
@@ -155,7 +158,7 @@ def generate(
     model.eval()
     finished = {} if finished is None else finished
     starts = range(0, len(conversations), params.batch_size)
-    for start in starts:
+    for start in starts[share[0] :: share[1]]:
         if start in finished:
             continue
         if config.do_sample:
@@ -170,4 +173,4 @@ def generate(
             length = next((i for i, token in enumerate(row, 1) if token in last), len(row))
             completions.append((tokenizer.decode(row[:length], skip_special_tokens=True), length))
         finished[start] = completions
-    return [output for start in starts for output in finished[start]]
+    return [output for start in starts if start in finished for output in finished[start]]

@@ -5,6 +5,9 @@
 accelerate's command in its place: so it works in a stage of the warm server too, goes when DVC goes, and says in one
 line what ended a process, where that command would add a traceback of its own.
 
+Evaluating stages share their batches among several processes where `EVALUATE_PROCESSES` in the environment says how
+many; that changes no byte of a result, so it is no parameter.
+
 Without a GPU, `ddp` runs on processors (backend gloo), so that it can be tried; the others split the weights over GPUs.
 
 Several machines: give each of them the same project and inputs, and further arguments of `accelerate launch` in the
@@ -19,6 +22,7 @@ and on the second, with `--machine_rank 1`, the command of that stage: `python -
 import contextlib
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -35,6 +39,22 @@ from stages.runtime.params import Section, read_section
 
 ARGUMENTS = "ACCELERATE_ARGUMENTS"
 """The environment variable with further arguments of `accelerate launch`."""
+
+EVALUATE = "EVALUATE_PROCESSES"
+"""The environment variable with the number of processes that share the batches of an evaluation."""
+
+EVALUATING = (
+    "cross_eval",
+    "evaluate",
+    "prompt_eval",
+    "prompt_zero_shot",
+    "target_eval",
+    "target_prompt",
+    "target_zero_shot",
+    "validate",
+    "zero_shot",
+)
+"""The stages that do so."""
 
 DEEPSPEED = ("zero2", "zero3")
 SPLIT = ("fsdp", *DEEPSPEED)
@@ -143,10 +163,22 @@ def in_processes(command: list[str]) -> None:
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:  # one of these processes
         return
-    params = read_section("launch", LaunchParams)
+    params = read_section("launch", LaunchParams) if command[0] == "train" else evaluating(os.environ.get(EVALUATE))
     if params.strategy != "single":
         sys.exit(_launch(params, command))
     os.environ["CUDA_VISIBLE_DEVICES"] = first_gpu(os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def evaluating(processes: str | None) -> LaunchParams:
+    """What `EVALUATE_PROCESSES` says.
+
+    Raises:
+        UserError: it is no number from 1 on.
+    """
+    if not re.fullmatch("[1-9][0-9]*", processes or "1"):
+        raise UserError(f"{EVALUATE}: {processes!r} is invalid; valid: a number of processes from 1 on")
+    count = int(processes or "1")
+    return LaunchParams(strategy="ddp" if count > 1 else "single", processes=count)
 
 
 def first_gpu(visible: str | None) -> str:
@@ -205,11 +237,3 @@ def first_reports() -> Iterator[None]:
         if not process.is_first():
             time.sleep(WAIT_SECONDS)
         raise
-
-
-def leave() -> None:
-    """Take leave of the other processes, if there are any: nothing is sent any more."""
-    import torch
-
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

@@ -6,6 +6,9 @@ serves. It holds all that the next step depends on: the trained weights, the opt
 and the counters. When one is taken changes no byte of a result, so that is no parameter: `CHECKPOINT_SECONDS` in the
 environment (60; 0 for one after every step).
 
+Of several processes the first says when, and writes what all have in common; what FSDP split is gathered for it. Each
+process writes its own random states and counters beside that. ZeRO's optimiser is DeepSpeed's own and has none.
+
 transformers' own are not used: they are pickles, may be half written, and a full fine-tune of Qwen2-VL resumes from the
 base weights without a word (transformers#43701: names that fit no parameter are dropped by `strict=False`).
 """
@@ -31,9 +34,11 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from stages.modelling import private
+from stages.runtime import peers
 from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, write_directory, write_json
+from stages.runtime.process import is_first
 
 KEPT = 2
 """Newest checkpoints that are kept."""
@@ -68,10 +73,15 @@ class Checkpoints:
 
     @contextmanager
     def write(self, step: int) -> Iterator[Path]:
-        """Yield an empty folder that becomes the checkpoint of `step`; drop the oldest."""
+        """Yield an empty folder, to all processes, that becomes the checkpoint of `step`; drop the oldest."""
+        if not is_first():
+            yield peers.agreed(None)
+            peers.wait()
+            return
         began = time.monotonic()
         with write_directory(self.folder / f"checkpoint-{step}") as unfinished:
-            yield unfinished
+            yield peers.agreed(unfinished)
+            peers.wait()
             write_json(unfinished / MANIFEST, self._manifest(unfinished, step))
         for step in self._steps()[KEPT:]:
             shutil.rmtree(self.folder / f"checkpoint-{step}")
@@ -112,7 +122,14 @@ class Checkpoints:
 
 def save_weights(folder: Path, parameters: Mapping[str, Tensor]) -> None:
     """Write parameters under their own names; tied ones have one name in `named_parameters`."""
-    save_file({name: value.detach().contiguous() for name, value in parameters.items()}, folder / "weights.safetensors")
+    _save({name: value.detach() for name, value in parameters.items()}, folder / "weights.safetensors")
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Let the first process write tensors that all have, or have a part of."""
+    gathered = {name: peers.whole(tensor).contiguous() for name, tensor in tensors.items()}
+    if is_first():
+        save_file(gathered, path)
 
 
 def load_weights(folder: Path, parameters: Mapping[str, Tensor]) -> None:
@@ -126,41 +143,43 @@ def load_weights(folder: Path, parameters: Mapping[str, Tensor]) -> None:
         raise ValueError(f"{folder.name}: its weights are not those of this model")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(found[name])
+            parameter.copy_(peers.split_as(parameter, found[name]))
 
 
 def save_optimiser(folder: Path, optimiser: Any, scheduler: Any) -> None:
     """Write the state of an optimiser, all tensors (AdamW's is), and of a scheduler, all numbers."""
     state = optimiser.state_dict()
-    save_file(
+    _save(
         {
-            f"{parameter}.{name}": value.contiguous()
+            f"{parameter}.{name}": value
             for parameter, values in state["state"].items()
             for name, value in values.items()
         },
         folder / "optimiser.safetensors",
     )
-    write_json(folder / "optimiser.json", {"groups": state["param_groups"], "scheduler": scheduler.state_dict()})
+    if is_first():
+        write_json(folder / "optimiser.json", {"groups": state["param_groups"], "scheduler": scheduler.state_dict()})
 
 
 def load_optimiser(folder: Path, optimiser: Any, scheduler: Any) -> None:
     """Read what `save_optimiser` wrote."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in load_file(folder / "optimiser.safetensors").items():
-        parameter, _, kind = name.partition(".")
-        state.setdefault(int(parameter), {})[kind] = value
+        number, _, kind = name.partition(".")
+        state.setdefault(int(number), {})[kind] = peers.split_as(parameters[int(number)], value)
     written = read_json(folder / "optimiser.json")
     optimiser.load_state_dict({"state": state, "param_groups": written["groups"]})
     scheduler.load_state_dict(written["scheduler"])
 
 
 def save_random(folder: Path, generators: Mapping[str, np.random.Generator] | None = None) -> None:
-    """Write the state of the global generators (Python, numpy, torch, every GPU) and of numpy `generators`."""
+    """Write this process's state of the global generators (Python, numpy, torch, every GPU) and of `generators`."""
     name, keys, *rest = np.random.get_state()
     states = {f"gpu {i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    save_file({"cpu": torch.get_rng_state(), **states}, folder / "random.safetensors")
+    save_file({"cpu": torch.get_rng_state(), **states}, folder / f"random-{peers.number()}.safetensors")
     write_json(
-        folder / "random.json",
+        folder / f"random-{peers.number()}.json",
         {
             "python": random.getstate(),
             "numpy": [name, keys.tolist(), *rest],
@@ -171,11 +190,11 @@ def save_random(folder: Path, generators: Mapping[str, np.random.Generator] | No
 
 def load_random(folder: Path, generators: Mapping[str, np.random.Generator] | None = None) -> None:
     """Read what `save_random` wrote."""
-    states = load_file(folder / "random.safetensors")
+    states = load_file(folder / f"random-{peers.number()}.safetensors")
     torch.set_rng_state(states.pop("cpu"))
     for gpu, state in states.items():
         torch.cuda.set_rng_state(state, int(gpu.removeprefix("gpu ")))
-    written = read_json(folder / "random.json")
+    written = read_json(folder / f"random-{peers.number()}.json")
     version, keys, gauss = written["python"]
     random.setstate((version, tuple(keys), gauss))
     np.random.set_state(written["numpy"])
@@ -248,15 +267,17 @@ class Resumable:
         self._reinforced = hasattr(self, "num_iterations")
         # Of completions in memory only reinforcement has a counter.
         self._missing = private.lacks(self, *(self.COUNTERS if self._reinforced else self.COUNTERS[1:]))
+        if self.is_deepspeed_enabled:
+            self._missing = "DeepSpeed keeps the state of its optimiser in a way of its own"
+        elif not peers.on_one_machine():
+            self._missing = "its processes are on several machines, which need not see the same folder"
         if self._missing:
             private.say(f"{NONE}: {self._missing}")
-        elif self.accelerator.num_processes > 1:
-            private.say(f"{NONE}: there are several processes")
 
     def train(self) -> Any:
         """Train to the end."""
-        found = None if self._missing else self.checkpoints.newest()
-        if found:
+        found = peers.agreed(None if self._missing or not is_first() else self.checkpoints.newest())
+        if found and is_first():
             print(f"resuming from {found.name}", flush=True)
         return super().train(resume_from_checkpoint=str(found) if found else None)
 
@@ -264,14 +285,13 @@ class Resumable:
         """Whether a checkpoint after this step holds everything.
 
         Not while completions are in memory that further steps train on, nor after the last step, from which
-        transformers would take one more, nor in a distributed run: one process knows no other's random state.
+        transformers would take one more.
         """
         batches = self.args.steps_per_generation * self.num_iterations if self._reinforced else 1
         return (
             not self._missing
             and getattr(self, "_step", 0) % batches == 0
             and self.state.global_step < self.state.max_steps
-            and self.accelerator.num_processes == 1
         )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -280,10 +300,13 @@ class Resumable:
             save_optimiser(folder, self.optimizer, self.lr_scheduler)
             save_random(folder)
             if hasattr(self, "reference_tensors"):
-                save_file(self.reference_tensors(), folder / "reference.safetensors")
-            write_json(folder / "counters.json", {name: getattr(self, name, 0) for name in self.COUNTERS})
-            # The library's own `save_to_json` sorts the names in the log, whose order is that of a table's columns.
-            write_json(folder / "trainer_state.json", asdict(self.state))
+                save_file(self.reference_tensors(), folder / f"reference-{peers.number()}.safetensors")
+            write_json(
+                folder / f"counters-{peers.number()}.json", {name: getattr(self, name, 0) for name in self.COUNTERS}
+            )
+            if is_first():
+                # The library's own `save_to_json` sorts the names in the log, whose order is that of a table's columns.
+                write_json(folder / "trainer_state.json", asdict(self.state))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(Path(resume_from_checkpoint), self._trained())
@@ -293,8 +316,9 @@ class Resumable:
             folder = Path(checkpoint)
             load_optimiser(folder, self.optimizer, self.lr_scheduler)
             if hasattr(self, "reference_tensors"):
-                self.keep_reference(load_file(folder / "reference.safetensors", str(self.args.device)))
-            vars(self).update(read_json(folder / "counters.json"))
+                found = load_file(folder / f"reference-{peers.number()}.safetensors")
+                self.keep_reference({name: tensor.to(self.args.device) for name, tensor in found.items()})
+            vars(self).update(read_json(folder / f"counters-{peers.number()}.json"))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -323,7 +347,7 @@ class _Clock(TrainerCallback):
         self._trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        control.should_save = self._trainer.may_rest() and self._trainer.checkpoints.due()
+        control.should_save = self._trainer.may_rest() and peers.agreed(self._trainer.checkpoints.due())
 
 
 def resumable(trainer: type) -> type:
