@@ -18,7 +18,7 @@ NAMED = re.findall(r"`(\w+)((?: -S [^ `]+)*): ([\w@-]+)`", TEXT)
 def test_there_are_stages():
     assert len(NAMED) > 50
     assert {name for name, *_ in NAMED} == {
-        "default", "seeds", "depth", "turns", "reasoning",
+        "default", "seeds", "by_step", "depth", "turns", "reasoning",
         "paper", "reasoning_paper", "grounding_paper", "detection_paper",
     }  # fmt: skip
 
