@@ -42,7 +42,7 @@ def main() -> None:
         command = function(name)
         from stages.runtime import launch
 
-        if name in ("train", *launch.EVALUATING):
+        if name in ("train", "by_step", *launch.EVALUATING):
             launch.in_processes([name, *arguments])
             # Inside of what reports a mistake, or all processes would have reported it before they wait.
             command = launch.first_reports()(command)

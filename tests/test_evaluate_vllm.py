@@ -5,6 +5,7 @@ tested here.
 """
 
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,13 +28,19 @@ class Engine:
     """What `vllm.LLM` does as far as it is asked here; `Engine.last` is the one that was made last."""
 
     last: Any = None
+    stopped = 0
     reads = staticmethod(lambda ids: ids)
     answers = staticmethod(lambda row, ids: ids)
 
     def __init__(self, model: str, **settings: Any):
         self.model, self.processor, self.settings = load_model(model), load_processor(model), settings
         self.asked: list[Any] = []
+        self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(shutdown=self.stop))
         Engine.last = self
+
+    @staticmethod
+    def stop() -> None:
+        Engine.stopped += 1
 
     def generate(self, prompts: list[dict], sampling: list[dict], use_tqdm: bool) -> list[Any]:
         found = []
@@ -60,8 +67,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engine(monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
     torch.set_num_threads(1)
     module = ModuleType("vllm")
-    module.LLM, module.SamplingParams = Engine, dict
+    module.LLM, module.SamplingParams, module.__spec__ = Engine, dict, ModuleSpec("vllm", None)
     monkeypatch.setitem(sys.modules, "vllm", module)
+    monkeypatch.setattr(vllm, "version", lambda name: "1.0")
+    monkeypatch.setattr(vllm, "has_gpu", lambda: True)
+    monkeypatch.setattr(Engine, "stopped", 0)
     monkeypatch.setattr(Engine, "reads", Engine.reads)
     monkeypatch.setattr(Engine, "answers", Engine.answers)
     return Engine
@@ -91,6 +101,7 @@ def test_its_completions_are_those_of_transformers_and_a_line_says_so(base, tmp_
     assert ask(base, tmp_path / "model") == by_transformers(base)
     said = capsys.readouterr().err.splitlines()
     assert said == ["evaluate.engine: 0 of 16 completions of vLLM differ from those of transformers"]
+    assert (engine.stopped, (tmp_path / "model").exists()) == (1, False), "nothing is left behind"
     assert engine.last.settings["generation_config"] == "vllm"
     assert engine.last.settings["dtype"] == "float32"
     assert engine.last.settings["limit_mm_per_prompt"] == {"image": 1}
@@ -107,10 +118,12 @@ def test_other_answers_are_counted(base, tmp_path, engine, capsys):
     assert capsys.readouterr().err.startswith("evaluate.engine: 2 of 16 completions of vLLM differ")
 
 
-def test_prompts_that_it_reads_otherwise_end_the_evaluation(base, tmp_path, engine):
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_prompts_that_it_reads_otherwise_end_the_evaluation(base, tmp_path, engine, temperature):
     engine.reads = staticmethod(lambda ids: [*ids, 1])
     with pytest.raises(UserError, match=r"evaluate\.engine: vLLM reads prompt 0 of those compared as (\d+) other"):
-        ask(base, tmp_path / "model")
+        ask(base, tmp_path / "model", params=GREEDY.model_copy(update={"temperature": temperature}))
+    assert engine.stopped == 1
 
 
 def test_adapters_are_part_of_what_it_reads(base, tmp_path, engine):
@@ -134,10 +147,10 @@ def test_finished_chunks_are_not_generated_again(base, tmp_path, engine, monkeyp
     assert engine.last is None
 
 
-def test_what_is_sampled_is_not_compared(base, tmp_path, engine, capsys):
+def test_answers_that_are_sampled_are_not_compared(base, tmp_path, engine, capsys):
     ask(base, tmp_path / "model", params=GREEDY.model_copy(update={"temperature": 1.0}))
     assert not capsys.readouterr().err
-    seeds = [sampling["seed"] for _, sampling in engine.last.asked]
+    seeds = [sampling["seed"] for _, sampling in engine.last.asked[vllm.COMPARED :]]
     assert len(set(seeds)) == len(NAMES), "each prompt its own"
 
 
@@ -152,11 +165,17 @@ def test_a_begun_answer_goes_on(base):
 
 def test_without_vllm_it_is_reported(base, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(UserError, match=r"evaluate\.engine: 'vllm' needs the package vllm; next: pip install vllm"):
+    with pytest.raises(UserError, match=r"evaluate\.engine: 'vllm' needs the package vllm; next: pip install 'trl"):
+        ask(base, tmp_path / "model")
+
+
+def test_without_a_gpu_it_is_reported(base, tmp_path, engine, monkeypatch):
+    monkeypatch.setattr(vllm, "has_gpu", lambda: False)
+    with pytest.raises(UserError, match=r"evaluate\.engine: 'vllm' is invalid without a GPU; valid: transformers"):
         ask(base, tmp_path / "model")
 
 
 def test_it_is_one_process(base, tmp_path, engine, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match=r"EVALUATE_PROCESSES: invalid where evaluate\.engine is vllm"):
+    with pytest.raises(UserError, match=r"EVALUATE_PROCESSES: '2' is invalid where evaluate\.engine is vllm"):
         ask(base, tmp_path / "model")

@@ -13,6 +13,7 @@ from stages.runtime import determinism, environment, peers, tracking
 from stages.runtime.errors import UserError
 from stages.runtime.files import read_json, write_file, write_json
 from stages.runtime.params import read_section
+from stages.runtime.process import is_first
 from stages.runtime.scratch import scratch
 from stages.tasks import samples
 from stages.tasks import task as tasks
@@ -86,6 +87,8 @@ def evaluate_model(
 
 def refer(stage: str, cell: Mapping[str, Any], other: str, output: str) -> None:
     """Write the record of a cell whose numbers another stage makes: it names that stage, and has no predictions."""
+    if not is_first():
+        return
     with write_file(f"metrics/predictions/{output}.parquet") as file:
         pd.DataFrame().to_parquet(file)
     write_json(f"metrics/records/{output}.json", {"stage": stage, **cell, "see": other})

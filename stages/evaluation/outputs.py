@@ -74,10 +74,17 @@ class FinishedBatches(dict[int, Completions]):
                     raise ValueError(f"{file}: its content has changed")
                 super().__setitem__(int(file.stem), [(text, tokens) for text, tokens in kept["completions"]])
             except ValueError as error:
-                print(f"warning: {error}; this batch is generated again", file=sys.stderr)
-                file.unlink()
-        if self:
+                if is_first():
+                    print(f"warning: {error}; this batch is generated again", file=sys.stderr)
+                file.unlink(missing_ok=True)
+            except FileNotFoundError:  # another process has removed it
+                pass
+
+    def say(self) -> "FinishedBatches":
+        """Say how many there are."""
+        if self and is_first():
             print(f"{len(self)} batches were finished before", flush=True)
+        return self
 
     def __setitem__(self, first_row: int, completions: Completions) -> None:
         """Write a batch's file, and keep it."""
@@ -94,7 +101,8 @@ def dependencies(
 ) -> dict[str, Any]:
     """What the completions of an evaluating stage depend on beside its input files, for its scratch folder's name."""
     code = code_md5(f"stages.{stage}", f"stages.methods.{method}", f"stages.tasks.{task}")
-    return {"evaluate": params.model_dump(), "images": images.model_dump(), "seed": seed, "code": code}
+    engine = {"vllm": vllm.installed()} if params.engine == "vllm" else {}
+    return {"evaluate": params.model_dump(), "images": images.model_dump(), "seed": seed, "code": code} | engine
 
 
 def evaluate(
@@ -122,14 +130,16 @@ def evaluate(
     ]
     asked = (model, processor, conversations, samples.images, params.generation, seed)
     if params.engine == "vllm":
-        completions = vllm.generate(*asked, FinishedBatches(folder), folder / "model")
+        completions = vllm.generate(*asked, FinishedBatches(folder).say(), folder / "model")
     else:
+        finished = FinishedBatches(folder).say()
         if peers.together():
-            generate(*asked, FinishedBatches(folder), share=(peers.number(), peers.count()))
+            generate(*asked, finished, share=(peers.number(), peers.count()))
             peers.wait()
             if not is_first():
                 return None
-        completions = generate(*asked, FinishedBatches(folder))
+            finished = FinishedBatches(folder)
+        completions = generate(*asked, finished)
     return scoring.score(samples.rows, completions, method.parse, task, method.thinks)
 
 

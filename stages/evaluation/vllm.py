@@ -8,9 +8,12 @@ Both read the same tokens in these, or the evaluation ends.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from stages.modelling import generation, private
@@ -24,25 +27,39 @@ COMPARED = 16
 CHUNK = 1024
 """Prompts that vLLM gets at a time; those of a finished chunk are kept."""
 
+LONGEST = 32768
+"""Tokens of a prompt and its completion, at most: some models take many more, for which a GPU has no room."""
+
 MEMORY = 0.85
 """Share of the GPU's memory that vLLM takes; the model of transformers has left it."""
 
 
-def installed() -> ModuleType:
-    """The package.
+def installed() -> str:
+    """The version of vLLM.
 
     Raises:
-        UserError: it is not installed, or there are several processes, of which vLLM would take it for one of its own.
+        UserError: this machine cannot evaluate by it.
     """
     if peers.count() > 1:
-        raise UserError("EVALUATE_PROCESSES: invalid where evaluate.engine is vllm; valid: transformers, or 1 process")
-    try:
-        import vllm
-    except ImportError:
         raise UserError(
-            "evaluate.engine: 'vllm' needs the package vllm; next: pip install vllm, or evaluate.engine: transformers"
-        ) from None
-    return vllm
+            f"EVALUATE_PROCESSES: '{peers.count()}' is invalid where evaluate.engine is vllm, which starts its own; "
+            "valid: 1"
+        )
+    if find_spec("vllm") is None:
+        raise UserError(
+            "evaluate.engine: 'vllm' needs the package vllm; next: pip install 'trl[vllm]', or evaluate.engine: "
+            "transformers"
+        )
+    if not has_gpu():
+        raise UserError("evaluate.engine: 'vllm' is invalid without a GPU; valid: transformers")
+    return version("vllm")
+
+
+def has_gpu() -> bool:
+    """Whether this process sees a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def generate(
@@ -62,45 +79,66 @@ def generate(
         folder: where the model is written for vLLM, adapters merged into it.
 
     Raises:
-        UserError: vLLM is not installed, or reads a prompt otherwise than transformers.
+        UserError: this machine cannot do it, or vLLM reads a prompt otherwise than transformers.
     """
-    vllm = installed()
+    installed()
     starts = range(0, len(conversations), CHUNK)
     if all(start in finished for start in starts):
         return [output for start in starts for output in finished[start]]
-    config = generation.settings(model, processor.tokenizer, params)
-    chosen = [] if params.temperature else compared(len(conversations))
+    tokenizer = processor.tokenizer
+    config = generation.settings(model, tokenizer, params)
+    chosen = compared(len(conversations))
     asked, shown = [conversations[i] for i in chosen], [images[i] for i in chosen]
-    wanted = generation.generate(model, processor, asked, shown, params, seed)
-    read = [generation.encode(processor, [asked[i]], [shown[i]])["input_ids"][0].tolist() for i in range(len(chosen))]
+    read = [
+        generation.encode(processor, [turns], [each])["input_ids"][0].tolist()
+        for turns, each in zip(asked, shown, strict=True)
+    ]
+    # What is sampled is another each time.
+    wanted = None if params.temperature else generation.generate(model, processor, asked, shown, params, seed)
     write(model, processor, folder)
+    with running(folder, model, seed, max(map(len, images))) as answer:
+
+        def ask(rows: Sequence[int]) -> list[Any]:
+            prompts = [prompt(processor, conversations[row], images[row]) for row in rows]
+            return answer(prompts, [sampling(config, params, generation.batch_seed(seed, row)) for row in rows])
+
+        found = ask(chosen)
+        check_prompts(read, [list(each.prompt_token_ids) for each in found])
+        if wanted is not None:
+            other = sum(text(tokenizer, ours) != theirs for ours, theirs in zip(found, wanted, strict=True))
+            private.say(
+                f"evaluate.engine: {other} of {len(chosen)} completions of vLLM differ from those of transformers"
+            )
+        for start in starts:
+            if start not in finished:
+                rows = range(start, min(start + CHUNK, len(conversations)))
+                finished[start] = [text(tokenizer, each) for each in ask(rows)]
+    return [output for start in starts for output in finished[start]]
+
+
+@contextmanager
+def running(folder: Path, model: Any, seed: int, most_images: int) -> Iterator[Callable[[list, list], list[Any]]]:
+    """An engine that answers prompts by the model in `folder`; it and the folder are gone after the block."""
+    import vllm
+
     engine = vllm.LLM(
         model=str(folder),
         dtype=str(model.dtype).removeprefix("torch."),
         seed=seed,
         generation_config="vllm",  # nothing of the checkpoint's own
         gpu_memory_utilization=MEMORY,
-        limit_mm_per_prompt={"image": max(len(each) for each in images)},
+        max_model_len=min(LONGEST, model.config.get_text_config().max_position_embeddings),
+        limit_mm_per_prompt={"image": most_images},
         disable_log_stats=True,
     )
-
-    def answer(rows: Sequence[int]) -> list[Any]:
-        return engine.generate(
-            [prompt(processor, conversations[row], images[row]) for row in rows],
-            [vllm.SamplingParams(**sampling(config, params, generation.batch_seed(seed, row))) for row in rows],
-            use_tqdm=False,
+    try:
+        yield lambda prompts, settings: engine.generate(
+            prompts, [vllm.SamplingParams(**each) for each in settings], use_tqdm=False
         )
-
-    found = answer(chosen)
-    check_prompts(read, [list(each.prompt_token_ids) for each in found])
-    if chosen:
-        other = sum(text(processor, a) != b for a, b in zip(found, wanted, strict=True))
-        private.say(f"evaluate.engine: {other} of {len(chosen)} completions of vLLM differ from those of transformers")
-    for start in starts:
-        if start not in finished:
-            rows = range(start, min(start + CHUNK, len(conversations)))
-            finished[start] = [text(processor, each) for each in answer(rows)]
-    return [output for start in starts for output in finished[start]]
+    finally:
+        # Its own process would hold the GPU until somebody collects it.
+        engine.llm_engine.engine_core.shutdown()
+        shutil.rmtree(folder)
 
 
 def compared(count: int) -> list[int]:
@@ -148,10 +186,10 @@ def sampling(config: Any, params: GenerationParams, seed: int) -> dict[str, Any]
     }
 
 
-def text(processor: Any, output: Any) -> tuple[str, int]:
+def text(tokenizer: Any, output: Any) -> tuple[str, int]:
     """What vLLM generated, without special tokens, and its number of tokens, the end token included."""
     tokens = list(output.outputs[0].token_ids)
-    return processor.tokenizer.decode(tokens, skip_special_tokens=True), len(tokens)
+    return tokenizer.decode(tokens, skip_special_tokens=True), len(tokens)
 
 
 def check_prompts(sent: list[list[int]], read: list[list[int]]) -> None:

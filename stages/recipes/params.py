@@ -92,6 +92,10 @@ def check(params: dict[str, Any]) -> Params:
     _check_names("by_step", checked.by_step, checked.settings)
     if checked.by_step and checked.launch.processes != 1:
         raise UserError(f"by_step: {checked.by_step} is invalid with launch.processes above 1; valid: []")
+    if checked.by_step and checked.evaluate.engine == "vllm":
+        raise UserError(
+            f"by_step: {checked.by_step} is invalid where evaluate.engine is vllm; valid: [], or transformers"
+        )
     _check_names("weight_change", checked.weight_change, checked.settings)
     _check_names("prompts", checked.prompts, prompts.names())
     _check_names("zero_shot_prompts", checked.zero_shot_prompts, methods.names())

@@ -107,7 +107,9 @@ def check(params: LaunchParams, settings: dict[str, Any], trainer: str) -> None:
         )
 
 
-def check_machine(params: LaunchParams, gpus: int, machines: int, deepspeed: bool) -> None:
+def check_machine(
+    params: LaunchParams, gpus: int, machines: int, deepspeed: bool, key: str = "launch.processes"
+) -> None:
     """Whether this machine can do it.
 
     Args:
@@ -115,6 +117,7 @@ def check_machine(params: LaunchParams, gpus: int, machines: int, deepspeed: boo
         gpus: how many are in this machine.
         machines: how many share the work.
         deepspeed: whether it is installed.
+        key: what says how many processes, for the message.
 
     Raises:
         UserError: it cannot.
@@ -128,7 +131,7 @@ def check_machine(params: LaunchParams, gpus: int, machines: int, deepspeed: boo
         )
     if gpus and params.processes > gpus * machines:
         raise UserError(
-            f"launch.processes: {params.processes} is invalid with {gpus} GPUs in each of {machines} machines; "
+            f"{key}: {params.processes} is invalid with {gpus} GPUs in each of {machines} machines; "
             f"valid: up to {gpus * machines}"
         )
 
@@ -163,9 +166,13 @@ def in_processes(command: list[str]) -> None:
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:  # one of these processes
         return
-    params = read_section("launch", LaunchParams) if command[0] == "train" else evaluating(os.environ.get(EVALUATE))
+    if command[0] == "train":
+        params, key, further = read_section("launch", LaunchParams), "launch.processes", os.environ.get(ARGUMENTS, "")
+    else:
+        wanted = os.environ.get(EVALUATE) if command[0] in EVALUATING else None
+        params, key, further = evaluating(wanted), EVALUATE, ""
     if params.strategy != "single":
-        sys.exit(_launch(params, command))
+        sys.exit(_launch(params, command, key, further))
     os.environ["CUDA_VISIBLE_DEVICES"] = first_gpu(os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
@@ -190,19 +197,22 @@ def first_gpu(visible: str | None) -> str:
     return "0" if visible is None else visible.split(",")[0]
 
 
-def _launch(params: LaunchParams, command: list[str]) -> int:
-    """Start the processes, wait for them, and return the exit status of the first that failed, or 0."""
+def _launch(params: LaunchParams, command: list[str], key: str, further: str) -> int:
+    """Start the processes, wait for them, and return the exit status of the first that failed, or 0.
+
+    `key` is where the user has said how many, `further` what the user adds to the arguments of `accelerate launch`.
+    """
     import torch
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    arguments = launch_command_parser().parse_args(accelerate_arguments(params, command, os.environ.get(ARGUMENTS, "")))
+    arguments = launch_command_parser().parse_args(accelerate_arguments(params, command, further))
     machines = arguments.num_machines or 1
     if machines > 1 and not (arguments.main_process_ip and arguments.main_process_port):
         raise UserError(f"{ARGUMENTS}: several machines need --main_process_ip and --main_process_port, of the first")
     gpus = torch.cuda.device_count()
-    check_machine(params, gpus, machines, find_spec("deepspeed") is not None)
+    check_machine(params, gpus, machines, find_spec("deepspeed") is not None, key)
     if not gpus:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     # The processes import their libraries themselves, and go with this one, which goes with DVC.
@@ -227,13 +237,14 @@ def _launch(params: LaunchParams, command: list[str]) -> int:
 
 @contextlib.contextmanager
 def first_reports() -> Iterator[None]:
-    """In the block, what all processes of a training meet is reported by the first alone.
+    """In the block, what ends several processes is reported by one of them alone.
 
-    The others wait before they report a mistake: the first, which has made the same, ends them meanwhile.
+    What all meet, a mistake, the first reports, and those that a process leaves alone (which PyTorch raises as
+    `RuntimeError`) report nothing: they wait, and are ended meanwhile.
     """
     try:
         yield
-    except (UserError, OSError):
-        if not process.is_first():
+    except (UserError, OSError, RuntimeError) as error:
+        if not process.is_first() or ("RANK" in os.environ and isinstance(error, RuntimeError)):
             time.sleep(WAIT_SECONDS)
         raise

@@ -70,9 +70,10 @@ def agreed(value: Any) -> Any:
 def wait() -> None:
     """Go on when all processes are here."""
     if together():
-        from torch import distributed
+        from torch import cuda, distributed
 
-        distributed.barrier()
+        on_gpus = distributed.get_backend() == "nccl"
+        distributed.barrier(device_ids=[cuda.current_device()] if on_gpus else None)
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -80,7 +81,8 @@ def whole(tensor: Tensor) -> Tensor:
     if not _is_split(tensor):
         return tensor
     full = tensor.full_tensor()
-    return full.cpu() if is_first() else full.new_empty(0)
+    # A copy: what comes from the others may not have arrived yet, and is waited for.
+    return full.to("cpu", copy=True) if is_first() else full.new_empty(0)
 
 
 def split_as(tensor: Tensor, full: Tensor) -> Tensor:

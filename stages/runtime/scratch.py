@@ -68,7 +68,7 @@ def scratch(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str | 
     root = Path(os.environ.get("SCRATCH") or project_root(Path.cwd()) / "scratch")
     folder = root / f"{stage}-{inputs_md5(stage, settings, inputs)}"
     with locked(folder.with_suffix(".lock"), stage):
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         yield folder
         if is_first():
             shutil.rmtree(folder)

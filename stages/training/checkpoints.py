@@ -174,9 +174,9 @@ def load_optimiser(folder: Path, optimiser: Any, scheduler: Any) -> None:
 
 
 def save_random(folder: Path, generators: Mapping[str, np.random.Generator] | None = None) -> None:
-    """Write this process's state of the global generators (Python, numpy, torch, every GPU) and of `generators`."""
+    """Write this process's state of the global generators (Python, numpy, torch, its GPU) and of `generators`."""
     name, keys, *rest = np.random.get_state()
-    states = {f"gpu {i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    states = {"gpu": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
     save_file({"cpu": torch.get_rng_state(), **states}, folder / f"random-{peers.number()}.safetensors")
     write_json(
         folder / f"random-{peers.number()}.json",
@@ -191,9 +191,9 @@ def save_random(folder: Path, generators: Mapping[str, np.random.Generator] | No
 def load_random(folder: Path, generators: Mapping[str, np.random.Generator] | None = None) -> None:
     """Read what `save_random` wrote."""
     states = load_file(folder / f"random-{peers.number()}.safetensors")
-    torch.set_rng_state(states.pop("cpu"))
-    for gpu, state in states.items():
-        torch.cuda.set_rng_state(state, int(gpu.removeprefix("gpu ")))
+    torch.set_rng_state(states["cpu"])
+    if "gpu" in states:
+        torch.cuda.set_rng_state(states["gpu"])
     written = read_json(folder / f"random-{peers.number()}.json")
     version, keys, gauss = written["python"]
     random.setstate((version, tuple(keys), gauss))

@@ -16,7 +16,8 @@ Where it differs from stock TRL 1.16:
 
 - Sampling, reference and training continue from the shared prompt. The same random numbers are drawn in the same
   order, so that the same seed samples the same completions.
-- A generation batch is shuffled by whole groups, so that a group stays in one pass.
+- A generation batch is shuffled by whole passes, so that a group stays in one, beside those that the reference scores
+  it with: the last bits of a score depend on its neighbours.
 - Where one pass trains on what was just sampled, that pass's prompt encoding (activations kept) also serves the
   sampling: the prompt is encoded once per step.
 - Prompts are tokenised and images preprocessed once per run, and the frozen reference's keys and values of a prompt
@@ -264,9 +265,8 @@ def encode(model: Any, samples: list[Sample], device: torch.device) -> Encoding:
 def pack(completions: Tensor, mask: Tensor, prompt_of: list[int], encoding: Encoding) -> Packed:
     """Lay the completions of each prompt end to end, prompt by prompt in whatever order their rows come.
 
-    The last bits of a score depend on where it stands among the others. Groups are shuffled between the reference's
-    pass and the model's: were they laid out as they come, the two would differ where the models do not, and the KL term
-    would move weights that no reward moves.
+    The last bits of a score depend on where it stands among the others: laid out as they come, scores of the reference
+    and of a model that is still the same would differ, and the KL term would move weights that no reward moves.
 
     Args:
         completions: (R, C) int64, padded on the right.
@@ -504,15 +504,15 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
 
     @profiling_decorator
     def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
-        """As stock, but shuffled by whole groups (with the same random draw), where a pass holds whole groups."""
+        """As stock, but shuffled by whole passes (with the same random draw), where a pass holds whole groups."""
         whole_groups = self.args.per_device_train_batch_size % self.num_generations == 0
         if self.why_stock or self._mode == "eval" or not whole_groups:
             return super()._prepare_inputs(generation_batch)
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
             batch = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
             rows = torch.randperm(len(batch["prompt_ids"]))
-            groups = rows[rows % self.num_generations == 0]
-            rows = (groups[:, None] + torch.arange(self.num_generations)).flatten()
+            size = len(rows) // self.args.steps_per_generation
+            rows = (rows[rows % size == 0][:, None] + torch.arange(size)).flatten()
             batch = {name: _take(value, rows) for name, value in batch.items()}
             parts = split_tensor_dict(batch, self.args.steps_per_generation)
             self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]

@@ -24,8 +24,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_model(tmp_path_factory.mktemp("model"))
 
 
+@pytest.mark.parametrize("in_pass", [8, 2])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "stock"])
-def test_without_a_reward_no_weight_moves(base, tmp_path, shared):
+def test_without_a_reward_no_weight_moves(base, tmp_path, shared, in_pass):
     torch.set_num_threads(1)
     before = {name: value.clone() for name, value in load_model(base).state_dict().items()}
     model, record = small.train(
@@ -37,7 +38,7 @@ def test_without_a_reward_no_weight_moves(base, tmp_path, shared):
         shared_prefix=shared,
         steps=4,
         global_batch_size=8,
-        per_device_batch_size=8,
+        per_device_batch_size=in_pass,
         generations=4,
         max_completion_length=12,
         learning_rate=1e-3,
