@@ -9,15 +9,17 @@ worker, with all that it runs, every twenty seconds.
 import contextlib
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 from tests.conftest import ROOT
@@ -36,6 +38,7 @@ class Grid:
         self.project = folder / "project"
         self.call("git", "clone", "-q", "--no-hardlinks", str(ROOT), str(self.project), cwd=folder)
         self.committed = outputs(self.project)
+        self.stages = {stage for stage, _ in self.committed}
         remote = [sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "--local", "shared", str(folder / "remote")]
         self.call(*remote, cwd=self.project)
         self.workers = []
@@ -59,13 +62,16 @@ class Grid:
         subprocess.run(command, cwd=cwd, check=True, capture_output=True, env=environment())
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[subprocess.Popen]:
-        """The scheduler, from the start of the block; its log is `scheduler.log`."""
+    def running(self, *stages: str, before: Sequence[str] = (), **more: str) -> Iterator[subprocess.Popen]:
+        """The scheduler, from the start of the block; its log is `scheduler.log`.
+
+        `before`: what stands before its command; `more`: environment variables.
+        """
         with (self.folder / "scheduler.log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tools.repro", "--on", "hosts"],
+                [*before, sys.executable, "-m", "tools.repro", "--on", "hosts", *stages],
                 cwd=self.project,
-                env=environment(),
+                env=environment() | more,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -80,8 +86,16 @@ class Grid:
         began = time.monotonic()
         with self.running() as process:
             status = process.wait()
-        assert status == 0, (self.folder / "scheduler.log").read_text()[-3000:]
+        self.check(status)
         return time.monotonic() - began
+
+    def check(self, status: int) -> None:
+        """That every stage has run, and ended with the committed bytes."""
+        log = (self.folder / "scheduler.log").read_text()
+        assert status == 0, log[-3000:]
+        assert re.search(rf"\[{len(self.stages)}/{len(self.stages)}\]", log), log[-3000:]
+        assert "(up to date)" not in log
+        assert outputs(self.project) == self.committed
 
 
 def environment() -> dict[str, str]:
@@ -102,7 +116,6 @@ def test_two_hosts_make_the_bytes_of_one(tmp_path):
             folder.mkdir()
             grid = Grid(folder, list(addresses)[:count])
             seconds[count] = grid.run()
-            assert outputs(grid.project) == grid.committed
         print(f"one host: {seconds[1]:.0f} s; two: {seconds[2]:.0f} s; ratio {seconds[2] / seconds[1]:.2f}")
 
 
@@ -132,7 +145,34 @@ def test_a_storm_ends_in_the_same_bytes(tmp_path):
             finally:
                 over.set()
                 thread.join()
-        assert status == 0, (tmp_path / "scheduler.log").read_text()[-3000:]
+        grid.check(status)
         assert killed
-        assert outputs(grid.project) == grid.committed
         print(f"{len(killed)} workers killed in {time.monotonic() - began:.0f} s")
+
+
+def test_one_server_has_the_runs_of_both_hosts(tmp_path):
+    """As docs/scale.md says: MLflow's server where all can reach it, and its address in the environment of all."""
+    wanted = ["evaluate@few_shot-sft-digits-1", "evaluate@few_shot-sft-letters-1"]
+    with two_hosts() as addresses:
+        first, address = next(iter(addresses.items()))
+        grid = Grid(tmp_path, list(addresses))
+        uri, store = f"http://{address}:5000", f"sqlite:///{tmp_path}/mlflow.db"
+        grid.write(environment={"MLFLOW_TRACKING_URI": uri})
+        command = ["-m", "mlflow", "server", "--host", address, "--workers", "1", "--backend-store-uri", store]
+        command += ["--default-artifact-root", str(tmp_path / "mlruns"), "--allowed-hosts", f"{address}:5000"]
+        with (tmp_path / "server.log").open("w") as log:
+            settings = {"cwd": tmp_path, "env": environment(), "stdout": log, "stderr": log}
+            subprocess.Popen(within(first, sys.executable, *command), **settings)  # ends with its host
+        answers = within(first, sys.executable, "-c", f"import urllib.request as r; r.urlopen('{uri}/health')")
+        while subprocess.run(answers, capture_output=True).returncode:
+            time.sleep(1)
+        with grid.running(*wanted, before=within(first), MLFLOW_TRACKING_URI=uri) as process:
+            status = process.wait()
+        assert status == 0, (tmp_path / "scheduler.log").read_text()[-3000:]
+    runs = MlflowClient(store).search_runs(["1"], max_results=1000)
+    stages = {run.data.tags["dvc.stage"]: run for run in runs if "dvc.stage" in run.data.tags}
+    assert {*wanted, "base_model", "train@few_shot-sft-digits-1", "train@few_shot-sft-letters-1"} <= set(stages)
+    assert {run.info.status for run in stages.values()} == {"FINISHED"}
+    assert len({run.data.tags["mlflow.parentRunId"] for run in stages.values()}) == 1
+    assert all(list((tmp_path / host).glob("models/train/*")) for host in grid.hosts), "each has trained one"
+    assert not list(tmp_path.glob("*/mlflow.db")), "no store of their own"
