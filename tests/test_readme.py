@@ -185,6 +185,14 @@ def test_verdicts_are_those_of_the_ledger():
     assert shown == verdict_rows(SEEDS / "metrics")
 
 
+def test_what_is_said_of_accuracy_by_step_is_what_its_ledger_has():
+    found = json.loads((ROOT / "grids/by_step/metrics/claims.json").read_text())["by_step_no_thinking_over_cls_rl"]
+    said = " ".join(README.partition("(P1's Figure 5, grid `by_step`")[2].partition("The tables are")[0].split())
+    assert f"by {found['effect']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}] points over the steps" in said
+    assert f"[{found['verdict']}](grids/by_step/" in said
+    assert f"{dict(enumerate(['', 'one', 'two', 'three']))[found['seeds']]} seeds" in said
+
+
 def test_two_experiments_fit_a_screen(tmp_path):
     """In the default grid's own numbers and keys, all of which differ between the experiments; 120 columns."""
 
