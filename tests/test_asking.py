@@ -257,7 +257,9 @@ def test_predictions_are_the_evaluations(hostile, tmp_path, resizing):
     same = {"question": listed, "answer": "zero", "options": CLASSES, "part": "all", "image_count": 1}
     rows = [{"row": row, **same} for row in range(4)]
     model, processor = load_model(tmp_path / "model"), load_processor(tmp_path / "model")
-    params = evaluation.EvaluateParams(prompts="published", zero_shot_method="sft", generation=GREEDY, every=5)
+    params = evaluation.EvaluateParams(
+        prompts="published", engine="transformers", zero_shot_method="sft", generation=GREEDY, every=5
+    )
     tested = evaluation.evaluate(
         model,
         processor,

@@ -29,6 +29,7 @@ QUESTION = "What digit is in the photo?"
 SQUARE = images.ImageParams(size=32, evaluation="direct")
 PUBLISHED = evaluation.EvaluateParams(
     prompts="published",
+    engine="transformers",
     zero_shot_method="no_thinking",
     every=5,
     generation=GenerationParams(batch_size=4, max_new_tokens=6, temperature=0.0),

@@ -522,7 +522,7 @@ def test_evaluation_takes_the_prompts_that_the_dataset_names(monkeypatch, tmp_pa
 
     given = SimpleNamespace(rows=rows, images=[])
     for published in ("published", "training"):
-        params = outputs.PromptParams(prompts=published, generation=generation)
+        params = outputs.PromptParams(prompts=published, engine="transformers", generation=generation)
         method, task = load_method("no_thinking"), tasks.load("multiple_choice")
         outputs.evaluate(None, None, method, task, given, params, 0, tmp_path, "cv_bench")
     assert asked == [PROMPTS["no_thinking", "cv_bench"], PROMPTS["no_thinking", "training"]]
