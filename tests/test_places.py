@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from stages.runtime import environment
 from stages.runtime.content import content_md5
 from tests.conftest import ROOT
+from tools import worker
 from tools.remote import Remote
 
 STAGES = {
@@ -270,6 +271,17 @@ def take_back(stage: Made, found: dict[str, str]) -> None:
     remote.tasks = {stage.name: {"needs": {"here": False}}}
     remote.shared, remote.seen, remote.held = set(), {}, {}
     remote.save(stage, {"outs": [{"path": "model", "md5": stage.md5}], "environment": found, "host": "one"})
+
+
+def test_each_stage_of_a_worker_has_the_same_path(tmp_path, monkeypatch):
+    """Or its server of libraries refuses all but the first."""
+    monkeypatch.setattr(worker, "_warm", lambda visible: "socket")
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    command = "true || python -m stages configure; echo $PATH"
+    task = {"environment": {}, "stage": "a", "cmd": command, "warm": True, "needs": {"minutes": 1}}
+    first, second = (worker.run(task, tmp_path)[1] for _ in range(2))
+    assert first == second
+    assert first.split(os.pathsep)[0] == str(Path(sys.executable).parent)
 
 
 def test_where_a_worker_made_a_stage_is_noted_as_the_stage_does_it(tmp_path, in_directory):

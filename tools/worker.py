@@ -468,6 +468,12 @@ def _warm(visible: str | None) -> str:
     return _servers.enter_context(warm.server())
 
 
+def _path(path: str) -> str:
+    """The folders of commands, that of this Python first, and once only: the server of stages wants them unchanged."""
+    own = str(Path(sys.executable).parent)
+    return path if path.split(os.pathsep)[0] == own else f"{own}{os.pathsep}{path}"
+
+
 def run(task: Mapping[str, Any], folder: Path) -> tuple[int, str, float]:
     """Run the command of a stage; return its status, what it printed, and its seconds.
 
@@ -476,9 +482,9 @@ def run(task: Mapping[str, Any], folder: Path) -> tuple[int, str, float]:
     """
     os.environ.update(task["environment"])
     environment = os.environ | {"DVC_STAGE": task["stage"], "DVC_ROOT": str(folder), process.STARTER: str(os.getpid())}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    environment["PATH"] = path = _path(os.environ.get("PATH", os.defpath))
     if task["warm"] and re.search(r"python\S* -m stages ", task["cmd"]):
-        os.environ["PATH"] = environment["PATH"]  # which the server has to have too
+        os.environ["PATH"] = path  # which the server has to have too
         environment[warm.SOCKET] = _warm(os.environ.get("CUDA_VISIBLE_DEVICES"))
     begin = time.monotonic()
     with tempfile.TemporaryFile() as output:
