@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
@@ -150,6 +151,12 @@ def test_what_is_lost_is_taken_up_again_others_go_on_and_the_end_names_what_fail
     ):
         assert re.search(f"^{line}$", said, re.MULTILINE), (line, said)
     assert not {"fails", "never", "writes"} & hosts.lock().keys()
+    places = [each.info["cwd"] or "" for each in psutil.process_iter(["cwd", "cmdline"]) if is_worker(each)]
+    assert not [place for place in places if place.startswith(str(tmp_path))], "the one that hung is gone too"
+
+
+def is_worker(process: psutil.Process) -> bool:
+    return "tools.worker" in (process.info["cmdline"] or ())
 
 
 @pytest.mark.grid

@@ -206,7 +206,8 @@ def end(worker: subprocess.Popen) -> None:
     try:
         worker.wait(0.2)
     except subprocess.TimeoutExpired:
-        threading.Thread(target=_kill_later, args=(worker,), daemon=True).start()
+        # No daemon: a scheduler that ends waits for it, or a worker that hangs would stay.
+        threading.Thread(target=_kill_later, args=(worker,), daemon=False).start()
 
 
 def _kill_later(worker: subprocess.Popen) -> None:
