@@ -1,6 +1,6 @@
 """Key `evaluate.engine: vllm`, with a stand-in for the engine that answers by the model that was written for it.
 
-vLLM needs a GPU and is not among our requirements: what is ours, how it is asked and what is made of its answers, is
+vLLM needs a GPU and is not among our requirements: what is ours, how it is prompted and what is made of its answers, is
 tested here.
 """
 
@@ -25,7 +25,7 @@ GREEDY = GenerationParams(batch_size=4, max_new_tokens=6, temperature=0.0)
 
 
 class Engine:
-    """What `vllm.LLM` does as far as it is asked here; `Engine.last` is the one that was made last."""
+    """What `vllm.LLM` does as far as it is used here; `Engine.last` is the one that was made last."""
 
     last: Any = None
     stopped = 0
@@ -34,7 +34,7 @@ class Engine:
 
     def __init__(self, model: str, **settings: Any):
         self.model, self.processor, self.settings = load_model(model), load_processor(model), settings
-        self.asked: list[Any] = []
+        self.prompted: list[Any] = []
         self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(shutdown=self.stop))
         Engine.last = self
 
@@ -45,14 +45,14 @@ class Engine:
     def generate(self, prompts: list[dict], sampling: list[dict], use_tqdm: bool) -> list[Any]:
         found = []
         for prompt, each in zip(prompts, sampling, strict=True):
-            self.asked.append((prompt, each))
+            self.prompted.append((prompt, each))
             images = prompt["multi_modal_data"]["image"]
             batch = self.processor(text=[prompt["prompt"]], images=images, return_tensors="pt")
             with torch.inference_mode():
                 row = self.model.generate(**batch, max_new_tokens=each["max_tokens"], do_sample=False)[0].tolist()
             ids, new = batch["input_ids"][0].tolist(), row[batch["input_ids"].shape[1] :]
             end = next((i for i, token in enumerate(new, 1) if token in each["stop_token_ids"]), len(new))
-            answer = SimpleNamespace(token_ids=Engine.answers(len(self.asked), new[:end]))
+            answer = SimpleNamespace(token_ids=Engine.answers(len(self.prompted), new[:end]))
             found.append(SimpleNamespace(prompt_token_ids=Engine.reads(ids), outputs=[answer]))
         return found
 
@@ -105,7 +105,7 @@ def test_its_completions_are_those_of_transformers_and_a_line_says_so(base, tmp_
     assert engine.last.settings["generation_config"] == "vllm"
     assert engine.last.settings["dtype"] == "float32"
     assert engine.last.settings["limit_mm_per_prompt"] == {"image": 1}
-    _, sampling = engine.last.asked[-1]
+    _, sampling = engine.last.prompted[-1]
     assert (sampling["temperature"], sampling["max_tokens"], sampling["top_k"]) == (0.0, 6, -1)
     image = load_model(base).config.image_token_id
     assert sampling["logit_bias"] == {image: -100.0}, "never sampled, as elsewhere"
@@ -141,7 +141,7 @@ def test_finished_chunks_are_not_generated_again(base, tmp_path, engine, monkeyp
     assert sorted(finished) == [0, 8, 16]
     del finished[8]
     assert ask(base, tmp_path / "model", finished) == whole
-    assert len(engine.last.asked) == 16 + 8, "those compared, and the chunk"
+    assert len(engine.last.prompted) == 16 + 8, "those compared, and the chunk"
     engine.last = None
     assert ask(base, tmp_path / "model", finished) == whole
     assert engine.last is None
@@ -150,7 +150,7 @@ def test_finished_chunks_are_not_generated_again(base, tmp_path, engine, monkeyp
 def test_answers_that_are_sampled_are_not_compared(base, tmp_path, engine, capsys):
     ask(base, tmp_path / "model", params=GREEDY.model_copy(update={"temperature": 1.0}))
     assert not capsys.readouterr().err
-    seeds = [sampling["seed"] for _, sampling in engine.last.asked[vllm.COMPARED :]]
+    seeds = [sampling["seed"] for _, sampling in engine.last.prompted[vllm.COMPARED :]]
     assert len(set(seeds)) == len(NAMES), "each prompt its own"
 
 

@@ -19,10 +19,13 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from stages.modelling.generation import GenerationParams, generate
+from stages.modelling.model import load_model, load_processor
 from stages.runtime import launch, peers
 from stages.runtime.content import content_md5
 from stages.runtime.errors import UserError
 from stages.runtime.launch import LaunchParams, accelerate_arguments
+from tests import small
 from tests.conftest import ROOT, Project, clone, write_random_model
 
 STEPS = 20
@@ -95,8 +98,6 @@ def newest(project: Project, method: str) -> int:
 @pytest.mark.slow
 def test_split_weights_resume_with_the_same_bits(tmp_path):
     """FSDP2 over two processes, on processors: weights and optimiser are gathered, and split again."""
-    from stages.modelling.model import load_model
-
     write_random_model(tmp_path / "base")
     whole, first = (run_split(tmp_path, name, until) for name, until in (("whole", None), ("killed", 2)))
     assert whole.returncode == 0, whole.stderr[-6000:]
@@ -139,7 +140,6 @@ def split_process(folder: Path, name: str, until: int | None) -> None:
     from accelerate.utils import DistributedType
     from safetensors.torch import save_file
 
-    from tests import small
     from tests.test_checkpoints import KillAfter
 
     torch.set_num_threads(1)
@@ -200,21 +200,16 @@ def test_an_evaluation_shared_by_processes_has_the_same_bytes(project):
 
 
 def test_a_process_generates_its_share_of_the_batches(tmp_path):
-    # Not above: what they import looks for the processes of accelerate before the one that runs this file has met them.
-    from stages.modelling.generation import GenerationParams, generate
-    from stages.modelling.model import load_model, load_processor
-    from tests import small
-
     base = write_random_model(tmp_path / "base")
     given = small.examples("no_thinking", ["one", "two", "three", "four", "five"])
-    asked = [load_model(base), load_processor(base), [e.prompt for e in given], [e.images for e in given]]
+    inputs = [load_model(base), load_processor(base), [e.prompt for e in given], [e.images for e in given]]
     params = GenerationParams(batch_size=1, max_new_tokens=3, temperature=0.0)
     shares: list[dict] = [{}, {}]
     for number, finished in enumerate(shares):
-        generate(*asked, params, 1, finished, share=(number, 2))
+        generate(*inputs, params, 1, finished, share=(number, 2))
     assert [sorted(finished) for finished in shares] == [[0, 2, 4], [1, 3]]
-    whole = generate(*asked, params, 1)
-    assert generate(*asked, params, 1, shares[0] | shares[1]) == whole
+    whole = generate(*inputs, params, 1)
+    assert generate(*inputs, params, 1, shares[0] | shares[1]) == whole
 
 
 def test_a_cell_that_refers_to_another_is_written_once(project):
